@@ -1,0 +1,63 @@
+"""Control groups (version 2): from a path to the id and level that a BPF program can test."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from hotpage.errors import TargetError, UnsupportedError
+from hotpage.machine.proc import PROC, read_bytes
+
+# kernfs gives the root of the hierarchy inode 1; another inode means that a container shows us a part of it.
+_ROOT_INODE = 1
+
+
+def unescape_octal(text: bytes) -> bytes:
+    r"""Undo the kernel's ``\040`` escapes of /proc/mounts and maps."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
+
+
+def cgroup_mount(proc_root: Path = PROC) -> Path:
+    """Where the version 2 hierarchy is mounted; UnsupportedError if it is not."""
+    for line in (read_bytes(proc_root / "mounts") or b"").splitlines():
+        _device, mount_point, kind, *_ = line.split(b" ")
+        if kind == b"cgroup2":
+            return Path(os.fsdecode(unescape_octal(mount_point)))
+    raise UnsupportedError("no cgroup v2 hierarchy is mounted", "mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def cgroup_directory(path: str | Path, proc_root: Path = PROC) -> Path:
+    """The directory of a cgroup named by directory or as in /proc/PID/cgroup (``/system.slice/x.service``).
+
+    Raises TargetError if there is none.
+    """
+    mount = cgroup_mount(proc_root)
+    given = Path(path)
+    inside = given if given.is_relative_to(mount) else mount / str(given).lstrip("/")
+    directory = inside.resolve()
+    if not directory.is_relative_to(mount.resolve()) or not (directory / "cgroup.procs").exists():
+        raise TargetError(f"no cgroup v2 {path}", f"look below {mount}")
+    return directory
+
+
+def cgroup_id(path: str | Path) -> int:
+    """What ``bpf_get_current_cgroup_id()`` returns for the cgroup's tasks: its directory's inode number."""
+    return cgroup_directory(path).stat().st_ino
+
+
+def cgroup_level(path: str | Path) -> int:
+    """Depth for ``bpf_get_current_ancestor_cgroup_id(level)``: 0 for the root of the hierarchy."""
+    mount = cgroup_mount().resolve()
+    if mount.stat().st_ino != _ROOT_INODE:
+        raise UnsupportedError("a container hides the upper cgroups", "run hotpage on the host")
+    return len(cgroup_directory(path).relative_to(mount).parts)
+
+
+def pids_in_cgroup(path: str | Path) -> list[int]:
+    """The processes of a cgroup and of all below it, sorted; TargetError if there is no such cgroup."""
+    pids: set[int] = set()
+    for directory, _, _ in os.walk(cgroup_directory(path)):
+        # A threaded cgroup refuses to list processes (its domain root lists them); another may vanish.
+        with contextlib.suppress(OSError):
+            pids.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
+    return sorted(pids - {0})  # 0: a process that our pid namespace cannot see

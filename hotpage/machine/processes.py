@@ -1,0 +1,172 @@
+"""Processes, told apart for the length of a session although pids are reused and exec replaces memory."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.machine.cgroups import pids_in_cgroup
+from hotpage.machine.proc import PROC, Stat, read_bytes, read_stat
+
+__all__ = ["Process", "ProcessTable", "children_of", "list_pids", "pids_by_comm", "pids_in_cgroup"]
+
+# PID_MAX_LIMIT of linux/threads.h: no pid reaches it.
+_PID_LIMIT: Final = 1 << 22
+# TASK_COMM_LEN of linux/sched.h, without the terminating zero.
+_COMM_BYTES: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One address space: a process between two execs.
+
+    ``index`` is small and unique in the session; the rest is as it was when last read. Empty strings stand
+    for what the kernel does not tell.
+    """
+
+    index: int
+    pid: int
+    start_time_ticks: int
+    comm: str
+    cmdline: str
+    exe: str
+    threads: int
+    cgroup: str
+    parent_pid: int
+
+
+class ProcessTable:
+    """Gives each (pid, start time, exec) an index of its own, and finds indices for arrays of pids."""
+
+    def __init__(self, proc_root: Path = PROC) -> None:
+        self._proc_root = proc_root
+        self._all: list[Process] = []
+        # pid -> index + 1, so that untouched zero pages of this lazily filled array mean "unknown".
+        self._slot_of_pid = np.zeros(_PID_LIMIT, dtype=np.int32)
+
+    def add(self, pid: int) -> Process | None:
+        """The live process of that pid, with a new index if it is new (or the pid was reused).
+
+        None when it has gone or has no memory of its own (a kernel thread).
+        """
+        stat = read_stat(pid, self._proc_root)
+        if stat is None or stat.has_ended or stat.is_kernel_thread:
+            return None
+        known = self.by_pid(pid)
+        if known is not None and known.start_time_ticks == stat.start_time_ticks:
+            return known
+        return self._enter(pid, stat)
+
+    def refresh(self, pid: int) -> Process | None:
+        """Read a known process's threads, names and cgroup again, keeping its index; None if it has gone."""
+        known = self.by_pid(pid)
+        stat = read_stat(pid, self._proc_root)
+        if known is None or stat is None or stat.start_time_ticks != known.start_time_ticks:
+            return None
+        self._all[known.index] = self._describe(known.index, pid, stat)
+        return self._all[known.index]
+
+    def exec(self, pid: int) -> tuple[Process | None, Process | None]:
+        """The process replaced its memory: (the old, the new under a new index), None where there is none."""
+        old = self.exit(pid)
+        return old, self.add(pid)
+
+    def exit(self, pid: int) -> Process | None:
+        """The pid no longer stands for a process; returns the one it stood for."""
+        old = self.by_pid(pid)
+        if old is not None:
+            self._slot_of_pid[pid] = 0
+        return old
+
+    def by_pid(self, pid: int) -> Process | None:
+        """The process that the pid stands for now, as far as the table was told."""
+        slot = int(self._slot_of_pid[pid]) if 0 <= pid < _PID_LIMIT else 0
+        return self._all[slot - 1] if slot else None
+
+    def by_index(self, index: int) -> Process:
+        """The process of an index, gone or not."""
+        return self._all[index]
+
+    def indices_of(self, tgid: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+        """Index of each process id, -1 where unknown; shape as given."""
+        # "clip" sends impossible ids to the last slot, which no pid can have.
+        return self._slot_of_pid.take(tgid, mode="clip") - np.int32(1)
+
+    def all(self) -> tuple[Process, ...]:
+        """Every process of the session in order of index, with those that have gone."""
+        return tuple(self._all)
+
+    def live(self) -> list[Process]:
+        """The processes that some pid stands for now, in order of index."""
+        return [process for process in self._all if self.by_pid(process.pid) is process]
+
+    def _enter(self, pid: int, stat: Stat) -> Process:
+        process = self._describe(len(self._all), pid, stat)
+        self._all.append(process)
+        self._slot_of_pid[pid] = process.index + 1
+        return process
+
+    def _describe(self, index: int, pid: int, stat: Stat) -> Process:
+        directory = self._proc_root / str(pid)
+        exe = ""
+        with contextlib.suppress(OSError):
+            exe = str((directory / "exe").readlink())
+        return Process(
+            index=index,
+            pid=pid,
+            start_time_ticks=stat.start_time_ticks,
+            comm=stat.comm,
+            cmdline=_text(directory / "cmdline").rstrip("\0").replace("\0", " "),
+            exe=exe,
+            threads=stat.threads,
+            cgroup=_cgroup_of(directory),
+            parent_pid=stat.parent_pid,
+        )
+
+
+def list_pids(proc_root: Path = PROC) -> list[int]:
+    """Every process id, kernel threads included, sorted."""
+    return sorted(int(entry.name) for entry in proc_root.iterdir() if entry.name.isdecimal())
+
+
+def pids_by_comm(name: str, proc_root: Path = PROC) -> list[int]:
+    """Processes whose command name is ``name``, which the kernel cuts to 15 bytes."""
+    wanted = os.fsencode(name)[:_COMM_BYTES]
+    return [pid for pid, stat in _stats(proc_root) if os.fsencode(stat.comm) == wanted]
+
+
+def children_of(pid: int, proc_root: Path = PROC) -> list[int]:
+    """Every living descendant of a process, not only its own children; sorted."""
+    children: dict[int, list[int]] = {}
+    for child, stat in _stats(proc_root):
+        children.setdefault(stat.parent_pid, []).append(child)
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        own = children.get(todo.pop(), [])
+        found += own
+        todo += own
+    return sorted(found)
+
+
+def _stats(proc_root: Path) -> Iterable[tuple[int, Stat]]:
+    for pid in list_pids(proc_root):
+        stat = read_stat(pid, proc_root)
+        if stat is not None and not stat.has_ended:
+            yield pid, stat
+
+
+def _text(path: Path) -> str:
+    return os.fsdecode(read_bytes(path) or b"")
+
+
+def _cgroup_of(directory: Path) -> str:
+    for line in _text(directory / "cgroup").splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    return ""
