@@ -1,7 +1,7 @@
 """What can go wrong, in one line each: what is wrong, and what to do about it.
 
-Every error that a user can cause or meet is a HotpageError. The command line prints its one line and exits with
-``exit_status``; library users catch the class.
+Every error that a user can cause or meet is a HotpageError. The command line prints its one line and exits
+with ``exit_status``; library users catch the class.
 """
 
 

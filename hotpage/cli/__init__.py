@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one file per verb, and the one place where errors become exit statuses.
+
+``hotpage.cli.VERB`` defines a function of the verb's own name; typer reads options and help from its
+signature and docstring. It may return an exit status. A verb's module is imported only when that verb is
+asked for, so that ``hotpage --help`` is quick and ``hotpage report`` never loads capture.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from hotpage import __version__
+from hotpage.errors import HotpageError
+
+# A new verb is one new file and one new line here.
+VERBS = {
+    "demo": "Profile a bundled workload whose hot pages are known.",
+    "doctor": "Say what works on this machine, what does not, and what to do.",
+    "record": "Profile processes, a cgroup or a command into a directory.",
+    "report": "Show a profile: hot, warm, cold and unknown memory.",
+    "restore": "Put back the kernel settings that a killed session changed.",
+    "tiers": "Show memory nodes and tiers, their latency and their knobs.",
+}
+
+_INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's own) and return its exit status.
+
+    Expected failures (HotpageError, wrong usage) become one line ``hotpage: problem: remedy`` on standard
+    error; an interrupt gives 130; a reader that closed the pipe is no news. Anything else is a bug and keeps
+    its traceback.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = _command_line(words)(words, prog_name="hotpage", standalone_mode=False)
+        sys.stdout.flush()
+    except HotpageError as error:
+        return _complain(str(error), error.exit_status)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "hotpage"
+        return _complain(f"{_one_line(error.format_message())} (see {path} --help)", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Standard output is flushed once more when Python ends: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _command_line(words: Sequence[str]) -> Callable[..., Any]:
+    """Build the parser; the verbs that ``words`` cannot mean are names with a summary, not imported."""
+    app = typer.Typer(add_completion=True, rich_markup_mode=None, context_settings={"max_content_width": 100})
+    app.callback(invoke_without_command=True)(_global_options)
+    completing = "_HOTPAGE_COMPLETE" in os.environ  # the shell asks: the words come by the environment
+    for verb, summary in VERBS.items():
+        wanted = completing or verb in words
+        run = getattr(import_module(f"hotpage.cli.{verb}"), verb) if wanted else _not_imported
+        app.command(verb, short_help=summary)(run)
+    return typer.main.get_command(app)
+
+
+def _global_options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Which pages of which processes are hot, and do they sit in the memory they deserve?"""
+    if version:
+        typer.echo(f"hotpage {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def _not_imported() -> None:
+    """Stand for a verb that this command line does not name."""
+
+
+def _one_line(message: str) -> str:
+    words = " ".join(message.split()).rstrip(".")
+    return words[:1].lower() + words[1:]
+
+
+def _complain(line: str, status: int) -> int:
+    print(f"hotpage: {line}", file=sys.stderr)
+    return status

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload whose hot pages are known: ``with Exerciser.start(threads=2) as exerciser: ...``.
+
+The work is done by another process: exerciser.c, compiled on the spot, or exerciser.py where there is no
+compiler. Which pages are hot is chosen here and handed to it, so the truth has one source.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotpage.errors import HotpageError
+
+Pattern = Literal["hot", "steady", "storm"]
+Layout = Literal["block", "scattered"]
+
+_HERE = Path(__file__).resolve().parent
+_PAGES_PER_MIB = 256
+_COUNTER_STRIDE = 8  # 64-bit words; one cache line per thread
+_START_TIMEOUT_S = 60.0
+# Else numpy's linear algebra starts a thread per CPU on import, and one thread would not be one thread.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class ExerciserError(HotpageError):
+    """The workload did not start."""
+
+
+class Exerciser:
+    """A running workload: from ``start`` to ``stop``, the end of the ``with``, or this process's death.
+
+    ``pid``; ``base``: address of its memory (0 for a storm); ``pages``: 4 KiB pages; ``hot_vpns``: the truth,
+    sorted int64[] of ``address >> 12``; ``hot_share``: share of the accesses that go there; ``compiled``: C
+    or numpy.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        process: subprocess.Popen[bytes],
+        hot_pages: NDArray[np.int64],
+        hot_share: float,
+    ) -> None:
+        self._directory = directory
+        self._process = process
+        first = self._first_line()
+        self.pid: int = first["pid"]
+        self.base: int = first["base"]
+        self.pages: int = first["pages"]
+        self.hot_vpns = hot_pages + (self.base >> 12)
+        self.hot_share = hot_share
+        self.compiled = (directory / "exerciser").exists()
+        self._counters = np.memmap(directory / "counters", np.uint64, "r")[::_COUNTER_STRIDE]
+        self._last = (time.monotonic(), self.accesses())
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        mib: int = 200,
+        hot_fraction: float = 0.1,
+        hot_share: float = 0.9,
+        threads: int = 2,
+        seconds: float | None = None,
+        pattern: Pattern = "hot",
+        layout: Layout = "block",
+        seed: int = 1,
+        interval_s: float = 0.1,
+        compiler: str | None = "cc",
+    ) -> Self:
+        """Start the workload and return once all its pages are there.
+
+        pattern: "hot" writes to random pages, ``hot_share`` of the writes to ``hot_fraction`` of the pages;
+        "steady" is the same and notes its progress every ``interval_s`` (see ``intervals``); "storm" maps,
+        touches every page once and unmaps, again and again, and notes its progress too. layout: the hot pages
+        are one block at a random place, or scattered; ``seed`` chooses them. threads: 1 means a process with
+        one thread. seconds: None means until stopped. compiler: None means numpy.
+
+        Raises ExerciserError when it does not come up.
+        """
+        pages = mib * _PAGES_PER_MIB
+        hot = choose_hot_pages(pages, hot_fraction if pattern != "storm" else 0.0, layout, seed)
+        directory = Path(tempfile.mkdtemp(prefix="hotpage-exerciser-"))
+        hot.astype(np.uint32).tofile(directory / "hot-pages")
+        options = {
+            "mib": mib,
+            "threads": threads,
+            "seconds": seconds or 0,
+            "hot-pages": directory / "hot-pages",
+            "hot-share": hot_share,
+            "interval": 0 if pattern == "hot" else interval_s,
+            "counters": directory / "counters",
+            "parent": os.getpid(),
+        }
+        program = _compile(directory, compiler) or [sys.executable, str(_HERE / "exerciser.py")]
+        mode = "storm" if pattern == "storm" else "access"
+        with (directory / "output").open("wb") as output, (directory / "errors").open("wb") as errors:
+            process = subprocess.Popen(
+                [*program, mode, *(f"--{name}={value}" for name, value in options.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=os.environ | _ONE_THREAD,
+            )
+        try:
+            return cls(directory, process, hot, hot_share)
+        except BaseException:
+            _end(process, directory)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def accesses(self) -> int:
+        """Return the number of accesses (storm: of page faults) so far."""
+        return int(self._counters.sum())
+
+    def throughput(self) -> float:
+        """Return accesses (storm: page faults) per second since the last call, or since the start."""
+        last_s, last_count = self._last
+        self._last = (time.monotonic(), self.accesses())
+        return (self._last[1] - last_count) / max(self._last[0] - last_s, 1e-9)
+
+    def page_rates_hz(self, throughput: float) -> tuple[float, float]:
+        """Return the true accesses/s of one (hot, cold) page when all pages together get ``throughput``."""
+        hot = self.hot_vpns.size
+        cold = self.pages - hot
+        share = self.hot_share if hot and cold else float(hot > 0)
+        return throughput * share / max(hot, 1), throughput * (1 - share) / max(cold, 1)
+
+    def intervals(self) -> NDArray[np.float64]:
+        """Return what "steady" and "storm" noted: rows (CLOCK_MONOTONIC seconds at its end, accesses)."""
+        notes = [json.loads(line) for line in self._lines()[1:]]
+        totals = np.array([(note["time_s"], note["accesses"]) for note in notes], np.float64).reshape(-1, 2)
+        return np.column_stack([totals[1:, 0], np.diff(totals[:, 1])])
+
+    def stop(self) -> None:
+        """End the workload and forget what it noted; a second call does nothing."""
+        _end(self._process, self._directory)
+
+    def _lines(self) -> list[str]:
+        text = (self._directory / "output").read_text()
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _first_line(self) -> dict[str, int]:
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while not (lines := self._lines()):
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                said = (self._directory / "errors").read_text().strip().splitlines()
+                raise ExerciserError("the exerciser did not start", said[-1] if said else None)
+            time.sleep(0.005)
+        first: dict[str, int] = json.loads(lines[0])
+        return first
+
+
+def choose_hot_pages(pages: int, fraction: float, layout: Layout, seed: int) -> NDArray[np.int64]:
+    """Return which of ``pages`` pages are hot: sorted page numbers, the same ones for the same seed."""
+    count = round(pages * fraction)
+    random = np.random.default_rng(seed)
+    if layout == "scattered":
+        return np.sort(random.choice(pages, count, replace=False)).astype(np.int64)
+    return np.arange(count, dtype=np.int64) + random.integers(0, pages - count + 1)
+
+
+def _compile(directory: Path, compiler: str | None) -> list[str] | None:
+    """Build exerciser.c into ``directory``; None where no compiler makes a program that runs."""
+    if compiler is None:
+        return None
+    program = str(directory / "exerciser")
+    source = str(_HERE / "exerciser.c")
+    try:
+        subprocess.run(
+            [compiler, "-O2", "-pthread", "-o", program, source], check=True, capture_output=True, timeout=60
+        )
+        subprocess.run([program, "--help"], check=True, capture_output=True)
+    except (OSError, subprocess.SubprocessError):
+        (directory / "exerciser").unlink(missing_ok=True)
+        return None
+    return [program]
+
+
+def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
+    process.kill()
+    process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
