@@ -1,0 +1,337 @@
+"""The vocabulary of a profile: what a recorder hands over each interval, and the state that views read.
+
+``IntervalData`` flows in (from a live session), ``Snapshot`` comes out (of a directory or of memory, the same
+type). Times are seconds of CLOCK_MONOTONIC since the session's origin; ``vpn`` is virtual address >> 12,
+whatever the page's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.machine.processes import Process
+from hotpage.machine.vmas import Residency, Vma
+
+PAGE_BYTES = 4096  # the unit of vpn, not the size of every page
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when a session starts; written once, with the first interval."""
+
+    hotpage_version: str
+    command_line: tuple[str, ...]
+    target: str  # for people: "pid 4242 (redis-server)", "cgroup /system.slice", "everything"
+    started_unix_s: float
+    origin_monotonic_ns: int
+    hostname: str
+    kernel_release: str
+    boot_id: str
+    architecture: str
+    interval_s: float
+    armed: bool  # the session turned NUMA hint faults on (--arm)
+    numa_balancing: (
+        int | None
+    )  # kernel.numa_balancing as found at the start, None where there is no such knob
+    rungs: Mapping[str, str]  # source -> rung that attached: {"hint": "fentry", "fault": "software event"}
+    horizons_s: tuple[float, float]  # half-lives of rate_short_hz and rate_hz
+    prior_count: float  # alpha and beta of policy.md section 1: rate = (alpha + n) / (beta + exposure)
+    prior_exposure_s: float
+    budget_percent: float | None = None
+    advice: tuple[str, ...] = ()  # why rates may be missing or partial, and the option that would help
+
+    @property
+    def sees_rates(self) -> bool:
+        """Whether any access rate could arrive: hint faults need arming, by hotpage or by the kernel; samples
+        do not.
+        """
+        arms = self.armed or bool(self.numa_balancing)
+        return "sample" in self.rungs or (arms and "hint" in self.rungs)
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a session ended."""
+
+    end_s: float
+    status: str  # "complete", or what cut it short: "interrupted", "target exited", "disk full"
+    command_exit_status: int | None = None  # of ``record -- CMD``
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """A process and its part of the session. The index is never reused, so an exited process keeps its last
+    state.
+    """
+
+    process: Process
+    first_s: float
+    exited_s: float | None = None
+    previous_index: int | None = None  # the index this process had before exec
+
+
+@dataclass(frozen=True)
+class VmaRecord:
+    """A mapping and where its resident pages were when it was read; None: nobody could tell."""
+
+    vma: Vma
+    residency: Residency | None = None
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """Resident on any node."""
+        return sum(self.residency.bytes_by_node.values()) if self.residency else None
+
+    @property
+    def armable(self) -> bool:
+        """Whether hint faults can see it: the kernel skips hugetlb and explicit memory policies too."""
+        if self.residency is None:
+            return self.vma.armable
+        ordinary = self.residency.policy in ("", "default") or "balancing" in self.residency.policy
+        return self.vma.armable and ordinary and self.residency.page_size_bytes == PAGE_BYTES
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """A NUMA node; tier 0 is the fastest. Latency and bandwidth as the firmware states them (HMAT), else
+    None.
+    """
+
+    node: int
+    tier: int
+    cpus: int
+    total_bytes: int
+    free_bytes: int
+    read_latency_ns: float | None = None
+    write_latency_ns: float | None = None
+    read_bandwidth_mbps: float | None = None
+    write_bandwidth_mbps: float | None = None
+
+
+@dataclass(frozen=True)
+class ClearedRange:
+    """Pages that went away while their process lives on (munmap, mremap, MADV_DONTNEED): older rows no longer
+    hold.
+
+    Not for exec (new index) nor for exit (``ProcessRecord.exited_s``): the last state of those is what a
+    report shows.
+    """
+
+    process: int
+    start_vpn: int
+    end_vpn: int  # exclusive
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """One source in one interval, or summed. Events emitted by the kernel program = received + lost."""
+
+    source: str
+    received: int
+    lost: int = 0
+    skipped: int = 0  # left out in the kernel by sampling
+    sampled_one_in: int = 1  # the coarsest in the interval or sum
+
+
+class PageChanges(Protocol):
+    """Columns of equal length, sorted by (process, vpn); ``heat.table.Changes`` has this shape.
+
+    A NaN rate is a page seen (first touch) whose rate nobody knows.
+    """
+
+    @property
+    def process(self) -> Int32s: ...
+    @property
+    def vpn(self) -> Int64s: ...
+    @property
+    def rate_hz(self) -> Float32s: ...
+    @property
+    def rate_short_hz(self) -> Float32s: ...
+    @property
+    def relative_error(self) -> Float32s: ...
+
+
+class ArmedRanges(Protocol):
+    """Disjoint ranges sorted by start, half open; ``heat.table.ArmedRanges`` has this shape."""
+
+    @property
+    def start_vpn(self) -> Int64s: ...
+    @property
+    def end_vpn(self) -> Int64s: ...
+    @property
+    def first_s(self) -> Float64s: ...
+    @property
+    def last_s(self) -> Float64s: ...
+    @property
+    def passes(self) -> Int32s: ...
+
+
+@dataclass(frozen=True)
+class ArmedCoverage:
+    """Where one process was armed. A resident page in here without a row was armed and never accessed: it is
+    cold.
+    """
+
+    start_vpn: Int64s
+    end_vpn: Int64s
+    first_s: Float64s
+    last_s: Float64s
+    passes: Int32s
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """The newest known state of every page seen, sorted by (process, vpn); also a valid ``PageChanges``."""
+
+    process: Int32s
+    vpn: Int64s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
+    time_s: Float64s  # when the row was written: its page has not moved by half an octave since
+
+    def __len__(self) -> int:
+        return len(self.vpn)
+
+    def rows(self, selection: slice | Bools | Int64s) -> PageTable:
+        """The selected rows."""
+        return PageTable(*(column[selection] for column in self.columns()))
+
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """All columns in field order."""
+        return (
+            self.process,
+            self.vpn,
+            self.rate_hz,
+            self.rate_short_hz,
+            self.relative_error,
+            self.time_s,
+        )
+
+    def of(self, process: int) -> PageTable:
+        """One process's pages (a view)."""
+        low, high = np.searchsorted(self.process, [process, process + 1])
+        return self.rows(slice(int(low), int(high)))
+
+    def between(self, start_vpn: int, end_vpn: int) -> PageTable:
+        """The pages of an address range (a view); only meaningful on one process's table."""
+        low, high = np.searchsorted(self.vpn, [start_vpn, end_vpn])
+        return self.rows(slice(int(low), int(high)))
+
+    @staticmethod
+    def empty() -> PageTable:
+        """No pages."""
+        f32 = np.empty(0, np.float32)
+        return PageTable(np.empty(0, np.int32), np.empty(0, np.int64), f32, f32, f32, np.empty(0, np.float64))
+
+
+@dataclass(frozen=True)
+class IntervalData:
+    """Everything that one interval adds. Only ``start_s``, ``end_s`` and ``changes`` are always there.
+
+    ``vmas`` holds the complete set of each process whose set or residency changed; ``armed`` the complete
+    coverage of each process whose coverage changed; ``nodes`` all nodes when any changed. ``cleared`` is
+    applied before ``changes``.
+    """
+
+    start_s: float
+    end_s: float
+    changes: PageChanges
+    processes: Sequence[ProcessRecord] = ()
+    vmas: Mapping[int, Sequence[VmaRecord]] = field(default_factory=dict)
+    armed: Mapping[int, ArmedRanges] = field(default_factory=dict)
+    cleared: Sequence[ClearedRange] = ()
+    nodes: Sequence[NodeRecord] = ()
+    sources: Sequence[SourceCounts] = ()
+    own_cpu_s: float = 0.0
+    bpf_s: float | None = None  # run time of the programs, where the kernel counts it
+    target_cpu_s: float | None = None
+    rss_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Intervals summed: the window that was really measured, what was captured, and what it cost."""
+
+    intervals: int = 0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    own_cpu_s: float = 0.0
+    bpf_s: float | None = None
+    target_cpu_s: float | None = None
+    peak_rss_bytes: int = 0
+    sources: tuple[SourceCounts, ...] = ()
+
+    @property
+    def window_s(self) -> float:
+        """Measured seconds."""
+        return self.end_s - self.start_s
+
+    def plus(self, data: IntervalData) -> Usage:
+        """With one more interval."""
+        totals = {counts.source: counts for counts in self.sources}
+        for counts in data.sources:
+            totals[counts.source] = _sum_counts(totals.get(counts.source), counts)
+        return Usage(
+            intervals=self.intervals + 1,
+            start_s=data.start_s if not self.intervals else min(self.start_s, data.start_s),
+            end_s=max(self.end_s, data.end_s),
+            own_cpu_s=self.own_cpu_s + data.own_cpu_s,
+            bpf_s=_sum_known(self.bpf_s, data.bpf_s),
+            target_cpu_s=_sum_known(self.target_cpu_s, data.target_cpu_s),
+            peak_rss_bytes=max(self.peak_rss_bytes, data.rss_bytes),
+            sources=tuple(totals.values()),
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a profile at ``time_s``: the one thing that views read, from a directory or from a live
+    session.
+    """
+
+    run: RunInfo
+    end: RunEnd | None  # None: still being recorded, or killed
+    time_s: float
+    usage: Usage
+    processes: Mapping[int, ProcessRecord]
+    vmas: Mapping[int, Sequence[VmaRecord]]  # per process, sorted by start
+    pages: PageTable
+    armed: Mapping[int, ArmedCoverage]
+    nodes: Sequence[NodeRecord]
+    problems: tuple[str, ...] = ()  # parts that could not be read, one line each
+
+    @property
+    def living(self) -> frozenset[int]:
+        """Processes that still ran at ``time_s``; all of them when none did, so that a finished command has a
+        report.
+        """
+        alive = frozenset(index for index, record in self.processes.items() if record.exited_s is None)
+        return alive or frozenset(self.processes)
+
+
+def _sum_known(left: float | None, right: float | None) -> float | None:
+    return right if left is None else left if right is None else left + right
+
+
+def _sum_counts(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
+    if left is None:
+        return right
+    return SourceCounts(
+        right.source,
+        left.received + right.received,
+        left.lost + right.lost,
+        left.skipped + right.skipped,
+        max(left.sampled_one_in, right.sampled_one_in),
+    )

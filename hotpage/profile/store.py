@@ -1,0 +1,85 @@
+"""Writing a profile: one directory, one folder of Parquet parts per table, one part per table and interval
+that has rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hotpage.errors import ProfileError
+from hotpage.profile.runs import join_neighbours
+from hotpage.profile.snapshot import IntervalData, RunEnd, RunInfo
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hotpage.profile.parts import PartWriter
+
+
+class ProfileWriter:
+    """Writes a session interval by interval; a kill loses at most the interval being written.
+
+    Raises ProfileError when the directory exists and is not empty or cannot be made, and later when writing
+    fails (disk full, quota): the intervals before that stay readable.
+    """
+
+    def __init__(self, directory: Path, run: RunInfo) -> None:
+        self.directory = directory
+        self._run = run
+        self._tables: dict[str, PartWriter] = {}
+        self._interval = 0
+        self._end_s = 0.0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            occupied = any(directory.iterdir())
+            if not occupied:
+                (directory / "run").mkdir()
+        except OSError as error:
+            raise ProfileError(
+                f"cannot make the profile directory {directory}: {error.strerror}", "choose another with -o"
+            ) from error
+        if occupied:
+            raise ProfileError(
+                f"{directory} exists and is not empty", "remove it, or choose another directory with -o"
+            )
+
+    def interval(self, data: IntervalData) -> None:
+        """Add one interval; on return it is on the disk."""
+        # Arrow costs 45 MB of memory: loaded with the first interval, so that a recorder waiting for events
+        # is small.
+        from hotpage.profile import schema
+
+        tables = schema.record_tables(data)
+        runs = join_neighbours(data.changes)
+        if len(runs):
+            tables["pages"] = schema.pages_table(runs, data.end_s)
+        if data.armed:
+            tables["armed"] = schema.armed_table(data.armed, data.end_s)
+        self._interval += 1
+        if self._interval == 1:
+            self._append("run", schema.run_table(self._run, None))
+        for name, table in schema.in_writing_order(tables):
+            self._append(name, table)
+        self._end_s = data.end_s
+
+    def close(self, end: RunEnd) -> None:
+        """Record how the session ended."""
+        from hotpage.profile import schema
+
+        self._interval += 1
+        self._append("run", schema.run_table(self._run, end))
+
+    def _append(self, name: str, table: pa.Table) -> None:
+        from hotpage.profile.parts import PartWriter
+
+        try:
+            if name not in self._tables:
+                self._tables[name] = PartWriter(self.directory / name)
+            self._tables[name].append(table, self._interval)
+        except OSError as error:
+            raise ProfileError(
+                f"cannot write to {self.directory}: {error.strerror or error}; "
+                f"the first {self._end_s:.1f} s are kept and readable",
+                "free some space or choose another directory with -o",
+            ) from error

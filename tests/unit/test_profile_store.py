@@ -1,0 +1,247 @@
+"""The profile on disk: what goes in comes out, whatever the disk, a kill or a stranger did to some of it."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from profiles import armed, changes, interval, process, run_info, vma
+
+from hotpage.errors import ProfileError
+from hotpage.profile import parts
+from hotpage.profile.live import LiveProfile
+from hotpage.profile.reader import ProfileReader
+from hotpage.profile.snapshot import ClearedRange, RunEnd, Snapshot
+from hotpage.profile.store import ProfileWriter
+
+
+def write(directory: Path, *intervals, end: RunEnd | None = None) -> Path:
+    writer = ProfileWriter(directory, run_info())
+    for data in intervals:
+        writer.interval(data)
+    if end is not None:
+        writer.close(end)
+    return directory
+
+
+def rates(snapshot: Snapshot, index: int) -> dict[int, float]:
+    pages = snapshot.pages.of(index)
+    return dict(zip(pages.vpn.tolist(), pages.rate_hz.tolist(), strict=True))
+
+
+def everything() -> list:
+    """Two intervals that use every field."""
+    return [
+        interval(
+            1,
+            changes((7, 100, 8.0), (7, 101, 8.0), (7, 102, np.nan), (9, 5, 0.5)),
+            processes=[process(7, "redis"), process(9, "sh", exited_s=0.75, previous_index=3)],
+            vmas={7: [vma(100, 200, {0: 4096 * 90}), vma(300, 301, None)], 9: [vma(5, 6, {-1: 4096})]},
+            armed={7: armed(100, 200)},
+        ),
+        interval(2, changes((7, 101, 64.0), (9, 5, 16.0)), cleared=[ClearedRange(7, 102, 110)]),
+    ]
+
+
+def test_directory_and_memory_give_the_same_snapshot(tmp_path):
+    live = LiveProfile(run_info())
+    for data in everything():
+        live.interval(data)
+    live.close(RunEnd(2.0, "complete", 0))
+    stored = ProfileReader(write(tmp_path / "p", *everything(), end=RunEnd(2.0, "complete", 0))).snapshot()
+    kept = live.snapshot()
+    assert stored.problems == ()
+    for name in ("run", "end", "time_s", "usage", "processes"):
+        assert getattr(stored, name) == getattr(kept, name), name
+    assert {k: list(v) for k, v in stored.vmas.items()} == {k: list(v) for k, v in kept.vmas.items()}
+    assert list(stored.nodes) == list(kept.nodes)
+    for ours, theirs in zip(stored.pages.columns(), kept.pages.columns(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2**-6)
+    assert stored.armed[7].end_vpn.tolist() == [200]
+    assert stored.end == RunEnd(2.0, "complete", 0)
+
+
+def test_the_latest_row_of_a_page_wins(tmp_path):
+    snapshot = ProfileReader(write(tmp_path / "p", *everything())).snapshot()
+    assert rates(snapshot, 7) == {100: 8.0, 101: 64.0}
+    assert rates(snapshot, 9) == {5: 16.0}
+
+
+def test_a_time_of_the_session_shows_the_state_of_then(tmp_path):
+    snapshot = ProfileReader(write(tmp_path / "p", *everything())).snapshot(at_s=1.5)
+    assert snapshot.time_s == 1.0
+    assert snapshot.usage.intervals == 1
+    state = rates(snapshot, 7)
+    assert (state[100], state[101]) == (8.0, 8.0)
+    assert np.isnan(state[102])
+
+
+def test_neighbours_are_stored_as_runs(tmp_path):
+    write(tmp_path / "p", interval(1, changes(*((1, vpn, 5.0) for vpn in range(1000, 3000)))))
+    table = pq.read_table(tmp_path / "p" / "pages")
+    assert table.column("pages").to_pylist() == [2000]
+    assert len(ProfileReader(tmp_path / "p").snapshot().pages) == 2000
+
+
+def test_every_part_says_what_it_is_and_how_to_read_it(tmp_path):
+    write(tmp_path / "p", *everything(), end=RunEnd(2.0, "complete"))
+    folders = {path.parent.name for path in (tmp_path / "p").glob("*/part-*.parquet")}
+    assert folders == {"pages", "vmas", "processes", "armed", "cleared", "nodes", "intervals", "run"}
+    for path in (tmp_path / "p").glob("*/part-*.parquet"):
+        stated = pq.read_schema(path).metadata
+        assert stated[b"format"] == b"hotpage-profile"
+        assert stated[b"format_version"] == b"1"
+        assert b"latest time_s" in stated[b"readme"]
+
+
+def test_an_unfinished_session_is_readable(tmp_path):
+    snapshot = ProfileReader(write(tmp_path / "p", *everything())).snapshot()
+    assert snapshot.end is None
+    assert snapshot.usage.intervals == 2
+
+
+def test_file_names_that_are_not_utf8_are_kept_as_escapes(tmp_path):
+    data = interval(1, changes((1, 1, 1.0)), vmas={1: [vma(1, 2, None, path="/tmp/\udcff.so")]})
+    snapshot = ProfileReader(write(tmp_path / "p", data)).snapshot()
+    assert snapshot.vmas[1][0].vma.path == "/tmp/\\udcff.so"
+
+
+@pytest.fixture
+def stored(tmp_path) -> Path:
+    steps = [interval(n, changes((1, 10 * n, float(n)))) for n in range(1, 4)]
+    return write(tmp_path / "p", *steps, end=RunEnd(3.0, "complete"))
+
+
+def corrupt(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[8:24] = bytes(16)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (corrupt, "damaged"),
+        (lambda path: path.write_text("hello"), "damaged"),
+        (lambda path: pq.write_table(pa.table({"a": [1]}), path), "not a hotpage part"),
+        (lambda path: shutil.copy(path.parents[1] / "run" / "part-000001.parquet", path), "another table"),
+    ],
+)
+def test_a_bad_part_is_named_and_the_rest_is_read(stored, damage, said):
+    damage(stored / "pages" / "part-000002.parquet")
+    snapshot = ProfileReader(stored).snapshot()
+    assert rates(snapshot, 1) == {10: 1.0, 30: 3.0}
+    assert len(snapshot.problems) == 1
+    assert snapshot.problems[0].startswith("pages/part-000002.parquet: ")
+    assert said in snapshot.problems[0]
+
+
+def test_runs_of_nonsense_length_are_not_expanded(stored):
+    path = stored / "pages" / "part-000002.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("start_vpn")
+    broken = table.set_column(column, table.schema.field("start_vpn"), pa.array([-5], pa.int64()))
+    path.write_bytes(parts.encode(broken, "pages", 2, 2))
+    assert "out of range" in ProfileReader(stored).snapshot().problems[0]
+
+
+def test_a_newer_format_is_refused_by_name(stored, monkeypatch):
+    monkeypatch.setattr("hotpage.profile.schema.FORMAT_VERSION", 2)
+    with pytest.raises(ProfileError, match="format version 1, this hotpage reads 2"):
+        ProfileReader(stored).snapshot()
+
+
+def test_foreign_files_beside_the_parts_are_named(stored):
+    shutil.copy(stored / "pages" / "part-000001.parquet", stored / "pages" / "mine.parquet")
+    (stored / "pages" / ".part-000004.parquet.tmp").write_bytes(b"half")
+    snapshot = ProfileReader(stored).snapshot()
+    assert [problem.split(":")[0] for problem in snapshot.problems] == ["pages/mine.parquet"]
+
+
+def test_without_run_metadata_the_pages_are_still_read(stored):
+    for part in (stored / "run").iterdir():
+        part.write_bytes(b"")
+    snapshot = ProfileReader(stored).snapshot()
+    assert len(snapshot.pages) == 3
+    assert len(snapshot.problems) == 3
+
+
+def test_missing_strange_and_empty_directories(tmp_path):
+    with pytest.raises(ProfileError, match="does not exist"):
+        ProfileReader(tmp_path / "none")
+    with pytest.raises(ProfileError, match="not a hotpage profile"):
+        ProfileReader(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProfileError, match="not a directory"):
+        ProfileReader(tmp_path / "file")
+    ProfileWriter(tmp_path / "p", run_info())
+    with pytest.raises(ProfileError, match="empty profile") as caught:
+        ProfileReader(tmp_path / "p").snapshot()
+    assert caught.value.exit_status == 1
+
+
+def test_an_occupied_or_impossible_directory_is_refused(tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "something").write_text("")
+    with pytest.raises(ProfileError, match=r"not empty.*-o"):
+        ProfileWriter(tmp_path / "used", run_info())
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["something"]
+    with pytest.raises(ProfileError, match=r"Not a directory.*-o"):
+        ProfileWriter(tmp_path / "used" / "something" / "p", run_info())
+
+
+def test_a_full_disk_costs_only_the_interval_being_written(tmp_path, monkeypatch):
+    writer = ProfileWriter(tmp_path / "p", run_info())
+    writer.interval(interval(1, changes((1, 10, 1.0))))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(
+            ProfileError, match=r"No space left on device; the first 1.0 s are kept"
+        ) as caught:
+            writer.interval(interval(2, changes((1, 20, 2.0))))
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "p").glob("*/.*")) == []
+    assert rates(ProfileReader(tmp_path / "p").snapshot(), 1) == {10: 1.0}
+
+
+def test_small_parts_are_merged_and_read_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "MERGE_PARTS", 4)
+    steps = [interval(n, changes((1, n, float(n)))) for n in range(1, 23)]
+    write(tmp_path / "p", *steps)
+    names = sorted(path.name for path in (tmp_path / "p" / "pages").iterdir())
+    assert names == [f"part-{number:06d}.parquet" for number in (1, 17, 21, 22)]
+    snapshot = ProfileReader(tmp_path / "p").snapshot()
+    assert rates(snapshot, 1) == {n: float(n) for n in range(1, 23)}
+    assert snapshot.usage.intervals == 22
+
+
+def test_a_merge_cut_short_counts_nothing_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "MERGE_PARTS", 4)
+    monkeypatch.setattr(Path, "unlink", lambda path: None)
+    write(tmp_path / "p", *(interval(n, changes((1, n, float(n)))) for n in range(1, 6)))
+    assert len(list((tmp_path / "p" / "intervals").iterdir())) == 5
+    assert ProfileReader(tmp_path / "p").snapshot().usage.intervals == 5
+
+
+def test_reading_while_parts_are_merged_away(stored, monkeypatch):
+    read = pq.ParquetFile
+    vanished = []
+
+    def vanish_once(path, **options):
+        if not vanished:
+            vanished.append(path)
+            raise FileNotFoundError(path)
+        return read(path, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", vanish_once)
+    assert len(ProfileReader(stored).snapshot().pages) == 3
+    assert vanished
