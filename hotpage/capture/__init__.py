@@ -1,0 +1,1 @@
+"""From the kernel's events to numpy arrays: probe what works, load the programs, read the rings, count every loss."""

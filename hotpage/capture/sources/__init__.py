@@ -1,0 +1,77 @@
+"""Where events come from. A source is one file here that calls ``register``; no list elsewhere changes.
+
+A source walks a ladder of rungs, best first. A rung names the programs it needs and where they attach, and can say,
+by trying, why it does not work here. Capture compiles the chosen rungs of all sources as one unit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hotpage.capture.events import EventSource
+from hotpage.capture.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (every CPU's page faults)."""
+
+    kind: str
+    hook: str
+    function: str
+    optional: bool = False
+    """Without it the rung still works, only less exactly."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to get a source's events: what to compile, what to attach."""
+
+    name: str
+    files: tuple[str, ...]
+    attachments: tuple[Attachment, ...]
+    defines: dict[str, int] = field(default_factory=dict)
+    walks_page_tables: bool = False
+    """The programs must find the direct map first (capture.calibration)."""
+
+
+class Ladder(Protocol):
+    """A source of events."""
+
+    name: str
+    """As in ``--source NAME``."""
+    events: EventSource
+    """What its records are."""
+
+    def rungs(self, kernel: Kernel) -> list[Rung]:
+        """All rungs, best first, whether they work here or not."""
+
+    def refusal(self, rung: Rung, kernel: Kernel) -> str | None:
+        """Why the rung cannot work here, found out by trying; None if it can."""
+
+
+_registered: dict[str, Ladder] = {}
+
+
+def register(ladder: Ladder) -> None:
+    """Make a source known under its name."""
+    _registered[ladder.name] = ladder
+
+
+def ladders() -> dict[str, Ladder]:
+    """All sources by name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(_registered)
+
+
+def refusal_of_attachments(rung: Rung, kernel: Kernel) -> str | None:
+    """Try every hook that the rung cannot do without; the first refusal."""
+    for attachment in rung.attachments:
+        problem = None if attachment.optional else kernel.refusal(attachment.kind, attachment.hook)
+        if problem is not None:
+            return f"{attachment.kind.replace('_', ' ')} {attachment.hook}: {problem}"
+    return None

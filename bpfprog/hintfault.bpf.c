@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * NUMA hint faults by function hooks: mpol_misplaced() knows the address, task_numa_fault() ends every counted fault,
+ * change_prot_numa() arms. Two sets of programs with the same body, for fentry and for kprobes.
+ *
+ * The third argument of mpol_misplaced is the address on every kernel, and the other functions are used for their
+ * scalar arguments only, so no kernel struct layout is needed.
+ */
+#define TNF_MIGRATED 0x01
+#define HUGE_PAGES 512 /* base pages in a PMD mapping; on arm64 with 4 KiB pages too */
+
+/* By thread: the migration between the two hooks may sleep and change the CPU. */
+BPF_TABLE("lru_hash", u32, u64, hint_addresses, 16384);
+
+static __always_inline int hint_begins(u64 address)
+{
+	struct hotpage_config *c = read_config();
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id;
+
+	if (c && is_target(c, id >> 32))
+		hint_addresses.update(&tid, &address);
+	return 0;
+}
+
+static __always_inline int hint_ends(u32 node, u32 pages, u32 fault_flags)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	u64 *address = hint_addresses.lookup(&tid);
+	u8 flags = 0;
+
+	if (!address)
+		return 0;
+	if (fault_flags & TNF_MIGRATED)
+		flags |= HOTPAGE_MIGRATED;
+	if (pages >= HUGE_PAGES)
+		flags |= HOTPAGE_HUGE;
+	emit(HOTPAGE_HINT_FAULT, flags, *address, HOTPAGE_UNKNOWN_LATENCY, node);
+	hint_addresses.delete(&tid);
+	return 0;
+}
+
+static __always_inline int armed(u64 start, u64 end)
+{
+	struct hotpage_config *c = read_config();
+
+	if (c && is_target(c, bpf_get_current_pid_tgid() >> 32))
+		emit(HOTPAGE_ARM, 0, start, (end - start) >> 12, HOTPAGE_UNKNOWN_NODE);
+	return 0;
+}
+
+#ifdef HOTPAGE_FENTRY
+/* The context of fentry: the function's arguments, widened to 64 bits. bcc attaches by the name behind kfunc__. */
+int kfunc__mpol_misplaced(u64 *ctx)
+{
+	return hint_begins(ctx[2]);
+}
+
+int kfunc__task_numa_fault(u64 *ctx)
+{
+	return hint_ends(ctx[1], ctx[2], ctx[3]);
+}
+
+int kfunc__change_prot_numa(u64 *ctx)
+{
+	return armed(ctx[1], ctx[2]);
+}
+#else
+int kprobe_mpol_misplaced(struct pt_regs *ctx)
+{
+	return hint_begins(HOTPAGE_KPROBE_ARG3(ctx));
+}
+
+int kprobe_task_numa_fault(struct pt_regs *ctx)
+{
+	return hint_ends(HOTPAGE_KPROBE_ARG2(ctx), HOTPAGE_KPROBE_ARG3(ctx), HOTPAGE_KPROBE_ARG4(ctx));
+}
+
+int kprobe_change_prot_numa(struct pt_regs *ctx)
+{
+	return armed(HOTPAGE_KPROBE_ARG2(ctx), HOTPAGE_KPROBE_ARG3(ctx));
+}
+#endif

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile and load BPF programs with bcc, hand their file descriptors over, and exit.
+
+Runs as a script of its own in whichever interpreter can import bcc, which is usually not hotpage's: it imports nothing
+of hotpage and keeps to old Python. Argument: the number of an inherited Unix stream socket. It reads one JSON line,
+
+    {"source": C text, "cflags": [...], "functions": {name: program type}, "maps": [name, ...]}
+
+and answers with one JSON line, sent together with the file descriptors it names, in order:
+
+    {"programs": [name, ...], "maps": [name, ...], "failures": {name: reason}}  or  {"error": kind, "reason": text}
+
+What the compiler and the verifier print goes to standard error, which the parent keeps.
+"""
+
+import array
+import json
+import os
+import socket
+import sys
+
+
+def answer(connection, message, descriptors=()):
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    connection.sendmsg([json.dumps(message).encode() + b"\n"], rights)
+
+
+def main():
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    request = json.loads(connection.makefile().readline())
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        # Also the way to recognise the unrelated lattice library that the Python index calls "bcc".
+        return answer(connection, {"error": "no bcc", "reason": str(error)})
+    except OSError as error:
+        return answer(connection, {"error": "no bcc", "reason": "libbcc cannot be loaded: %s" % error})
+    types = {
+        "raw_tracepoint": BPF.RAW_TRACEPOINT,
+        "perf_event": BPF.PERF_EVENT,
+        "kprobe": BPF.KPROBE,
+        "fentry": getattr(BPF, "TRACING", None),
+    }
+    # Attaching is the parent's business; bcc would attach functions by the prefix of their names.
+    BPF._trace_autoload = lambda unit: None
+    try:
+        unit = BPF(text=request["source"], cflags=request["cflags"])
+    except Exception as error:
+        return answer(connection, {"error": "compile", "reason": str(error)})
+    programs, failures, descriptors = [], {}, []
+    for name, kind in request["functions"].items():
+        try:
+            function = unit.load_func(name.encode(), types[kind])
+        except Exception as error:
+            failures[name] = str(error)
+            continue
+        programs.append(name)
+        descriptors.append(function.fd)
+    descriptors += [unit[name.encode()].map_fd for name in request["maps"]]
+    return answer(
+        connection, {"programs": programs, "maps": request["maps"], "failures": failures}, descriptors
+    )
+
+
+main()
+sys.stderr.flush()
+os._exit(0)  # unmapping LLVM in good order would only take time

@@ -1,0 +1,306 @@
+"""A running capture: programs attached, rings mapped, every event either handed out or counted as lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotpage.capture import bpf, calibration, loader, selftest
+from hotpage.capture.events import CONFIG_DTYPE, COUNTERS_DTYPE, Events
+from hotpage.capture.kernel import Kernel
+from hotpage.capture.ring import Ring, read_all
+from hotpage.capture.sources import Attachment, Rung, ladders
+from hotpage.capture.target import Target
+from hotpage.errors import AttachError, CompileError, PrivilegeError, UnsupportedError, UsageError
+
+_KEY = struct.pack("<I", 0)
+DEFAULT_RING_BYTES = 8 << 20
+"""209,715 records: 0.1 s of two million faults a second."""
+_CPUS_PER_RING = 16
+"""Contention on one ring begins to cost around this many CPUs (docs/kernel-interfaces.md)."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Totals since the start, indexed by EventSource; emitted = received + lost."""
+
+    emitted: NDArray[np.uint64]
+    lost: NDArray[np.uint64]
+    sampled_out: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class ProgramCost:
+    """What the programs took: ``run_time_s`` while statistics were on, and runs the kernel refused."""
+
+    run_time_s: float
+    runs: int
+    missed_runs: int
+
+
+def shards_for(cpus: int) -> int:
+    """How many rings to spread the CPUs over: 1, 2, 4 or 8."""
+    shards = 1
+    while shards < 8 and shards * _CPUS_PER_RING < cpus:
+        shards *= 2
+    return shards
+
+
+def choose_rungs(
+    names: Iterable[str], kernel: Kernel, forced: Mapping[str, str] | None = None
+) -> tuple[dict[str, Rung], dict[str, str]]:
+    """The best rung that works for each source, and for each source without one, why.
+
+    ``forced`` names the rung to take for a source. Raises UsageError for names that do not exist.
+    """
+    known = ladders()
+    chosen: dict[str, Rung] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown source '{name}'", f"choose from {', '.join(sorted(known))}")
+        ladder = known[name]
+        rungs = ladder.rungs(kernel)
+        wanted = (forced or {}).get(name)
+        if wanted is not None:
+            rungs = [rung for rung in rungs if rung.name == wanted]
+            if not rungs:
+                raise UsageError(
+                    f"source '{name}' has no rung '{wanted}'",
+                    "choose from " + ", ".join(rung.name for rung in ladder.rungs(kernel)),
+                )
+        reasons = []
+        for rung in rungs:
+            reason = ladder.refusal(rung, kernel)
+            if reason is None:
+                chosen[name] = rung
+                break
+            reasons.append(f"{rung.name}: {reason}")
+        else:
+            refused[name] = "; ".join(reasons)
+    return chosen, refused
+
+
+class Capture:
+    """Attached programs and their rings. Use as a context manager; leaving it detaches everything.
+
+    ``rungs`` says which rung won for each source, ``refused`` why a source is missing.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[str] = ("hint", "fault"),
+        *,
+        kernel: Kernel | None = None,
+        forced_rungs: Mapping[str, str] | None = None,
+        ring_bytes: int = DEFAULT_RING_BYTES,
+        shards: int | None = None,
+    ) -> None:
+        """Compile, load, attach and test the sources; no process is a target yet.
+
+        Raises PrivilegeError, MissingDependencyError, CompileError, AttachError, and UnsupportedError when none of the
+        sources works here. A source that does not work beside one that does is left out and named in ``refused``.
+        """
+        if os.geteuid() != 0:
+            raise PrivilegeError("capturing page accesses needs root", "run it with sudo")
+        self.kernel = kernel or Kernel()
+        self.rungs, self.refused = choose_rungs(sources, self.kernel, forced_rungs)
+        self._ring_bytes = ring_bytes
+        self._shards = shards or shards_for(bpf.possible_cpus())
+        self._links: dict[tuple[str, str, int], int] = {}
+        self._rings: list[Ring] = []
+        self._programs = loader.LoadedPrograms({}, {})
+        self._config = np.zeros(1, CONFIG_DTYPE)
+        self._statistics_fd: int | None = None
+        self.received = 0
+        if not self.rungs:
+            raise UnsupportedError(
+                "no source of page accesses works here: " + "; ".join(f"{n}: {r}" for n, r in self.refused.items())
+            )
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        attachments = {a.function: a for rung in self.rungs.values() for a in rung.attachments}
+        walks = any(rung.walks_page_tables for rung in self.rungs.values())
+        follow = "HOTPAGE_TASK_TGID" in self.kernel.field_defines
+        functions = {name: a.kind for name, a in attachments.items()}
+        if "HOTPAGE_VMA_VM_START" not in self.kernel.field_defines:
+            functions.pop("scan_skip", None)
+        if walks:
+            functions["calibrate"] = "raw_tracepoint"
+        if follow:
+            functions["follow_fork"] = "raw_tracepoint"
+            fork = Attachment("raw_tracepoint", "sched_process_fork", "follow_fork", optional=True)
+            attachments["follow_fork"] = fork
+        self.follows_forks = follow and self.kernel.refusal("raw_tracepoint", "sched_process_fork") is None
+        ring_names = [f"ring{shard}" for shard in range(self._shards)]
+        defines = {
+            "HOTPAGE_RING_PAGES": self._ring_bytes // os.sysconf("SC_PAGE_SIZE"),
+            "HOTPAGE_RING_SHARDS": self._shards,
+            **self.kernel.field_defines,
+        }
+        files = []
+        for rung in self.rungs.values():
+            files += [name for name in rung.files if name not in files]
+            defines |= rung.defines
+        self._programs = loader.load(files, defines, functions, ["config", "targets", "counters", *ring_names])
+        self._rings = [Ring(self._programs.maps[name], self._ring_bytes) for name in ring_names]
+
+        self._config["self_tgid"] = os.getpid()
+        self._config["page_faults"] = "fault" in self.rungs
+        self._config["page_fault_one_in"] = 1
+        self._config["arming_text"] = self.kernel.arming_text if walks else 0
+        self._write_config()
+        if walks:
+            problem = calibration.find_direct_map(self._programs.programs["calibrate"], self._programs.maps["config"])
+            if problem is not None:
+                raise UnsupportedError(f"page tables cannot be read here: {problem}", "use --source fault")
+            self._config = np.frombuffer(
+                bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)), CONFIG_DTYPE
+            )
+        for attachment in attachments.values():
+            self._attach(attachment)
+        selftest.run(self)
+
+    def _attach(self, attachment: Attachment) -> None:
+        reason = self._programs.failures.get(attachment.function)
+        program = self._programs.programs.get(attachment.function)
+        if program is None:
+            if attachment.optional:
+                return
+            raise CompileError(f"the kernel refused the program {attachment.function} ({reason})")
+        cpus = bpf.online_cpus() if attachment.kind == "perf_event" else [-1]
+        for cpu in cpus:
+            key = (attachment.kind, attachment.hook, cpu)
+            if key in self._links:
+                continue
+            try:
+                if attachment.kind == "raw_tracepoint":
+                    self._links[key] = bpf.attach_raw_tracepoint(attachment.hook, program)
+                elif attachment.kind == "fentry":
+                    self._links[key] = bpf.attach_raw_tracepoint(None, program)
+                elif attachment.kind == "kprobe":
+                    self._links[key] = bpf.attach_kprobe(attachment.hook, program)
+                else:
+                    self._links[key] = bpf.attach_page_fault_event(cpu, program)
+            except OSError as error:
+                if not attachment.optional:
+                    raise AttachError(
+                        f"cannot attach to {attachment.hook} ({error.strerror})", "see hotpage doctor"
+                    ) from error
+
+    def attach_new_cpus(self) -> None:
+        """Cover CPUs that came online since; a perf event sees one CPU, and nothing on its own when that goes away."""
+        for rung in self.rungs.values():
+            for attachment in rung.attachments:
+                if attachment.kind == "perf_event":
+                    online = set(bpf.online_cpus())
+                    for key in [k for k in self._links if k[0] == "perf_event" and k[2] not in online]:
+                        os.close(self._links.pop(key))
+                    self._attach(attachment)
+
+    def _write_config(self) -> None:
+        bpf.map_update(self._programs.maps["config"], _KEY, self._config.tobytes())
+
+    def set_target(self, target: Target) -> None:
+        """Capture these processes from now on; may be called at any time."""
+        targets = self._programs.maps["targets"]
+        wanted = {struct.pack("<I", pid) for pid in target.pids}
+        for key in set(bpf.map_keys(targets, 4)) - wanted:
+            bpf.map_delete(targets, key)
+        for key in wanted:
+            bpf.map_update(targets, key, struct.pack("<I", 1))
+        self._config["target"] = target.kind
+        self._config["cgroup_id"], self._config["cgroup_level"] = target.cgroup_id, target.cgroup_level
+        self._config["comm"] = target.comm.encode()[:15]
+        self._write_config()
+
+    def add_pid(self, pid: int) -> None:
+        """Add a process to a target of processes."""
+        bpf.map_update(self._programs.maps["targets"], struct.pack("<I", pid), struct.pack("<I", 1))
+
+    def remove_pid(self, pid: int) -> None:
+        """Take a process out of a target of processes, e.g. because it has exited and its pid may be reused."""
+        bpf.map_delete(self._programs.maps["targets"], struct.pack("<I", pid))
+
+    def target_pids(self) -> set[int]:
+        """The members of a target of processes, children that joined in the kernel included."""
+        return {struct.unpack("<I", key)[0] for key in bpf.map_keys(self._programs.maps["targets"], 4)}
+
+    def set_self_test(self, on: bool) -> None:
+        """Capture hotpage's own accesses, which are left out otherwise."""
+        self._config["self_test"] = on
+        self._write_config()
+
+    @property
+    def page_fault_one_in(self) -> int:
+        """One page fault in this many is kept. Hint faults always are: to drop one would make a hot page look cold."""
+        return int(self._config["page_fault_one_in"][0])
+
+    @page_fault_one_in.setter
+    def page_fault_one_in(self, one_in: int) -> None:
+        self._config["page_fault_one_in"] = one_in
+        self._write_config()
+
+    def read(self) -> Events:
+        """Take what has arrived, in order of time."""
+        events = read_all(self._rings)
+        self.received += len(events)
+        return events
+
+    @property
+    def fullest_ring(self) -> float:
+        """How full the fullest ring is, 0..1."""
+        return max(ring.waiting_bytes for ring in self._rings) / self._ring_bytes
+
+    def counters(self) -> Counters:
+        """What the kernel side counted, over all CPUs."""
+        cpus = bpf.possible_cpus()
+        raw = bpf.map_lookup(self._programs.maps["counters"], _KEY, cpus * COUNTERS_DTYPE.itemsize)
+        per_cpu = np.frombuffer(raw, COUNTERS_DTYPE)
+        return Counters(*(per_cpu[name].sum(axis=0) for name in ("emitted", "lost", "sampled_out")))
+
+    def measure_cost(self, on: bool) -> None:
+        """Turn the kernel's run-time statistics for BPF programs on or off; they cost two clock reads a run."""
+        if on and self._statistics_fd is None:
+            self._statistics_fd = bpf.enable_run_time_statistics()
+        elif not on and self._statistics_fd is not None:
+            os.close(self._statistics_fd)
+            self._statistics_fd = None
+
+    def cost(self) -> ProgramCost:
+        """Totals over hotpage's programs."""
+        figures = np.array([bpf.program_statistics(fd) for fd in self._programs.programs.values()])
+        run_time_ns, runs, missed = figures.sum(axis=0)
+        return ProgramCost(run_time_ns / 1e9, int(runs), int(missed))
+
+    def close(self) -> None:
+        """Detach, unmap, close. Safe to call twice."""
+        self.measure_cost(False)
+        for fd in self._links.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._links.clear()
+        for ring in self._rings:
+            ring.close()
+        self._rings = []
+        self._programs.close()
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

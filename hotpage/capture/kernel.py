@@ -1,0 +1,92 @@
+"""What the running kernel lets BPF programs do, found out by trying, each thing once."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+from hotpage.capture import bpf, kallsyms
+from hotpage.capture.btf import Btf
+from hotpage.errors import UnsupportedError
+
+_FIELDS = (
+    ("task_struct", "mm"),
+    ("task_struct", "tgid"),
+    ("task_struct", "group_leader"),
+    ("task_struct", "comm"),
+    ("mm_struct", "pgd"),
+    ("mm_struct", "numa_scan_offset"),
+    ("mm_struct", "numa_scan_seq"),
+    ("vm_area_struct", "vm_start"),
+    ("vm_area_struct", "vm_end"),
+)
+_SHORT = {"task_struct": "TASK", "mm_struct": "MM", "vm_area_struct": "VMA"}
+
+
+class Kernel:
+    """The running kernel as BPF programs meet it. Every answer is cached: a session asks about the same few hooks."""
+
+    def __init__(self) -> None:
+        self._refusals: dict[tuple[str, str], str | None] = {}
+
+    @functools.cached_property
+    def btf(self) -> Btf | None:
+        """Its type information, if it carries any."""
+        try:
+            return Btf()
+        except UnsupportedError:
+            return None
+
+    @functools.cached_property
+    def field_defines(self) -> dict[str, int]:
+        """Offsets of the struct fields that programs may read, as HOTPAGE_<TYPE>_<FIELD>; those that exist."""
+        found = {}
+        for structure, field in _FIELDS if self.btf else ():
+            try:
+                assert self.btf is not None
+                found[f"HOTPAGE_{_SHORT[structure]}_{field.upper()}"] = self.btf.offset(structure, field)
+            except KeyError:
+                continue
+        return found
+
+    @functools.cached_property
+    def arming_text(self) -> list[int]:
+        """[start, end, start, end] of change_prot_numa and task_numa_work; zeros where unknown."""
+        ranges = [kallsyms.text_range(name) or (0, 0) for name in ("change_prot_numa", "task_numa_work")]
+        return [address for pair in ranges for address in pair]
+
+    @functools.cached_property
+    def page_table_levels(self) -> int | None:
+        """4 or 5 on x86-64, None elsewhere."""
+        if platform.machine() != "x86_64":
+            return None
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+        flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+        return 5 if "la57" in flags.split() else 4
+
+    def refusal(self, kind: str, hook: str) -> str | None:
+        """Why a program of this kind cannot attach to this hook, or None; kinds as in sources.Attachment."""
+        if (kind, hook) not in self._refusals:
+            self._refusals[kind, hook] = self._try(kind, hook)
+        return self._refusals[kind, hook]
+
+    def _try(self, kind: str, hook: str) -> str | None:
+        try:
+            if kind == "raw_tracepoint":
+                bpf.try_raw_tracepoint(hook)
+            elif kind == "fentry":
+                if self.btf is None:
+                    return "the kernel carries no type information (CONFIG_DEBUG_INFO_BTF)"
+                bpf.try_fentry(self.btf.function_id(hook))
+            elif kind == "kprobe":
+                bpf.try_kprobe(hook)
+            else:
+                bpf.try_page_fault_event()
+        except KeyError:
+            return "the kernel has no such function"
+        except FileNotFoundError as error:
+            return "the kernel has no such tracepoint" if kind == "raw_tracepoint" else error.strerror
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
