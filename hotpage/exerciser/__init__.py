@@ -84,7 +84,8 @@ class Exerciser:
         "steady" is the same and notes its progress every ``interval_s`` (see ``intervals``); "storm" maps,
         touches every page once and unmaps, again and again, and notes its progress too. layout: the hot pages
         are one block at a random place, or scattered; ``seed`` chooses them. threads: 1 means a process with
-        one thread. seconds: None means until stopped. compiler: None means numpy.
+        one thread. seconds: None means until stopped. compiler: None means numpy. The calling thread must
+        live on: the kernel kills the workload when that thread ends.
 
         Raises ExerciserError when it does not come up.
         """

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test on this kernel: it needs root, and it leaves the machine as it was."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_BALANCING = Path("/proc/sys/kernel/numa_balancing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.needs("root"))
+
+
+@pytest.fixture(autouse=True)
+def balancing_is_put_back() -> Iterator[None]:
+    """Fail the test that leaves kernel.numa_balancing other than it found it."""
+    before = _BALANCING.read_text() if _BALANCING.exists() else None
+    yield
+    after = _BALANCING.read_text() if _BALANCING.exists() else None
+    assert after == before, "kernel.numa_balancing was not restored"

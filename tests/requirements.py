@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests may need of the machine: ``@pytest.mark.needs("bcc")``, each probed by use, never guessed.
+
+HOTPAGE_FORCE=name[,name] (or "all") runs the tests although the probe says no.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """``missing`` says why the machine lacks it, or None when it is there.
+
+    ``may_lack``: a machine, also CI's, can be without it for good; everything else scripts/test provides, and
+    with CI=true a test that is skipped for want of it fails the run.
+    """
+
+    missing: Callable[[], str | None]
+    may_lack: bool = False
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "root is needed: sudo ./scripts/test"
+
+
+def _compiler() -> str | None:
+    return None if shutil.which("cc") else "there is no C compiler (cc)"
+
+
+def _bcc() -> str | None:
+    probe = subprocess.run(["/usr/bin/python3", "-c", "import bcc"], capture_output=True)
+    return None if probe.returncode == 0 else "the system's python3 cannot import bcc"
+
+
+def _package_index() -> str | None:
+    """Ask for the build back end: an editable installation needs it from there."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "--retries", "0", "--timeout", "15", "hatchling"]
+    probe = subprocess.run(command, capture_output=True)
+    return None if probe.returncode == 0 else "no Python package index can be reached"
+
+
+REQUIREMENTS = {
+    "root": Requirement(_root),
+    "compiler": Requirement(_compiler),
+    "bcc": Requirement(_bcc),
+    "package index": Requirement(_package_index, may_lack=True),
+}
+
+
+@functools.cache
+def why_missing(name: str) -> str | None:
+    """Return why the requirement is not there, or None when it is, or is forced."""
+    forced = os.environ.get("HOTPAGE_FORCE", "").split(",")
+    return None if name in forced or "all" in forced else REQUIREMENTS[name].missing()
