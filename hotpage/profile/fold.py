@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotpage.heat.results import Changes
 from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import ClearedRange, Float64s, Int32s, Int64s, PageChanges, PageTable
+from hotpage.profile.snapshot import ClearedRange, Float64s, Int32s, Int64s, PageTable
 
 # Rows waiting to be sorted into the state, 32 bytes each: many, for each sort passes over the state as well.
 _BATCH_ROWS = 8_000_000
@@ -26,7 +27,7 @@ class PageFold:
         """Drop the range's rows older than ``time_s``."""
         self._cleared.append((cleared, time_s))
 
-    def add_pages(self, changes: PageChanges, time_s: float) -> None:
+    def add_pages(self, changes: Changes, time_s: float) -> None:
         """Add one row per page."""
         times = np.full(len(changes.vpn), time_s)
         self._add(

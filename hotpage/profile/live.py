@@ -4,9 +4,9 @@ gives.
 
 from __future__ import annotations
 
+from hotpage.heat.results import ArmedRanges
 from hotpage.profile.fold import PageFold
 from hotpage.profile.snapshot import (
-    ArmedCoverage,
     IntervalData,
     NodeRecord,
     ProcessRecord,
@@ -28,7 +28,7 @@ class LiveProfile:
         self._pages = PageFold()
         self._processes: dict[int, ProcessRecord] = {}
         self._vmas: dict[int, list[VmaRecord]] = {}
-        self._armed: dict[int, ArmedCoverage] = {}
+        self._armed: dict[int, ArmedRanges] = {}
         self._nodes: tuple[NodeRecord, ...] = ()
 
     def interval(self, data: IntervalData) -> None:
@@ -40,10 +40,7 @@ class LiveProfile:
         self._processes |= {record.process.index: record for record in data.processes}
         for process, records in data.vmas.items():
             self._vmas[process] = sorted(records, key=lambda record: record.vma.start)
-        for process, ranges in data.armed.items():
-            self._armed[process] = ArmedCoverage(
-                ranges.start_vpn, ranges.end_vpn, ranges.first_s, ranges.last_s, ranges.passes
-            )
+        self._armed |= data.armed
         if data.nodes:
             self._nodes = tuple(sorted(data.nodes, key=lambda node: node.node))
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hotpage.errors import ProfileError
+from hotpage.heat.results import ArmedRanges
 from hotpage.profile import schema
 from hotpage.profile.fold import PageFold
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import (
-    ArmedCoverage,
     ClearedRange,
     NodeRecord,
     PageTable,
@@ -136,8 +136,8 @@ class ProfileReader:
             (schema.node_of(row) for row in rows if row["time_s"] == last_s), key=lambda node: node.node
         )
 
-    def _armed(self, until_s: float) -> dict[int, ArmedCoverage]:
-        newest: dict[int, ArmedCoverage] = {}
+    def _armed(self, until_s: float) -> dict[int, ArmedRanges]:
+        newest: dict[int, ArmedRanges] = {}
         for table in self._parts("armed"):
             columns = _numpy_columns(table)
             for time_s in np.unique(columns["time_s"]):
@@ -146,7 +146,7 @@ class ProfileReader:
                 now = columns["time_s"] == time_s
                 for process in np.unique(columns["process"][now]):
                     mine = now & (columns["process"] == process) & (columns["end_vpn"] > columns["start_vpn"])
-                    newest[int(process)] = ArmedCoverage(
+                    newest[int(process)] = ArmedRanges(
                         *(
                             columns[name][mine]
                             for name in ("start_vpn", "end_vpn", "first_s", "last_s", "passes")

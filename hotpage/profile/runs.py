@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s, PageChanges
+from hotpage.heat.results import Changes
+from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s, PageTable
 
 SIMILAR_OCTAVES = 0.5
 
@@ -41,7 +42,7 @@ class PageRuns:
 
 
 def join_neighbours(
-    changes: PageChanges, similar_octaves: float = SIMILAR_OCTAVES, compare_short: bool = True
+    changes: Changes | PageTable, similar_octaves: float = SIMILAR_OCTAVES, compare_short: bool = True
 ) -> PageRuns:
     """Join the rows of ``changes`` (sorted by process, vpn).
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hotpage.heat.results import ArmedRanges
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import (
-    ArmedCoverage,
-    ArmedRanges,
     Float32s,
     IntervalData,
     NodeRecord,
@@ -226,7 +225,7 @@ def armed_table(armed: Mapping[int, ArmedRanges], time_s: float) -> pa.Table:
 
 
 _ZERO = np.zeros(1, np.int64)
-_NO_COVERAGE = ArmedCoverage(
+_NO_COVERAGE = ArmedRanges(
     _ZERO, _ZERO, _ZERO.astype(np.float64), _ZERO.astype(np.float64), _ZERO.astype(np.int32)
 )
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.heat.results import ArmedRanges, Changes
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 
@@ -144,55 +145,9 @@ class SourceCounts:
     sampled_one_in: int = 1  # the coarsest in the interval or sum
 
 
-class PageChanges(Protocol):
-    """Columns of equal length, sorted by (process, vpn); ``heat.table.Changes`` has this shape.
-
-    A NaN rate is a page seen (first touch) whose rate nobody knows.
-    """
-
-    @property
-    def process(self) -> Int32s: ...
-    @property
-    def vpn(self) -> Int64s: ...
-    @property
-    def rate_hz(self) -> Float32s: ...
-    @property
-    def rate_short_hz(self) -> Float32s: ...
-    @property
-    def relative_error(self) -> Float32s: ...
-
-
-class ArmedRanges(Protocol):
-    """Disjoint ranges sorted by start, half open; ``heat.table.ArmedRanges`` has this shape."""
-
-    @property
-    def start_vpn(self) -> Int64s: ...
-    @property
-    def end_vpn(self) -> Int64s: ...
-    @property
-    def first_s(self) -> Float64s: ...
-    @property
-    def last_s(self) -> Float64s: ...
-    @property
-    def passes(self) -> Int32s: ...
-
-
-@dataclass(frozen=True)
-class ArmedCoverage:
-    """Where one process was armed. A resident page in here without a row was armed and never accessed: it is
-    cold.
-    """
-
-    start_vpn: Int64s
-    end_vpn: Int64s
-    first_s: Float64s
-    last_s: Float64s
-    passes: Int32s
-
-
 @dataclass(frozen=True)
 class PageTable:
-    """The newest known state of every page seen, sorted by (process, vpn); also a valid ``PageChanges``."""
+    """The newest known state of every page seen, sorted by (process, vpn)."""
 
     process: Int32s
     vpn: Int64s
@@ -247,7 +202,7 @@ class IntervalData:
 
     start_s: float
     end_s: float
-    changes: PageChanges
+    changes: Changes
     processes: Sequence[ProcessRecord] = ()
     vmas: Mapping[int, Sequence[VmaRecord]] = field(default_factory=dict)
     armed: Mapping[int, ArmedRanges] = field(default_factory=dict)
@@ -308,7 +263,7 @@ class Snapshot:
     processes: Mapping[int, ProcessRecord]
     vmas: Mapping[int, Sequence[VmaRecord]]  # per process, sorted by start
     pages: PageTable
-    armed: Mapping[int, ArmedCoverage]
+    armed: Mapping[int, ArmedRanges]
     nodes: Sequence[NodeRecord]
     problems: tuple[str, ...] = ()  # parts that could not be read, one line each
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from hotpage.heat.results import ArmedRanges, Changes
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.snapshot import (
-    ArmedCoverage,
     IntervalData,
     NodeRecord,
-    PageTable,
     ProcessRecord,
     RunInfo,
     SourceCounts,
@@ -41,17 +40,16 @@ def run_info(**changed: Any) -> RunInfo:
     return RunInfo(**(values | changed))
 
 
-def changes(*rows: tuple[int, int, float]) -> PageTable:
+def changes(*rows: tuple[int, int, float]) -> Changes:
     """Rows (process, vpn, rate_hz), sorted."""
     process, vpn, rate_hz = zip(*sorted(rows), strict=True) if rows else ((), (), ())
     rate = np.array(rate_hz, np.float32)
-    return PageTable(
+    return Changes(
         np.array(process, np.int32),
         np.array(vpn, np.int64),
         rate,
         rate * 2,
         np.full(len(rate), 0.25, np.float32),
-        np.zeros(len(rate)),
     )
 
 
@@ -70,8 +68,8 @@ def vma(start_vpn: int, end_vpn: int, by_node: Mapping[int, int] | None, path: s
     return VmaRecord(mapping, None if by_node is None else Residency(4096, dict(by_node), "default"))
 
 
-def armed(start_vpn: int, end_vpn: int, first_s: float = 0.0) -> ArmedCoverage:
-    return ArmedCoverage(
+def armed(start_vpn: int, end_vpn: int, first_s: float = 0.0) -> ArmedRanges:
+    return ArmedRanges(
         np.array([start_vpn]), np.array([end_vpn]), np.array([first_s]), np.array([first_s]), np.array([3], np.int32)
     )
 
@@ -80,7 +78,7 @@ def node(number: int, tier: int = 0, total_bytes: int = 16 << 30) -> NodeRecord:
     return NodeRecord(number, tier, 4, total_bytes, total_bytes // 2)
 
 
-def interval(number: int, pages: PageTable, **more: Any) -> IntervalData:
+def interval(number: int, pages: Changes, **more: Any) -> IntervalData:
     """The interval that ends at ``number`` seconds."""
     values: dict[str, Any] = {
         "nodes": [node(0)],
