@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The helper process of hold.py: run as a script, ``python -I -S _holdchild.py CONTROL_FD PARENT_PID``.
 
 Each held process costs one thread here, blocked inside the kernel in a read of /proc/PID/mem: the read's

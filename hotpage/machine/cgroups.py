@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control groups (version 2): from a path to the id and level that a BPF program can test."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hint faults for single-threaded processes: hold a reference on their memory (mm_users) from outside.
 
 The kernel's NUMA scan skips a process whose mm has a single user (task_numa_work). A read of /proc/PID/mem

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel settings that hotpage changes for a session, and puts back whatever happens.
 
 The old value is in a state file before the first write. The last session that relies on a knob restores it;

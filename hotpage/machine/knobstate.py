@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file in which knob sessions remember what to put back: one JSON document under a lock.
 
 It lives on a tmpfs by default, is replaced whole by a rename, and is worthless after a reboot, which resets

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading /proc/PID without tracebacks: a process may vanish between any two reads."""
 
 import errno

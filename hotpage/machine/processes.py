@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes, told apart for the length of a session although pids are reused and exec replaces memory."""
 
 import contextlib
@@ -15,7 +16,7 @@ from hotpage.machine.proc import PROC, Stat, read_bytes, read_stat
 
 __all__ = ["Process", "ProcessTable", "children_of", "list_pids", "pids_by_comm", "pids_in_cgroup"]
 
-# PID_MAX_LIMIT of linux/threads.h: no pid reaches it.
+# PID_MAX_LIMIT of linux/threads.h: every pid is below it.
 _PID_LIMIT: Final = 1 << 22
 # TASK_COMM_LEN of linux/sched.h, without the terminating zero.
 _COMM_BYTES: Final = 15
@@ -47,7 +48,7 @@ class ProcessTable:
         self._proc_root = proc_root
         self._all: list[Process] = []
         # pid -> index + 1, so that untouched zero pages of this lazily filled array mean "unknown".
-        self._slot_of_pid = np.zeros(_PID_LIMIT, dtype=np.int32)
+        self._slot_of_pid = np.zeros(_PID_LIMIT + 1, dtype=np.int32)
 
     def add(self, pid: int) -> Process | None:
         """The live process of that pid, with a new index if it is new (or the pid was reused).

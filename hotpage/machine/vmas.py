@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process's mappings (VMAs): where they are, what people call them, and on which node their pages lie."""
 
 import os
