@@ -267,13 +267,10 @@ class Snapshot:
     nodes: Sequence[NodeRecord]
     problems: tuple[str, ...] = ()  # parts that could not be read, one line each
 
-    @property
-    def living(self) -> frozenset[int]:
-        """Processes that still ran at ``time_s``; all of them when none did, so that a finished command has a
-        report.
-        """
-        alive = frozenset(index for index, record in self.processes.items() if record.exited_s is None)
-        return alive or frozenset(self.processes)
+    def has_exited(self, process: int) -> bool:
+        """Whether the process had gone by ``time_s``."""
+        record = self.processes.get(process)
+        return record is not None and record.exited_s is not None
 
 
 def _sum_known(left: float | None, right: float | None) -> float | None:

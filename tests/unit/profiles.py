@@ -35,7 +35,7 @@ def run_info(**changed: Any) -> RunInfo:
         "rungs": {"hint": "tracepoint", "fault": "raw tracepoint"},
         "horizons_s": (2.0, 20.0),
         "prior_count": 0.5,
-        "prior_exposure_s": 1.0,
+        "prior_exposure_s": 1e-5,
     }
     return RunInfo(**(values | changed))
 

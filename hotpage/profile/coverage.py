@@ -1,0 +1,68 @@
+"""Silence: how much resident memory was armed and never accessed, which is what makes it cold rather than
+unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.heat.results import ArmedRanges
+from hotpage.profile.snapshot import Bools, Float64s, Int64s
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One process's armed ranges, ready for questions about many address ranges at once."""
+
+    armed: ArmedRanges
+
+    def armed_pages(self, start_vpn: Int64s, end_vpn: Int64s) -> Float64s:
+        """Armed pages within each range, resident or not."""
+        pages = self.armed.end_vpn - self.armed.start_vpn
+        return self._up_to(end_vpn, pages) - self._up_to(start_vpn, pages)
+
+    def mean_first_s(self, start_vpn: Int64s, end_vpn: Int64s) -> Float64s:
+        """When the armed pages of each range were first armed, on average; NaN where none is."""
+        pages = self.armed.end_vpn - self.armed.start_vpn
+        weights = pages * self.armed.first_s
+        sums = self._up_to(end_vpn, weights) - self._up_to(start_vpn, weights)
+        armed = self.armed_pages(start_vpn, end_vpn)
+        mean: Float64s = np.divide(sums, armed, out=np.full(len(sums), np.nan), where=armed > 0)
+        return mean
+
+    def contains(self, vpn: Int64s) -> Bools:
+        """Whether each page is armed."""
+        if not len(self.armed):
+            return np.zeros(len(vpn), np.bool_)
+        place = np.searchsorted(self.armed.start_vpn, vpn, side="right") - 1
+        inside: Bools = (place >= 0) & (vpn < self.armed.end_vpn[place])
+        return inside
+
+    def _up_to(self, vpn: Int64s, weights: Int64s | Float64s) -> Float64s:
+        """Weight of the ranges below each page; a range that the page lies in counts by its share below."""
+        if not len(self.armed):
+            return np.zeros(len(vpn))
+        sums = np.concatenate(([0.0], np.cumsum(weights, dtype=np.float64)))
+        place = np.searchsorted(self.armed.start_vpn, vpn, side="right")
+        current = np.maximum(place - 1, 0)
+        length = self.armed.end_vpn[current] - self.armed.start_vpn[current]
+        share = np.clip((vpn - self.armed.start_vpn[current]) / length, 0.0, 1.0)
+        below: Float64s = sums[current] + share * weights[current]
+        return below
+
+
+def silent_pages(
+    resident: Int64s, rows: Int64s, size: Int64s, armed: Float64s, armed_rows: Int64s
+) -> Float64s:
+    """Resident pages without a row that were armed, of each mapping.
+
+    ``resident`` pages, of which ``rows`` have a row; ``armed`` of the mapping's ``size`` pages,
+    ``armed_rows`` of them with a row. Which pages without a row are resident is not known: exact where all or
+    none of them is armed, else they are taken as spread evenly.
+    """
+    without = np.maximum(resident - rows, 0)
+    room = np.maximum(size - rows, 1)
+    silent: Float64s = without * np.clip((armed - armed_rows) / room, 0.0, 1.0)
+    return silent
