@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pages of a process were armed, and when: disjoint ranges, never a step per page.
+
+A page that was armed and has not faulted since stays armed, so its silence began with the *first* arming
+after its last access. A range therefore remembers arm times: up to KEPT_ARMINGS of them, the very first and
+the newest always, the others thinned to roughly geometric ages. An access that fell between two kept times
+is credited with the silence since the later one: a silence can come out too short (a rate too high), never
+too long. With one arming a second for ten minutes it comes out at least 0.6 times as long as it was,
+whatever its length (tests/unit/test_heat_arming.py).
+"""
+
+from array import array
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.heat.arrays import Floats32, Floats64, Ints64, Ticks
+from hotpage.heat.grouping import to_ticks
+from hotpage.heat.results import ArmedRanges
+
+KEPT_ARMINGS = 16
+MAX_RANGES = 4096
+"""Ranges per process beyond which touching neighbours are joined, the smallest first."""
+_RANGE_BYTES = 400
+_BINARY_SEARCH_BELOW = 2048
+
+
+class _Range:
+    """Pages [start, end) with one common arming history; ``times`` ascending, seconds."""
+
+    __slots__ = ("end", "passes", "start", "times")
+
+    def __init__(self, start: int, end: int, times: "array[float]", passes: int) -> None:
+        self.start = start
+        self.end = end
+        self.times = times
+        self.passes = passes
+
+    def part(self, start: int, end: int) -> "_Range":
+        return _Range(max(self.start, start), min(self.end, end), self.times[:], self.passes)
+
+    def arm(self, time_s: float) -> None:
+        self.passes += 1
+        insort(self.times, time_s)
+        if len(self.times) > KEPT_ARMINGS:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Drop the time that is missed least: where the ages on both sides differ by the smallest factor."""
+        times = self.times
+        now = 2 * times[-1] - times[-2] + 1e-9  # the next arming, if they come evenly
+        factors = [(now - times[i - 1]) / (now - times[i + 1]) for i in range(1, len(times) - 1)]
+        del times[1 + factors.index(min(factors))]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The ranges as arrays; per range its times in ticks and, with a final inf, in seconds."""
+
+    ranges: ArmedRanges
+    ticks: list[Ticks]
+    times_s: list[Floats64]
+
+
+class ArmedPages:
+    """Arming history of one process."""
+
+    def __init__(self) -> None:
+        self._ranges: list[_Range] = []
+        self._cached: _View | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, about."""
+        return _RANGE_BYTES * len(self._ranges)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no page is covered."""
+        return not self._ranges
+
+    def arm(self, start_vpn: int, end_vpn: int, time_s: float) -> None:
+        """Note that all pages of [start_vpn, end_vpn) were armed at ``time_s``."""
+        if start_vpn >= end_vpn:
+            return
+        self._cached = None
+        low, high = self._overlap(start_vpn, end_vpn)
+        old = self._ranges[low:high]
+        if len(old) == 1 and old[0].start == start_vpn and old[0].end == end_vpn:
+            old[0].arm(time_s)
+            return
+        new: list[_Range] = []
+        cursor = start_vpn
+        for one in old:
+            if one.start < start_vpn:
+                new.append(one.part(one.start, start_vpn))
+            if cursor < one.start:
+                new.append(_Range(cursor, one.start, array("d", (time_s,)), 1))
+            inside = one.part(start_vpn, end_vpn)
+            inside.arm(time_s)
+            new.append(inside)
+            if one.end > end_vpn:
+                new.append(one.part(end_vpn, one.end))
+            cursor = inside.end
+        if cursor < end_vpn:
+            new.append(_Range(cursor, end_vpn, array("d", (time_s,)), 1))
+        self._ranges[low:high] = new
+        if len(self._ranges) > MAX_RANGES:
+            self._join()
+
+    def forget(self, start_vpn: int, end_vpn: int) -> None:
+        """Drop what is known of [start_vpn, end_vpn)."""
+        self._cached = None
+        low, high = self._overlap(start_vpn, end_vpn)
+        old = self._ranges[low:high]
+        before = [one.part(one.start, start_vpn) for one in old if one.start < start_vpn]
+        after = [one.part(end_vpn, one.end) for one in old if one.end > end_vpn]
+        self._ranges[low:high] = before + after
+
+    def ranges(self) -> ArmedRanges:
+        """The coverage as arrays."""
+        return self._view().ranges
+
+    def silent_since_arming(self, vpn: Ints64, now_s: float) -> Floats64:
+        """Seconds since the first arming of pages that never faulted (any order); NaN where never armed."""
+        ranges = self.ranges()
+        if not len(ranges):
+            return np.full(vpn.shape, np.nan)
+        place = np.searchsorted(ranges.end_vpn, vpn, side="right")
+        np.minimum(place, len(ranges) - 1, out=place)
+        covered = (ranges.start_vpn[place] <= vpn) & (vpn < ranges.end_vpn[place])
+        return np.where(covered, np.maximum(now_s - ranges.first_s[place], 0.0), np.nan)
+
+    def silence(self, vpn: Ints64, last: Ticks, now_s: float) -> Floats32 | None:
+        """Seconds since the first arming after ``last`` for ascending pages, 0 where there was none; None =
+        all 0.
+
+        An arming in the very tick of the last access counts as the one that the access ended.
+        """
+        view = self._view()
+        low = int(np.searchsorted(view.ranges.end_vpn, vpn[0], side="right"))
+        high = int(np.searchsorted(view.ranges.start_vpn, vpn[-1], side="right"))
+        if low >= high:
+            return None
+        starts = np.searchsorted(vpn, view.ranges.start_vpn[low:high]).tolist()
+        ends = np.searchsorted(vpn, view.ranges.end_vpn[low:high]).tolist()
+        silence = np.zeros(vpn.size, dtype=np.float32)
+        for i, start, end in zip(range(low, high), starts, ends, strict=True):
+            if start < end:
+                since = np.maximum(now_s - view.times_s[i], 0.0).astype(np.float32)
+                silence[start:end] = since.take(_armings_until(view.ticks[i], last[start:end]))
+        return silence
+
+    def _overlap(self, start_vpn: int, end_vpn: int) -> tuple[int, int]:
+        low = bisect_right(self._ranges, start_vpn, key=lambda one: one.end)
+        high = low
+        while high < len(self._ranges) and self._ranges[high].start < end_vpn:
+            high += 1
+        return low, high
+
+    def _join(self) -> None:
+        """Halve the ranges: the smallest take over the history of the neighbour that they touch."""
+        ranges = self._ranges
+        sizes = sorted(one.end - one.start for one in ranges)
+        small = sizes[len(sizes) // 2]
+        joined = ranges[:1]
+        for one in ranges[1:]:
+            before = joined[-1]
+            pages, pages_before = one.end - one.start, before.end - before.start
+            if before.end == one.start and min(pages, pages_before) <= small:
+                larger = one if pages > pages_before else before
+                joined[-1] = _Range(before.start, one.end, larger.times, larger.passes)
+            else:
+                joined.append(one)
+        self._ranges = joined
+
+    def _view(self) -> _View:
+        if self._cached is None:
+            ranges = self._ranges
+            self._cached = _View(
+                ArmedRanges(
+                    np.array([one.start for one in ranges], dtype=np.int64),
+                    np.array([one.end for one in ranges], dtype=np.int64),
+                    np.array([one.times[0] for one in ranges], dtype=np.float64),
+                    np.array([one.times[-1] for one in ranges], dtype=np.float64),
+                    np.array([one.passes for one in ranges], dtype=np.int32),
+                ),
+                [np.array([to_ticks(time_s) for time_s in one.times], dtype=np.uint32) for one in ranges],
+                [np.array([*one.times, np.inf]) for one in ranges],
+            )
+        return self._cached
+
+
+def _armings_until(ticks: Ticks, last: Ticks) -> Ints64:
+    """For each last access the number of arm times (ascending) up to it."""
+    if last.size < _BINARY_SEARCH_BELOW:
+        return np.searchsorted(ticks, last, side="right")
+    # A handful of comparisons over a whole block is several times faster than a binary search per page.
+    count = np.zeros(last.size, dtype=np.uint8)
+    for tick in ticks[::-1]:
+        count += last >= tick
+        if count.all() and tick == ticks[-1]:
+            return np.full(last.size, ticks.size, dtype=np.int64)
+    return count.astype(np.int64)

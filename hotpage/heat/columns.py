@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of many pages as parallel arrays, 15 bytes a page.
+
+    accesses_long   float32   n at the last access, long horizon (float32: with sampling weights n is in the
+    10,000s) exposure_long   float16   E, in the horizon's units accesses_short  float16 exposure_short
+    float16 last            uint32    tick of the last access or first touch; 0 = no page here reported
+    uint8     rate bin last sent by take_changes; 0 = none
+
+Sums stay as they were at the last access and are decayed from the page's own ``last`` when they are next
+used. The other way, counts scaled by 2^(t/τ) against a moving origin (policy.md, section 1), saves that
+decay but needs four float32 for its range, 21 bytes a page, a rescaling pass, and still ``last`` for the
+exposure since.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.arrays import Bools, Bytes8, Floats16, Floats32, Ints64, Ticks
+from hotpage.heat.grouping import Horizon, PageSums
+
+_FLOAT16_MAX = np.float32(65504)
+
+Index = Ints64 | Bools | slice
+
+
+def _to_float16(values: Floats32) -> Floats16:
+    return np.minimum(values, _FLOAT16_MAX).astype(np.float16)
+
+
+@dataclass(slots=True)
+class PageColumns:
+    """State of pages by position; which page a position belongs to is the owner's knowledge."""
+
+    accesses_long: Floats32
+    exposure_long: Floats16
+    accesses_short: Floats16
+    exposure_short: Floats16
+    last: Ticks
+    reported: Bytes8
+
+    @classmethod
+    def empty(cls, count: int) -> "PageColumns":
+        """``count`` positions without a page."""
+        return cls(
+            np.zeros(count, dtype=np.float32),
+            np.zeros(count, dtype=np.float16),
+            np.zeros(count, dtype=np.float16),
+            np.zeros(count, dtype=np.float16),
+            np.zeros(count, dtype=np.uint32),
+            np.zeros(count, dtype=np.uint8),
+        )
+
+    @classmethod
+    def of(cls, sums: PageSums) -> "PageColumns":
+        """State of pages that nothing was known of before ``sums``."""
+        return cls(
+            sums.accesses[0],
+            _to_float16(sums.exposure[0]),
+            _to_float16(sums.accesses[1]),
+            _to_float16(sums.exposure[1]),
+            sums.tick,
+            np.zeros(sums.key.size, dtype=np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return self.last.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(column.nbytes for column in self._columns())
+
+    def take(self, index: Index) -> "PageColumns":
+        """The state at ``index``, copied (a view for a slice)."""
+        return PageColumns(*(column[index] for column in self._columns()))
+
+    def put(self, index: Index, state: "PageColumns") -> None:
+        """Overwrite the state at ``index``."""
+        for column, values in zip(self._columns(), state._columns(), strict=True):
+            column[index] = values
+
+    def clear(self, index: Index) -> None:
+        """Make the positions at ``index`` pageless."""
+        for column in self._columns():
+            column[index] = 0
+
+    def resized(self, count: int) -> None:
+        """Grow or cut to ``count`` positions, one column after the other to keep the peak low."""
+        for field in fields(self):
+            old: npt.NDArray[Any] = getattr(self, field.name)
+            # A new array, not ndarray.resize: numpy asks for huge pages only for fresh memory.
+            new = np.zeros(count, dtype=old.dtype)
+            new[: min(count, old.size)] = old[:count]
+            setattr(self, field.name, new)
+
+    def merged(self, place: Ints64, others: "PageColumns") -> None:
+        """Insert ``others`` so that they end up at the ascending positions ``place``."""
+        is_old = np.ones(len(self) + place.size, dtype=np.bool_)
+        is_old[place] = False
+        for field in fields(self):
+            old: npt.NDArray[Any] = getattr(self, field.name)
+            setattr(self, field.name, interleave(old, getattr(others, field.name), place, is_old))
+
+    def keep(self, kept: Bools) -> None:
+        """Drop the positions that are not ``kept``."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[kept])
+
+    def fold(self, index: Ints64, sums: PageSums, horizons: tuple[Horizon, Horizon]) -> int:
+        """Add a batch's sums to the pages at ``index`` (unique); the number of newcomers."""
+        last = self.last.take(index)
+        newest = np.maximum(last, sums.tick)
+        age = newest - last
+        # Rings are read CPU by CPU: a batch can hold accesses older than what is already known.
+        late = newest - sums.tick
+        lateness = late if late.any() else None
+
+        def added(
+            old: npt.NDArray[np.floating[Any]], new: Floats32, horizon: Horizon, decay: Floats32
+        ) -> Floats32:
+            total = old.take(index) * decay
+            total += new if lateness is None else new * horizon.decay(lateness)
+            return total
+
+        long, short = horizons
+        decay = long.decay(age)
+        self.accesses_long[index] = added(self.accesses_long, sums.accesses[0], long, decay)
+        self.exposure_long[index] = _to_float16(added(self.exposure_long, sums.exposure[0], long, decay))
+        decay = short.decay(age)
+        self.accesses_short[index] = _to_float16(added(self.accesses_short, sums.accesses[1], short, decay))
+        self.exposure_short[index] = _to_float16(added(self.exposure_short, sums.exposure[1], short, decay))
+        self.last[index] = newest
+        return int(last.size - np.count_nonzero(last))
+
+    def touch(self, index: Ints64, tick: Ticks) -> int:
+        """Move ``last`` of the pages at ``index`` up to ``tick``; the number of newcomers."""
+        last = self.last.take(index)
+        self.last[index] = np.maximum(last, tick)
+        return int(last.size - np.count_nonzero(last))
+
+    def _columns(self) -> Iterator[npt.NDArray[Any]]:
+        return (getattr(self, field.name) for field in fields(self))
+
+
+def interleave(
+    old: npt.NDArray[Any], new: npt.NDArray[Any], place: Ints64, is_old: Bools
+) -> npt.NDArray[Any]:
+    """``new`` at the positions ``place``, ``old`` at the positions where ``is_old``."""
+    out = np.empty(is_old.size, dtype=old.dtype)
+    out[place] = new
+    out[is_old] = old
+    return out

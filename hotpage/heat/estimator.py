@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From accesses and silence to a rate: the formulas of heat, without any storage.
+
+A page is armed at a and faults at f. For Poisson accesses of rate λ the latency f - a is exponential, and a
+page armed and still silent is a censored observation. Over many armings (policy.md, section 1)
+
+    rate = (ALPHA + n) / (BETA_S + E)        n = accesses seen, E = seconds watched until each of them
+
+is a Gamma posterior mean; its relative standard error is 1/√(n + ALPHA). Three points go beyond that line.
+
+*Forgetting.* n and E halve every half-life τ. E decays *while* it accrues: an exposure of x seconds that
+ends now counts ∫₀ˣ 2^(-s/τ) ds = (τ/ln 2)·(1 - 2^(-x/τ)) seconds. Hence E never exceeds τ/ln 2, and a page
+silent for an hour that wakes up shows it within a few τ; with x itself it would stay "cold" until an hour
+had decayed away.
+
+*No news is no change.* Decayed alone, n and E both vanish and the rate drifts to the prior's ALPHA/BETA_S: an
+unwatched page would turn hot. So what time takes from a page between observations is certainty only. With d =
+2^(-age/τ) the page is left with the shape s = ALPHA + n·d at its last mean m = (ALPHA + n)/(BETA_S + E), and
+
+    rate = s / (s/m + r)                      r = seconds armed and silent since the last access
+
+With r = 0 that is m; with long silence it falls to ALPHA/r, the rate of a page never seen at all. r does
+not decay: a page silent for an hour is colder than one silent for a minute.
+
+*The prior.* ALPHA = 1/2 (Jeffreys' choice for a Poisson rate). BETA_S = 10 µs: arming, TLB shoot-down and
+the fault itself take 1-10 µs, so that shorter latencies all say "at once". A lone latency can then claim at
+most 1.5/10 µs = 150 kHz, while 10 µs of latency and 10 s of silence remain six decades apart.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.arrays import Floats32, Floats64
+from hotpage.heat.histogram import RateHistogram
+
+ALPHA = 0.5
+"""Prior accesses of a page, in accesses."""
+BETA_S = 10e-6
+"""Prior watched time of a page, in seconds."""
+EXPOSURE_FLOOR_S = 1e-6
+"""Exposures at or below zero (arm times are interpolated, clocks differ) count as this many seconds."""
+
+NATURAL_SEPARATION = 0.85
+"""Otsu separation from which two classes are worth naming: a flat distribution has 0.75, a normal 0.64."""
+
+HEADROOM_SHARE = 0.02
+HEADROOM_MIN_BYTES = 50 << 20
+HEADROOM_MAX_BYTES = 1 << 30
+
+
+def accrued_exposure(exposure_s: Floats32, half_life_s: float) -> Floats32:
+    """Watched seconds that an exposure ending now is worth, decayed while it accrued; same shape, seconds.
+
+    Exposures below EXPOSURE_FLOOR_S count as the floor.
+    """
+    mean_life_s = half_life_s / np.log(2.0)
+    floored = np.maximum(exposure_s, np.float32(EXPOSURE_FLOOR_S))
+    return np.expm1(floored * np.float32(-1.0 / mean_life_s)) * np.float32(-mean_life_s)
+
+
+def posterior_rate(
+    accesses: Floats32, exposure_s: Floats32, decay: Floats32 | float = 1.0, silent_s: Floats32 | float = 0.0
+) -> Floats32:
+    """Accesses per second of pages with these decayed sums at their last access (module docstring); float32.
+
+    ``decay`` is 2^(-age/τ) for the time since then, ``silent_s`` the seconds armed and silent since then.
+    """
+    alpha, beta = np.float32(ALPHA), np.float32(BETA_S)
+    shape = accesses + alpha
+    shape_now = accesses * decay + alpha
+    rate: Floats32 = shape_now * shape / (shape_now * (exposure_s + beta) + shape * silent_s)
+    return rate
+
+
+def silent_rate(silent_s: Floats64) -> Floats32:
+    """Accesses per second of pages armed ``silent_s`` seconds ago and never seen accessed; float32."""
+    return (ALPHA / (BETA_S + silent_s)).astype(np.float32)
+
+
+def relative_error(accesses: Floats32) -> Floats32:
+    """Relative standard error of a rate that rests on so many (decayed) accesses: 1/√(n + ALPHA)."""
+    error: Floats32 = np.float32(1.0) / np.sqrt(accesses + np.float32(ALPHA))
+    return error
+
+
+def working_set_bytes(rate_hz: npt.ArrayLike, window_s: float, page_bytes: npt.ArrayLike = 4096) -> float:
+    """Expected bytes touched in a window of ``window_s`` seconds: Σ bytes·(1 - exp(-λT)), Poisson accesses.
+
+    ``rate_hz`` and ``page_bytes`` broadcast; pages of unknown rate (NaN) do not count.
+    """
+    rate = np.asarray(rate_hz, dtype=np.float64)
+    touched = -np.expm1(-rate * window_s) * np.asarray(page_bytes, dtype=np.float64)
+    return float(np.nansum(touched))
+
+
+@dataclass(frozen=True)
+class NaturalSplit:
+    """Where a set of rates falls apart into a cold and a hot class.
+
+    ``threshold_hz`` is NaN when there are fewer than two different rates. ``separation`` is Otsu's η in
+    0..1: the share of the variance of log rate that lies between the classes.
+    """
+
+    threshold_hz: float
+    separation: float
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether the two classes stand apart, rather than being a cut through one heap."""
+        return self.separation >= NATURAL_SEPARATION
+
+
+def natural_threshold(rate_hz: npt.ArrayLike, weights: npt.ArrayLike = 1.0) -> NaturalSplit:
+    """Two-class split of rates by Otsu's method (1979) on log rate: maximal variance between the classes.
+
+    ``weights`` (bytes, say) broadcasts with ``rate_hz``; rates that are NaN or not positive are left out. The
+    threshold lies in the middle (of log rate) between the classes' facing members.
+    """
+    rate, weight = np.broadcast_arrays(
+        np.asarray(rate_hz, dtype=np.float64).ravel(), np.asarray(weights, dtype=np.float64)
+    )
+    usable = (rate > 0) & np.isfinite(rate) & (weight > 0)
+    log_rate, place = np.unique(np.log2(rate[usable]), return_inverse=True)
+    if log_rate.size < 2:
+        return NaturalSplit(float("nan"), 0.0)
+    mass = np.bincount(place, weights=weight[usable])
+    mass = mass / mass.sum()
+    mean = float(mass @ log_rate)
+    variance = float(mass @ (log_rate - mean) ** 2)
+    below = np.cumsum(mass)[:-1]
+    moment = np.cumsum(mass * (log_rate - mean))[:-1]
+    between = moment**2 / (below * (1.0 - below))
+    cut = int(np.argmax(between))
+    return NaturalSplit(
+        threshold_hz=float(np.exp2((log_rate[cut] + log_rate[cut + 1]) / 2)),
+        separation=min(float(between[cut]) / variance, 1.0),
+    )
+
+
+def capacity_threshold(histogram: RateHistogram, tier_bytes: float) -> float:
+    """Rate in Hz above which pages fit a tier of ``tier_bytes``, its headroom kept free (policy.md, section
+    2).
+
+    Headroom: 2 % of the tier, at least 50 MiB and at most 1 GiB.
+    """
+    headroom_bytes = min(max(HEADROOM_SHARE * tier_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES)
+    return histogram.threshold_for(tier_bytes - headroom_bytes)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of events to one entry per page: sort by page, then decayed sums.
+
+The sort is a least-significant-digit radix sort over 16-bit digits, each an argsort(kind="stable") of
+uint16, which numpy does by counting. It yields the order (which a sort of values would not) at 12-27 ns per
+event; numpy's argsort of int64 took 68-120 ns on the same machine, and its vectorised sort is fast or slow
+by CPU model (10 or 50 ns).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.heat.estimator import accrued_exposure
+
+TICKS_PER_S = 1024
+_DIGIT_BITS = 16
+
+
+def to_ticks(time_s: float) -> int:
+    """Session seconds as a tick; times before the session's start count as its start."""
+    return int(max(time_s, 0.0) * TICKS_PER_S) + 1
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """One half-life, and the scale that makes its exposures fit a float16.
+
+    A decayed exposure never exceeds half_life_s/ln 2 (estimator); in units of half_life_s/20000 (1 ms for
+    20 s) that is 28854 of float16's 65504, with full precision down to 3e-9 half-lives.
+    """
+
+    half_life_s: float
+
+    @property
+    def unit_s(self) -> float:
+        """Seconds per stored unit of exposure."""
+        return self.half_life_s / 20000
+
+    def decay(self, ticks: Ticks) -> Floats32:
+        """2^(-age/half-life) for ages in ticks; float32."""
+        decay: Floats32 = np.exp2(ticks * np.float32(-1.0 / (self.half_life_s * TICKS_PER_S)))
+        return decay
+
+
+@dataclass(frozen=True, slots=True)
+class PageSums:
+    """What a batch says about each page, ascending by unique key; sums decayed to ``tick``, the last access.
+
+    ``accesses`` and ``exposure`` (in the horizon's units) hold one float32 array per horizon.
+    """
+
+    key: Ints64
+    tick: Ticks
+    accesses: tuple[Floats32, Floats32]
+    exposure: tuple[Floats32, Floats32]
+
+    def select(self, keep: Bools) -> "PageSums":
+        """The entries where ``keep``."""
+        return PageSums(
+            self.key[keep],
+            self.tick[keep],
+            (self.accesses[0][keep], self.accesses[1][keep]),
+            (self.exposure[0][keep], self.exposure[1][keep]),
+        )
+
+
+def sort_order(key: Ints64) -> Ints64:
+    """Stable ascending order of non-negative keys."""
+    offset = key - key.min()
+    span = int(offset.max())
+    digits = offset.astype("<i8", copy=False).view("<u2").reshape(-1, 64 // _DIGIT_BITS)
+    order = np.argsort(digits[:, 0], kind="stable")
+    digit = 1
+    while span >> (digit * _DIGIT_BITS):
+        order = order.take(np.argsort(digits[:, digit].take(order), kind="stable"))
+        digit += 1
+    return order
+
+
+def sum_by_page(
+    key: Ints64,
+    tick: Ticks,
+    exposure_s: Floats32,
+    weight: Floats32 | None,
+    horizons: tuple[Horizon, Horizon],
+) -> PageSums:
+    """Sums of a batch of events (equal lengths, any order) per page; no ``weight`` means 1 each."""
+    order = sort_order(key)
+    key, tick, exposure_s = key.take(order), tick.take(order), exposure_s.take(order)
+    weight = None if weight is None else weight.take(order)
+    is_first = np.empty(key.size, dtype=np.bool_)
+    is_first[:1] = True
+    np.not_equal(key[1:], key[:-1], out=is_first[1:])
+    first = np.flatnonzero(is_first)
+    last_tick = np.maximum.reduceat(tick, first)
+    count = np.diff(first, append=key.size)
+    age = np.repeat(last_tick, count) - tick
+    accesses, exposure = [], []
+    for horizon in horizons:
+        decay = horizon.decay(age)
+        accrued = accrued_exposure(exposure_s, horizon.half_life_s)
+        accrued *= decay
+        accrued *= np.float32(1 / horizon.unit_s)
+        exposure.append(np.add.reduceat(accrued, first))
+        accesses.append(np.add.reduceat(decay if weight is None else weight * decay, first))
+    return PageSums(key.take(first), last_tick, (accesses[0], accesses[1]), (exposure[0], exposure[1]))

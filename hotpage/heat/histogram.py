@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes over log-spaced rates: quarter-octave bins, and the threshold that fits a capacity."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.heat.arrays import Bytes8, Floats32, Floats64
+
+BINS_PER_OCTAVE = 4
+BIN_COUNT = 255
+LOWEST_EDGE_OCTAVE = -24
+"""log2 of the lowest edge in Hz: 2^-24 Hz is one access in half a year; the highest edge is 2^39.75 Hz."""
+
+
+def rate_bins(rate_hz: Floats32) -> Bytes8:
+    """Quarter-octave bin 1..255 of each rate, the outermost bins open-ended; 0 where the rate is NaN."""
+    place = np.log2(rate_hz)
+    place *= np.float32(BINS_PER_OCTAVE)
+    place += np.float32(1 - LOWEST_EDGE_OCTAVE * BINS_PER_OCTAVE)
+    # fmax, unlike maximum, prefers the number to the NaN; what was NaN then lands in bin 0.
+    np.fmax(place, np.where(np.isnan(place), np.float32(0), np.float32(1)), out=place)
+    np.minimum(place, np.float32(BIN_COUNT), out=place)
+    return place.astype(np.uint8)
+
+
+def bin_edges_hz() -> Floats64:
+    """The BIN_COUNT + 1 edges: bin b of ``rate_bins`` lies between edges b - 1 and b."""
+    steps = np.arange(BIN_COUNT + 1, dtype=np.float64)
+    return np.exp2(steps / BINS_PER_OCTAVE + LOWEST_EDGE_OCTAVE)
+
+
+@dataclass(frozen=True)
+class RateHistogram:
+    """Tracked bytes per quarter octave of the long-horizon rate.
+
+    ``edges_hz`` float64[k + 1] ascending; ``bytes`` float64[k], of pages with edges[i] <= rate < edges[i +
+    1]; ``unknown_bytes`` belong to pages whose rate nobody knows.
+    """
+
+    edges_hz: Floats64
+    bytes: Floats64
+    unknown_bytes: float
+
+    def threshold_for(self, capacity_bytes: float) -> float:
+        """Rate in Hz above which the hottest pages fill ``capacity_bytes`` (policy.md, section 2).
+
+        The boundary bin is filled fractionally, evenly in log rate. 0 when everything known fits, inf when
+        nothing may.
+        """
+        if capacity_bytes <= 0:
+            return float("inf")
+        from_top = np.cumsum(self.bytes[::-1])
+        full = int(np.searchsorted(from_top, capacity_bytes, side="right"))
+        if full == from_top.size:
+            return 0.0
+        boundary = self.bytes.size - 1 - full
+        above = float(from_top[full - 1]) if full else 0.0
+        share = (capacity_bytes - above) / float(self.bytes[boundary])
+        low, high = float(self.edges_hz[boundary]), float(self.edges_hz[boundary + 1])
+        return float(high * (low / high) ** share)

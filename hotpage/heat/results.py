@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a heat table answers: immutable sets of parallel arrays, one entry per page or range."""
+
+from dataclasses import dataclass
+
+from hotpage.heat.arrays import Floats32, Floats64, Ints32, Ints64
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Every tracked page of one process, ascending by ``vpn``.
+
+    Rates are accesses per second over the long and the short horizon, NaN where neither accesses nor exposure
+    are known. ``relative_error`` belongs to ``rate_hz``; ``last_s`` is the last observed access or first
+    touch, in session seconds.
+    """
+
+    vpn: Ints64
+    rate_hz: Floats32
+    rate_short_hz: Floats32
+    relative_error: Floats32
+    last_s: Floats32
+
+    def __len__(self) -> int:
+        return self.vpn.size
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Pages whose rate moved by half an octave or more since they were last taken, by (process, vpn)."""
+
+    process: Ints32
+    vpn: Ints64
+    rate_hz: Floats32
+    rate_short_hz: Floats32
+    relative_error: Floats32
+
+    def __len__(self) -> int:
+        return self.vpn.size
+
+
+@dataclass(frozen=True)
+class ArmedRanges:
+    """Disjoint page ranges [start_vpn, end_vpn) that were armed, ascending.
+
+    ``first_s`` and ``last_s`` are the first and the latest arm time in session seconds, ``passes`` counts
+    armings.
+    """
+
+    start_vpn: Ints64
+    end_vpn: Ints64
+    first_s: Floats64
+    last_s: Floats64
+    passes: Ints32
+
+    def __len__(self) -> int:
+        return self.start_vpn.size

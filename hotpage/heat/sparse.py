@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scattered pages: a sorted array of keys beside the columns, 23 bytes a page and no slack.
+
+New pages go to a small sorted *fresh* part first and are merged into the *settled* one when it exceeds an
+eighth of it, so that a batch of newcomers does not rewrite everything. A merge also finds the chunks that
+have filled up.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hotpage.heat.arrays import Bools, Ints64
+from hotpage.heat.columns import PageColumns, interleave
+from hotpage.heat.dense import CHUNK_BITS
+
+CROWDED_PAGES = 192
+"""Pages from which a chunk is better off dense: 15 * 512 bytes over 192 pages is 40 bytes a page."""
+ROW_BITS = 9
+_FRESH_MIN = 16384
+_FRESH_SHARE = 8
+
+
+@dataclass(slots=True)
+class SortedPages:
+    """Keys ascending, their state, and one flag per 512 positions written since last cleared."""
+
+    key: Ints64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    columns: PageColumns = field(default_factory=lambda: PageColumns.empty(0))
+    touched: Bools = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.key.nbytes + self.columns.nbytes + self.touched.nbytes
+
+    def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
+        """(position, found) of ascending keys; finding a page marks its row touched."""
+        if not self.key.size:
+            return np.zeros(key.size, dtype=np.int64), np.zeros(key.size, dtype=np.bool_)
+        place = np.searchsorted(self.key, key)
+        np.minimum(place, self.key.size - 1, out=place)
+        found = self.key.take(place) == key
+        self.touched[place[found] >> ROW_BITS] = True
+        return place, found
+
+    def insert(self, key: Ints64, columns: PageColumns) -> None:
+        """Add pages (ascending, none of them present)."""
+        place = np.searchsorted(self.key, key) + np.arange(key.size)
+        is_old = np.ones(self.key.size + key.size, dtype=np.bool_)
+        is_old[place] = False
+        self.key = interleave(self.key, key, place, is_old)
+        self.columns.merged(place, columns)
+        self._touch_all()
+
+    def keep(self, kept: Bools) -> None:
+        """Drop the pages that are not ``kept``."""
+        self.key = self.key[kept]
+        self.columns.keep(kept)
+        self._touch_all()
+
+    def remove(self, start_key: int, end_key: int) -> None:
+        """Forget the pages with start_key <= key < end_key."""
+        low, high = np.searchsorted(self.key, (start_key, end_key))
+        if low < high:
+            kept = np.ones(self.key.size, dtype=np.bool_)
+            kept[low:high] = False
+            self.keep(kept)
+
+    def _touch_all(self) -> None:
+        self.touched = np.ones((self.key.size >> ROW_BITS) + 1, dtype=np.bool_)
+
+
+class SparsePages:
+    """Two sorted parts, ``settled`` and ``fresh``; a page is in one of them."""
+
+    def __init__(self) -> None:
+        self.settled = SortedPages()
+        self.fresh = SortedPages()
+
+    @property
+    def parts(self) -> tuple[SortedPages, SortedPages]:
+        """Both parts."""
+        return self.settled, self.fresh
+
+    @property
+    def pages(self) -> int:
+        """Pages held."""
+        return self.settled.key.size + self.fresh.key.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.settled.nbytes + self.fresh.nbytes
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the fresh part has outgrown its share and ``settle`` should be called."""
+        return self.fresh.key.size > max(_FRESH_MIN, self.settled.key.size // _FRESH_SHARE)
+
+    def settle(self) -> Ints64:
+        """Merge the fresh part into the settled one; the chunks that are crowded now, ascending."""
+        self.settled.insert(self.fresh.key, self.fresh.columns)
+        self.fresh = SortedPages()
+        chunk = self.settled.key >> CHUNK_BITS
+        first = np.flatnonzero(np.diff(chunk, prepend=-1))
+        return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
+
+    def extract(self, chunks: Ints64) -> list[SortedPages]:
+        """Take all pages of the given chunks (ascending) out, as one set per part."""
+        taken = []
+        for part in self.parts:
+            chunk = part.key >> CHUNK_BITS
+            place = np.minimum(np.searchsorted(chunks, chunk), chunks.size - 1)
+            leaving = chunks.take(place) == chunk
+            if leaving.any():
+                taken.append(SortedPages(part.key[leaving], part.columns.take(leaving)))
+                part.keep(~leaving)
+        return taken
+
+    def remove(self, start_key: int, end_key: int) -> None:
+        """Forget the pages with start_key <= key < end_key."""
+        for part in self.parts:
+            part.remove(start_key, end_key)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heat table: access rates of pages, updated by batches of events and read as arrays.
+
+How the parts fit together:
+
+    observe/touch --> keys.py (process, vpn) -> int64 --> grouping.py one entry per page
+                                                              |
+                      dense.py  filled chunks, 15 bytes a page | sparse.py  scattered pages, 23 bytes a page
+                                both store columns.py and decay a page when it is next seen
+    arm ------------> arming.py ranges with arm times, no step per page
+                                                              |
+    rates, take_changes, histogram <-- reading.py, estimator.py
+
+A chunk (2 MiB of addresses) starts sparse and moves to the dense part when 192 of its 512 pages are known.
+
+``observe`` takes batches of any length and works through them 512 Ki events at a time: for a table far
+larger than the caches, more events per pass share cache lines; for the sort, fewer are better. A table is
+not safe for use by several threads at once.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.arming import ArmedPages
+from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.heat.columns import PageColumns
+from hotpage.heat.dense import CHUNK_BITS, DenseChunks
+from hotpage.heat.estimator import relative_error, silent_rate
+from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sum_by_page
+from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
+from hotpage.heat.keys import PageKeys
+from hotpage.heat.reading import Moment, Piece, dense_pieces, sorted_pieces
+from hotpage.heat.results import ArmedRanges, Changes, Rates
+from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SortedPages, SparsePages
+
+EVENTS_AT_ONCE = 1 << 19
+COOLING_TURNS = 16
+"""take_changes looks at 1 in so many untouched rows of 512 pages, another one each time."""
+CHANGE_BINS = 2
+"""Quarter octaves by which a rate must have moved to be a change."""
+_END_S = (2**32 - 2) / TICKS_PER_S
+
+_T = TypeVar("_T", bound=np.generic)
+_Update = Callable[[PageColumns, Ints64, PageSums], int]
+
+
+class HeatTable:
+    """Access rates of all pages of all processes over a long and a short horizon.
+
+    ``horizons_s`` are the (short, long) half-lives in seconds. Times are seconds since the session's start,
+    up to 2^22 s (48 days); ``process`` is the session's process index and ``vpn`` the address divided by
+    4096.
+    """
+
+    def __init__(self, horizons_s: tuple[float, float] = (2.0, 20.0), page_bytes: int = 4096) -> None:
+        short_s, long_s = horizons_s
+        if not 0 < short_s <= long_s:
+            raise ValueError("horizons are two half-lives in seconds, 0 < short <= long")
+        self._horizons = (Horizon(long_s), Horizon(short_s))
+        self._page_bytes = page_bytes
+        self._keys = PageKeys()
+        self._dense = DenseChunks()
+        self._sparse = SparsePages()
+        self._armed: dict[int, ArmedPages] = {}
+        self._turn = 0
+
+    @property
+    def tracked_pages(self) -> int:
+        """Pages with state: observed or touched, and not forgotten."""
+        return self._dense.pages + self._sparse.pages
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held between calls, directories and spare room included."""
+        armed = sum(pages.nbytes for pages in self._armed.values())
+        return self._dense.nbytes + self._sparse.nbytes + self._keys.nbytes + armed
+
+    def observe(
+        self,
+        process: npt.ArrayLike,
+        vpn: npt.ArrayLike,
+        time_s: npt.ArrayLike,
+        exposure_s: npt.ArrayLike,
+        weight: npt.ArrayLike = 1.0,
+    ) -> None:
+        """Count accesses: the page was armed ``exposure_s`` seconds before it was seen accessed at
+        ``time_s``.
+
+        Arrays of equal length, or scalars; any order; a page may occur many times. ``weight`` is the number
+        of accesses that an event stands for (sampling). ValueError for impossible pages or times.
+        """
+        key, tick = self._keys_and_ticks(process, vpn, time_s)
+        exposure = np.broadcast_to(np.asarray(exposure_s, dtype=np.float32), key.shape)
+        weights: Floats32 | None = None
+        if np.ndim(weight) or weight != 1.0:
+            weights = np.broadcast_to(np.asarray(weight, dtype=np.float32), key.shape)
+        for low in range(0, key.size, EVENTS_AT_ONCE):
+            some = slice(low, low + EVENTS_AT_ONCE)
+            sums = sum_by_page(
+                key[some],
+                tick[some],
+                exposure[some],
+                None if weights is None else weights[some],
+                self._horizons,
+            )
+            self._apply(sums, lambda columns, index, sums: columns.fold(index, sums, self._horizons))
+
+    def touch(self, process: npt.ArrayLike, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> None:
+        """Note first touches: the pages exist from ``time_s`` on. That says nothing about their rate.
+
+        Of a page already tracked only the time of the last access moves, so that earlier armings no longer
+        count as silence.
+        """
+        key, tick = self._keys_and_ticks(process, vpn, time_s)
+        for low in range(0, key.size, EVENTS_AT_ONCE):
+            some = slice(low, low + EVENTS_AT_ONCE)
+            page, place = np.unique(key[some], return_inverse=True)
+            last = np.zeros(page.size, dtype=np.uint32)
+            np.maximum.at(last, place, tick[some])
+            nothing = np.zeros(page.size, dtype=np.float32)
+            sums = PageSums(page, last, (nothing, nothing), (nothing, nothing))
+            self._apply(sums, lambda columns, index, sums: columns.touch(index, sums.tick))
+
+    def arm(self, process: int, start_vpn: int, end_vpn: int, time_s: float) -> None:
+        """Note that all pages of [start_vpn, end_vpn) were armed; those still armed stay so since then."""
+        self._armed.setdefault(process, ArmedPages()).arm(start_vpn, end_vpn, time_s)
+
+    def forget(self, process: int, start_vpn: int = 0, end_vpn: int = 1 << 52) -> None:
+        """Drop everything known of a range of a process (exec, exit, munmap); by default of all of it."""
+        for start_key, end_key in self._keys.space_range(process, start_vpn, end_vpn):
+            self._dense.remove(start_key, end_key)
+            self._sparse.remove(start_key, end_key)
+        if process in self._armed:
+            self._armed[process].forget(start_vpn, end_vpn)
+            if self._armed[process].is_empty:
+                del self._armed[process]
+
+    def rates(self, process: int, now_s: float) -> Rates:
+        """Rates of every tracked page of a process at ``now_s``."""
+        moment = Moment(now_s, self._horizons)
+        armed = self._armed.get(process)
+        pages: list[Ints64] = []
+        found: list[tuple[Floats32, Floats32, Floats32, Floats32]] = []
+        for piece in self._pieces_of(process):
+            silence = moment.silence(piece, armed)
+            pages.append(piece.vpn)
+            found.append(
+                (
+                    moment.long_rate(piece, silence),
+                    moment.short_rate(piece, silence),
+                    relative_error(moment.accesses(piece)),
+                    ((piece.state.last - np.uint32(1)) / TICKS_PER_S).astype(np.float32),
+                )
+            )
+        vpn = _joined(pages, np.int64)
+        rest = [_joined([columns[i] for columns in found], np.float32) for i in range(4)]
+        if (vpn[1:] < vpn[:-1]).any():  # dense and sparse pieces interleave
+            order = np.argsort(vpn, kind="stable")
+            vpn, rest = vpn.take(order), [column.take(order) for column in rest]
+        return Rates(vpn, *rest)
+
+    def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Floats32:
+        """Rates of pages that are *not* tracked: armed and never seen accessed; NaN where never armed."""
+        pages = np.asarray(vpn, dtype=np.int64)
+        armed = self._armed.get(process, ArmedPages())
+        return silent_rate(armed.silent_since_arming(pages, now_s))
+
+    def armed_ranges(self, process: int) -> ArmedRanges:
+        """What was armed of a process, as disjoint ascending ranges."""
+        return self._armed.get(process, ArmedPages()).ranges()
+
+    def take_changes(self, now_s: float) -> Changes:
+        """Pages whose long rate moved by half an octave since they were last taken, or became known.
+
+        Looks at the rows of 512 pages written since the last call and at a rotating sixteenth of the
+        others, where pages cool without events.
+        """
+        moment = Moment(now_s, self._horizons)
+        found = []
+        for piece in self._changed_pieces():
+            silence = moment.silence(piece, self._armed.get(piece.process))
+            rate = moment.long_rate(piece, silence)
+            bins = rate_bins(rate)
+            moved = np.abs(bins.astype(np.int16) - piece.state.reported) >= CHANGE_BINS
+            moved &= bins > 0
+            if not moved.any():
+                continue
+            piece.home.reported[piece.index] = np.where(moved, bins, piece.state.reported)
+            found.append(
+                (
+                    np.full(np.count_nonzero(moved), piece.process, dtype=np.int32),
+                    piece.vpn[moved],
+                    rate[moved],
+                    moment.short_rate(piece, silence)[moved],
+                    relative_error(moment.accesses(piece)[moved]),
+                )
+            )
+        process = _joined([columns[0] for columns in found], np.int32)
+        vpn = _joined([columns[1] for columns in found], np.int64)
+        order = np.lexsort((vpn, process))
+        rest = [_joined([columns[i] for columns in found], np.float32).take(order) for i in range(2, 5)]
+        return Changes(process.take(order), vpn.take(order), *rest)
+
+    def histogram(self, now_s: float) -> RateHistogram:
+        """Bytes per quarter octave of the long rate, over all tracked pages of all processes."""
+        moment = Moment(now_s, self._horizons)
+        count = np.zeros(BIN_COUNT + 1, dtype=np.int64)
+        for piece in self._pieces():
+            silence = moment.silence(piece, self._armed.get(piece.process))
+            count += np.bincount(rate_bins(moment.long_rate(piece, silence)), minlength=BIN_COUNT + 1)
+        size = count.astype(np.float64) * self._page_bytes
+        return RateHistogram(bin_edges_hz(), size[1:], float(size[0]))
+
+    def _keys_and_ticks(
+        self, process: npt.ArrayLike, vpn: npt.ArrayLike, time_s: npt.ArrayLike
+    ) -> tuple[Ints64, Ticks]:
+        processes, pages, times = np.broadcast_arrays(
+            np.atleast_1d(np.asarray(process, dtype=np.int32)),
+            np.asarray(vpn, dtype=np.int64),
+            np.asarray(time_s, dtype=np.float64),
+        )
+        if times.size and not times.max() < _END_S:
+            raise ValueError(f"times must lie before {_END_S:.0f} s of session time")
+        ticks = np.maximum(times, 0.0) * TICKS_PER_S
+        return self._keys.encode(processes, pages), ticks.astype(np.uint32) + np.uint32(1)
+
+    def _apply(self, sums: PageSums, update: _Update) -> None:
+        """Update the pages of a batch where they are stored, and store those that are new."""
+        position, is_dense = self._dense.locate(sums.key)
+        if is_dense.all():
+            self._dense.pages += update(self._dense.columns, position, sums)
+            return
+        crowded = _crowded_chunks(sums.key[~is_dense])
+        if crowded.size:
+            self._promote(crowded)
+            position, is_dense = self._dense.locate(sums.key)
+        self._dense.pages += update(self._dense.columns, position[is_dense], sums.select(is_dense))
+        rest = sums.select(~is_dense)
+        for part in self._sparse.parts:
+            position, found = part.locate(rest.key)
+            if found.any():
+                update(part.columns, position[found], rest.select(found))
+                rest = rest.select(~found)
+        if rest.key.size:
+            self._sparse.fresh.insert(rest.key, PageColumns.of(rest))
+        if self._sparse.is_due:
+            crowded = self._sparse.settle()
+            if crowded.size:
+                self._promote(crowded)
+
+    def _promote(self, chunks: Ints64) -> None:
+        """Make chunks dense, and move their pages there."""
+        self._dense.add(chunks)
+        for pages in self._sparse.extract(chunks):
+            position, _ = self._dense.locate(pages.key)
+            self._dense.columns.put(position, pages.columns)
+            self._dense.pages += pages.key.size
+
+    def _pieces(self) -> Iterator[Piece]:
+        yield from dense_pieces(self._dense, self._keys, np.arange(self._dense.chunks.size))
+        for part in self._sparse.parts:
+            yield from sorted_pieces(part, self._keys, 0, part.key.size)
+
+    def _pieces_of(self, process: int) -> Iterator[Piece]:
+        for start_key, end_key in self._keys.space_range(process, 0, 1 << 52):
+            low, high = np.searchsorted(self._dense.chunks, (start_key >> CHUNK_BITS, end_key >> CHUNK_BITS))
+            yield from dense_pieces(self._dense, self._keys, np.arange(low, high))
+            for part in self._sparse.parts:
+                low, high = np.searchsorted(part.key, (start_key, end_key))
+                yield from sorted_pieces(part, self._keys, int(low), int(high))
+
+    def _changed_pieces(self) -> Iterator[Piece]:
+        dense, turn = self._dense, self._turn
+        self._turn = (turn + 1) % COOLING_TURNS
+        chosen = dense.touched.take(dense.blocks)
+        chosen[turn::COOLING_TURNS] = True
+        dense.touched[:] = False
+        yield from dense_pieces(dense, self._keys, np.flatnonzero(chosen))
+        for part in self._sparse.parts:
+            rows = part.touched.copy()
+            rows[turn::COOLING_TURNS] = True
+            part.touched[:] = False
+            for low, high in _row_runs(rows, part):
+                yield from sorted_pieces(part, self._keys, low, high)
+
+
+def _row_runs(rows: Bools, part: SortedPages) -> Iterator[tuple[int, int]]:
+    """Half-open position runs of consecutive chosen rows."""
+    edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)) << ROW_BITS
+    for low, high in edges.reshape(-1, 2).tolist():
+        yield low, min(high, part.key.size)
+
+
+def _crowded_chunks(key: Ints64) -> Ints64:
+    """Chunks of which ascending page keys hold enough pages to be dense."""
+    chunk = key >> CHUNK_BITS
+    first = np.flatnonzero(np.diff(chunk, prepend=-1))
+    return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
+
+
+def _joined(arrays: list[npt.NDArray[_T]], dtype: type[_T]) -> npt.NDArray[_T]:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)
