@@ -129,6 +129,7 @@ class Helper:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._holds: dict[int, Hold] = {}
         self._pid_of_pidfd: dict[int, int] = {}
+        self._wanted: dict[int, tuple[bytes, int]] = {}
         self._outbox: deque[bytes] = deque()
         self._poll = select.poll()
         for fd in (control, uffd, self._wake):
@@ -151,6 +152,7 @@ class Helper:
                 if not hold.reason and hold.image_changed():
                     hold.release("exec")
             self._reap()
+            self._hold_wanted()
             self._send()
 
     def _obey(self) -> bool:
@@ -167,11 +169,20 @@ class Helper:
         if verb == b"release":
             if pid in self._holds:
                 self._holds[pid].release("asked")
-        elif pid in self._holds:
-            self._outbox.append(b"failed %d is being released" % pid)
         else:
-            self._hold(pid, rest[0], int(rest[1]))
+            self._wanted[pid] = rest[0], int(rest[1])
         return True
+
+    def _hold_wanted(self) -> None:
+        """A process whose former image is still being released waits for that."""
+        for pid, (start_time_ticks, address) in list(self._wanted.items()):
+            if pid not in self._holds:
+                self._hold(pid, start_time_ticks, address)
+            elif not self._holds[pid].reason:
+                self._outbox.append(b"held %d" % pid)  # already
+            else:
+                continue
+            del self._wanted[pid]
 
     def _hold(self, pid: int, start_time_ticks: bytes, address: int) -> None:
         try:

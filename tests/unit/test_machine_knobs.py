@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knobs on plain files: saved before written, restored by the last one out, left alone when others changed them."""
+"""Knobs on plain files: saved before written, restored by the last one out, left alone if foreign."""
 
 import json
 import os

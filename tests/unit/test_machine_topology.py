@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topology from fake sysfs trees: one node, DRAM with CXL, two sockets with CXL, and what the kernel gets wrong."""
+"""Topology from fake sysfs trees: one node, DRAM and CXL, two sockets, and what the kernel gets wrong."""
 
 import json
 from collections.abc import Callable

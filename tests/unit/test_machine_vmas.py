@@ -15,7 +15,7 @@ def vma(rest: bytes) -> Vma:
 
 
 def test_all_fields() -> None:
-    found = vma(b"r-xp 00002000 fe:00 260131                     /usr/bin/cat")
+    found = vma(b"r-xp 00002000 fe:00 260131 /usr/bin/cat")
     assert found == Vma(0x7F0000001000, 0x7F0000003000, "r-xp", 0x2000, 260131, "/usr/bin/cat", "file")
     assert found.size_bytes == 0x2000
 
@@ -24,20 +24,20 @@ def test_all_fields() -> None:
     ("rest", "kind", "name"),
     [
         (b"rw-p 00000000 00:00 0 ", "anon", "[anon]"),
-        (b"rw-p 00000000 00:00 0                          [heap]", "heap", "[heap]"),
-        (b"rw-p 00000000 00:00 0                          [stack]", "stack", "[stack]"),
-        (b"r-xp 00000000 00:00 0                          [vdso]", "vdso", "[vdso]"),
-        (b"r--p 00000000 00:00 0                          [vvar_vclock]", "vdso", "[vvar_vclock]"),
-        (b"rw-p 00000000 00:00 0                          [anon:glibc: malloc arena]", "anon", "[anon:glibc: malloc arena]"),
-        (b"rw-s 00000000 00:01 17                         [anon_shmem:ring]", "shared", "[anon_shmem:ring]"),
-        (b"rw-s 00000000 00:01 5                          /memfd:pg buffers (deleted)", "shared", "memfd:pg buffers (deleted)"),
-        (b"r-xp 00000000 00:01 5                          /memfd:jit (deleted)", "file", "memfd:jit (deleted)"),
-        (b"rw-s 00000000 00:01 98304                      /SYSV0052e2c1 (deleted)", "shared", "SysV shm 98304"),
-        (b"rw-s 00000000 00:01 2054                       /dev/zero (deleted)", "shared", "[anon shared]"),
-        (b"rw-s 00000000 00:19 3                          /dev/shm/PostgreSQL.12", "shared", "PostgreSQL.12"),
-        (b"rw-p 00000000 00:0f 22                         /anon_hugepage (deleted)", "anon", "[anon huge]"),
-        (b"rw-s 00000000 fe:00 9                          /data/a b  c.db", "file", "a b  c.db"),
-        (b"r--p 00000000 fe:00 9                          /lib/libx.so (deleted)", "file", "libx.so (deleted)"),
+        (b"rw-p 00000000 00:00 0 [heap]", "heap", "[heap]"),
+        (b"rw-p 00000000 00:00 0 [stack]", "stack", "[stack]"),
+        (b"r-xp 00000000 00:00 0 [vdso]", "vdso", "[vdso]"),
+        (b"r--p 00000000 00:00 0 [vvar_vclock]", "vdso", "[vvar_vclock]"),
+        (b"rw-p 00000000 00:00 0 [anon:glibc: malloc arena]", "anon", "[anon:glibc: malloc arena]"),
+        (b"rw-s 00000000 00:01 17 [anon_shmem:ring]", "shared", "[anon_shmem:ring]"),
+        (b"rw-s 00000000 00:01 5 /memfd:pg buffers (deleted)", "shared", "memfd:pg buffers (deleted)"),
+        (b"r-xp 00000000 00:01 5 /memfd:jit (deleted)", "file", "memfd:jit (deleted)"),
+        (b"rw-s 00000000 00:01 98304 /SYSV0052e2c1 (deleted)", "shared", "SysV shm 98304"),
+        (b"rw-s 00000000 00:01 2054 /dev/zero (deleted)", "shared", "[anon shared]"),
+        (b"rw-s 00000000 00:19 3 /dev/shm/PostgreSQL.12", "shared", "PostgreSQL.12"),
+        (b"rw-p 00000000 00:0f 22 /anon_hugepage (deleted)", "anon", "[anon huge]"),
+        (b"rw-s 00000000 fe:00 9 /data/a b  c.db", "file", "a b  c.db"),
+        (b"r--p 00000000 fe:00 9 /lib/libx.so (deleted)", "file", "libx.so (deleted)"),
     ],
 )  # fmt: skip
 def test_kinds_and_names(rest: bytes, kind: str, name: str) -> None:
@@ -45,7 +45,7 @@ def test_kinds_and_names(rest: bytes, kind: str, name: str) -> None:
 
 
 def test_names_cannot_break_a_terminal_but_paths_stay_exact() -> None:
-    found = vma(b"r--p 00000000 fe:00 9                          /tmp/a\\012b\x1b[31m\xff")
+    found = vma(b"r--p 00000000 fe:00 9 /tmp/a\\012b\x1b[31m\xff")
     assert os.fsencode(found.path) == b"/tmp/a\nb\x1b[31m\xff"
     assert found.name == "a\\nb\\x1b[31m\\udcff"
 
@@ -103,7 +103,8 @@ def test_residency_by_node_and_page_size(tmp_path: Path) -> None:
 def test_residency_without_numa_comes_from_smaps(tmp_path: Path) -> None:
     (tmp_path / "5").mkdir()
     (tmp_path / "5/smaps").write_bytes(
-        b"00001000-00003000 rw-p 00000000 00:00 0                  [heap]\nSize:   8 kB\nKernelPageSize:  4 kB\n"
-        b"Rss:      4 kB\nVmFlags: rd wr\n00200000-00400000 rw-p 00000000 00:00 0 \nKernelPageSize:  2048 kB\nRss:  0 kB\n"
+        b"00001000-00003000 rw-p 00000000 00:00 0     [heap]\nSize:   8 kB\nKernelPageSize:  4 kB\n"
+        b"Rss:      4 kB\nVmFlags: rd wr\n"
+        b"00200000-00400000 rw-p 00000000 00:00 0 \nKernelPageSize:  2048 kB\nRss:  0 kB\n"
     )
     assert read_residency(5, tmp_path) == {0x1000: (4096, {-1: 4096}, ""), 0x200000: (2 << 20, {}, "")}
