@@ -11,6 +11,7 @@ whatever its length (tests/unit/test_heat_arming.py).
 
 from array import array
 from bisect import bisect_right, insort
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,25 +133,38 @@ class ArmedPages:
         covered = (ranges.start_vpn[place] <= vpn) & (vpn < ranges.end_vpn[place])
         return np.where(covered, np.maximum(now_s - ranges.first_s[place], 0.0), np.nan)
 
-    def silence(self, vpn: Ints64, last: Ticks, now_s: float) -> Floats32 | None:
-        """Seconds since the first arming after ``last`` for ascending pages, 0 where there was none; None =
-        all 0.
+    def first_armings(self, vpn: Ints64, last: Ticks) -> Floats64:
+        """Time of the first arming after ``last`` for ascending pages, seconds; inf where there was none.
 
         An arming in the very tick of the last access counts as the one that the access ended.
         """
+        first_s = np.full(vpn.size, np.inf)
         view = self._view()
-        low = int(np.searchsorted(view.ranges.end_vpn, vpn[0], side="right"))
-        high = int(np.searchsorted(view.ranges.start_vpn, vpn[-1], side="right"))
-        if low >= high:
-            return None
-        starts = np.searchsorted(vpn, view.ranges.start_vpn[low:high]).tolist()
-        ends = np.searchsorted(vpn, view.ranges.end_vpn[low:high]).tolist()
-        silence = np.zeros(vpn.size, dtype=np.float32)
-        for i, start, end in zip(range(low, high), starts, ends, strict=True):
-            if start < end:
-                since = np.maximum(now_s - view.times_s[i], 0.0).astype(np.float32)
-                silence[start:end] = since.take(_armings_until(view.ticks[i], last[start:end]))
+        for i, pages in self._parts(vpn):
+            first_s[pages] = view.times_s[i].take(_armings_until(view.ticks[i], last[pages]))
+        return first_s
+
+    def silence(self, vpn: Ints64, last: Ticks, now_s: float) -> Floats32 | None:
+        """Seconds from ``first_armings`` to now, 0 where there was none; None if that holds for all pages."""
+        silence: Floats32 | None = None
+        view = self._view()
+        for i, pages in self._parts(vpn):
+            if silence is None:
+                silence = np.zeros(vpn.size, dtype=np.float32)
+            since = np.maximum(now_s - view.times_s[i], 0.0).astype(np.float32)
+            silence[pages] = since.take(_armings_until(view.ticks[i], last[pages]))
         return silence
+
+    def _parts(self, vpn: Ints64) -> Iterator[tuple[int, slice]]:
+        """(number of a range, its part of the ascending pages) for each range that has any."""
+        ranges = self.ranges()
+        low = int(np.searchsorted(ranges.end_vpn, vpn[0], side="right"))
+        high = int(np.searchsorted(ranges.start_vpn, vpn[-1], side="right"))
+        starts = np.searchsorted(vpn, ranges.start_vpn[low:high]).tolist()
+        ends = np.searchsorted(vpn, ranges.end_vpn[low:high]).tolist()
+        for i, start, end in zip(range(low, high), starts, ends, strict=False):
+            if start < end:
+                yield i, slice(start, end)
 
     def _overlap(self, start_vpn: int, end_vpn: int) -> tuple[int, int]:
         low = bisect_right(self._ranges, start_vpn, key=lambda one: one.end)

@@ -61,17 +61,25 @@ def accrued_exposure(exposure_s: Floats32, half_life_s: float) -> Floats32:
 
 
 def posterior_rate(
-    accesses: Floats32, exposure_s: Floats32, decay: Floats32 | float = 1.0, silent_s: Floats32 | float = 0.0
+    accesses: Floats32, exposure_s: Floats32, decay: Floats32 | float = 1.0, silent_s: Floats32 | None = None
 ) -> Floats32:
     """Accesses per second of pages with these decayed sums at their last access (module docstring); float32.
 
     ``decay`` is 2^(-age/τ) for the time since then, ``silent_s`` the seconds armed and silent since then.
     """
     alpha, beta = np.float32(ALPHA), np.float32(BETA_S)
-    shape = accesses + alpha
-    shape_now = accesses * decay + alpha
-    rate: Floats32 = shape_now * shape / (shape_now * (exposure_s + beta) + shape * silent_s)
-    return rate
+    shape: Floats32 = accesses + alpha
+    watched: Floats32 = exposure_s + beta
+    if silent_s is None:
+        shape /= watched
+        return shape
+    shape_now = accesses * decay
+    shape_now += alpha
+    watched *= shape_now
+    watched += shape * silent_s
+    shape *= shape_now
+    shape /= watched
+    return shape
 
 
 def silent_rate(silent_s: Floats64) -> Floats32:

@@ -40,8 +40,9 @@ class Horizon:
 
     def decay(self, ticks: Ticks) -> Floats32:
         """2^(-age/half-life) for ages in ticks; float32."""
-        decay: Floats32 = np.exp2(ticks * np.float32(-1.0 / (self.half_life_s * TICKS_PER_S)))
-        return decay
+        age = ticks.astype(np.float32)  # uint32 times float32 would be float64
+        age *= np.float32(-1.0 / (self.half_life_s * TICKS_PER_S))
+        return np.exp2(age, out=age)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,14 @@ def rate_bins(rate_hz: Floats32) -> Bytes8:
     place = np.log2(rate_hz)
     place *= np.float32(BINS_PER_OCTAVE)
     place += np.float32(1 - LOWEST_EDGE_OCTAVE * BINS_PER_OCTAVE)
-    # fmax, unlike maximum, prefers the number to the NaN; what was NaN then lands in bin 0.
-    np.fmax(place, np.where(np.isnan(place), np.float32(0), np.float32(1)), out=place)
+    # fmax, unlike maximum, prefers the number to a NaN.
+    np.fmax(place, np.float32(1), out=place)
     np.minimum(place, np.float32(BIN_COUNT), out=place)
-    return place.astype(np.uint8)
+    bins = place.astype(np.uint8)
+    is_unknown = np.isnan(rate_hz)
+    if is_unknown.any():
+        bins[is_unknown] = 0
+    return bins
 
 
 def bin_edges_hz() -> Floats64:

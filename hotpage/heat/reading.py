@@ -4,13 +4,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Floats32, Ints64
-from hotpage.heat.columns import Index, PageColumns
+from hotpage.heat.arrays import Bools, Floats32, Ints64
+from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import posterior_rate
 from hotpage.heat.grouping import Horizon, to_ticks
@@ -18,102 +19,125 @@ from hotpage.heat.keys import SPACE_BITS, PageKeys
 from hotpage.heat.sparse import SortedPages
 
 PIECE_PAGES = 1 << 15
-"""Pages per piece: the dozen temporaries of a rate, 128 KiB each, stay in the second-level cache."""
+"""Pages per piece: few enough for the temporaries of a rate to stay in cache, many enough per numpy call."""
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tracked pages of one process, ascending: their state, and where in ``home`` it is stored."""
+    """Tracked pages of one process, ascending, and where ``home`` has them: a run, or rows of 512 positions.
+
+    ``kept`` holds the places within the run or rows that have a page, None if all have.
+    """
 
     process: int
     vpn: Ints64
-    state: PageColumns
     home: PageColumns
-    index: Index
+    where: slice | Ints64
+    kept: Ints64 | None = None
+
+    def read(self, column: npt.NDArray[_T]) -> npt.NDArray[_T]:
+        """These pages' entries of a column of ``home``; may be a view."""
+        if isinstance(self.where, slice):
+            values = column[self.where]
+        else:
+            values = column.reshape(-1, CHUNK_PAGES)[self.where].ravel()
+        return values if self.kept is None else values.take(self.kept)
+
+    def positions(self, chosen: Bools) -> Ints64:
+        """Positions in ``home`` of the chosen ones of these pages."""
+        place = np.flatnonzero(chosen)
+        if self.kept is not None:
+            place = self.kept.take(place)
+        if isinstance(self.where, slice):
+            return place + self.where.start
+        rows: Ints64 = self.where
+        first = rows.take(place >> CHUNK_BITS) << CHUNK_BITS
+        positions: Ints64 = first + (place & (CHUNK_PAGES - 1))
+        return positions
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A point in time at which rates are read."""
+class PieceRates:
+    """Rates of a piece at a moment; what several of them need is computed once. ``last`` is in ticks."""
 
-    now_s: float
-    horizons: tuple[Horizon, Horizon]
+    def __init__(
+        self, piece: Piece, now_s: float, horizons: tuple[Horizon, Horizon], armed: ArmedPages | None
+    ) -> None:
+        self.piece = piece
+        self._horizons = horizons
+        self._now = np.uint32(to_ticks(now_s))
+        self.last = piece.read(piece.home.last)
+        self._silence_s = None if armed is None else armed.silence(piece.vpn, self.last, now_s)
 
-    def silence(self, piece: Piece, armed: ArmedPages | None) -> Floats32 | None:
-        """Seconds armed and silent since each page's last access; None where no page was armed since."""
-        return None if armed is None else armed.silence(piece.vpn, piece.state.last, self.now_s)
+    def long(self) -> Floats32:
+        """Long-horizon rates in Hz, NaN where unknown."""
+        home = self.piece.home
+        return self._rate(self._horizons[0], home.accesses_long, home.exposure_long)
 
-    def long_rate(self, piece: Piece, silence: Floats32 | None) -> Floats32:
-        """Long-horizon rates of a piece in Hz, NaN where unknown."""
-        return self._rate(piece, 0, piece.state.accesses_long, piece.state.exposure_long, silence)
+    def short(self) -> Floats32:
+        """Short-horizon rates in Hz, NaN where unknown."""
+        home = self.piece.home
+        return self._rate(self._horizons[1], home.accesses_short, home.exposure_short)
 
-    def short_rate(self, piece: Piece, silence: Floats32 | None) -> Floats32:
-        """Short-horizon rates of a piece in Hz, NaN where unknown."""
-        accesses = piece.state.accesses_short.astype(np.float32)
-        return self._rate(piece, 1, accesses, piece.state.exposure_short, silence)
-
-    def accesses(self, piece: Piece) -> Floats32:
-        """Long-horizon accesses of a piece, decayed to now."""
-        return piece.state.accesses_long * self._decay(piece, 0)
+    def accesses(self) -> Floats32:
+        """Long-horizon accesses, decayed to now."""
+        return self.piece.read(self.piece.home.accesses_long) * self._decay(self._horizons[0])
 
     def _rate(
         self,
-        piece: Piece,
-        horizon: int,
-        accesses: Floats32,
-        stored_exposure: npt.NDArray[np.float16],
-        silence: Floats32 | None,
+        horizon: Horizon,
+        accesses_column: npt.NDArray[np.float16] | npt.NDArray[np.float32],
+        exposure_column: npt.NDArray[np.float16],
     ) -> Floats32:
-        exposure = stored_exposure.astype(np.float32)
-        exposure *= np.float32(self.horizons[horizon].unit_s)
-        if silence is None:
+        accesses = self.piece.read(accesses_column).astype(np.float32, copy=False)
+        exposure = self.piece.read(exposure_column).astype(np.float32)
+        exposure *= np.float32(horizon.unit_s)
+        if self._silence_s is None:
             rate = posterior_rate(accesses, exposure)
-            is_known = exposure > 0
         else:
-            rate = posterior_rate(accesses, exposure, self._decay(piece, horizon), silence)
-            is_known = (exposure + silence) > 0
-        if not is_known.all():
-            rate[~is_known] = np.nan
+            rate = posterior_rate(accesses, exposure, self._decay(horizon), self._silence_s)
+            exposure += self._silence_s
+        if not exposure.all():
+            rate[exposure == 0] = np.nan
         return rate
 
-    def _decay(self, piece: Piece, horizon: int) -> Floats32:
-        now = np.uint32(to_ticks(self.now_s))
-        last = piece.state.last
-        return self.horizons[horizon].decay(np.maximum(now, last) - last)
+    def _decay(self, horizon: Horizon) -> Floats32:
+        return horizon.decay(np.maximum(self._now, self.last) - self.last)
 
 
 def dense_pieces(dense: DenseChunks, keys: PageKeys, chosen: Ints64) -> Iterator[Piece]:
     """Pieces of the chunks at the directory places ``chosen``, ascending."""
     chunks, blocks = dense.chunks.take(chosen), dense.blocks.take(chosen).astype(np.int64)
-    columns = dense.columns
     for low, high in _cuts(chunks >> (SPACE_BITS - CHUNK_BITS), PIECE_PAGES >> CHUNK_BITS):
+        process, first_vpn = _origin(keys, int(chunks[low]) << CHUNK_BITS)
+        vpn = (((chunks[low:high] << CHUNK_BITS) + first_vpn)[:, None] + np.arange(CHUNK_PAGES)).ravel()
         rows = blocks[low:high]
-        index: Index
-        if (np.diff(rows) == 1).all():
-            index = slice(int(rows[0]) << CHUNK_BITS, int(rows[-1] + 1) << CHUNK_BITS)
-        else:
-            index = ((rows << CHUNK_BITS)[:, None] + np.arange(CHUNK_PAGES)).ravel()
-        key = ((chunks[low:high] << CHUNK_BITS)[:, None] + np.arange(CHUNK_PAGES)).ravel()
-        has_page = columns.last[index] != 0
-        if not has_page.all():
-            index = np.flatnonzero(has_page) + index.start if isinstance(index, slice) else index[has_page]
-            key = key[has_page]
-        if key.size:
-            yield _piece(keys, key, columns, index)
+        where: slice | Ints64 = rows
+        if (rows[1:] - rows[:-1] == 1).all():
+            where = slice(int(rows[0]) << CHUNK_BITS, int(rows[-1] + 1) << CHUNK_BITS)
+        piece = Piece(process, vpn, dense.columns, where)
+        last = piece.read(dense.columns.last)
+        if not last.all():
+            kept = np.flatnonzero(last)
+            piece = Piece(process, vpn.take(kept), dense.columns, where, kept)
+        if piece.vpn.size:
+            yield piece
 
 
 def sorted_pieces(part: SortedPages, keys: PageKeys, low: int, high: int) -> Iterator[Piece]:
     """Pieces of the positions [low, high)."""
     key = part.key[low:high]
     for start, end in _cuts(key >> SPACE_BITS, PIECE_PAGES):
-        yield _piece(keys, key[start:end], part.columns, slice(low + start, low + end))
+        process, first_vpn = _origin(keys, int(key[start]))
+        yield Piece(process, key[start:end] + first_vpn, part.columns, slice(low + start, low + end))
 
 
-def _piece(keys: PageKeys, key: Ints64, home: PageColumns, index: Index) -> Piece:
-    space = int(key[0]) >> SPACE_BITS
+def _origin(keys: PageKeys, key: int) -> tuple[int, np.int64]:
+    """(process, what to add to its keys to get page numbers) for the space of a key."""
+    space = key >> SPACE_BITS
     process, first_vpn = keys.owner(space)
-    vpn = key - np.int64((space << SPACE_BITS) - first_vpn)
-    return Piece(process, vpn, home.take(index), home, index)
+    return process, np.int64(first_vpn - (space << SPACE_BITS))
 
 
 def _cuts(space: Ints64, limit: int) -> Iterator[tuple[int, int]]:

@@ -19,20 +19,22 @@ not safe for use by several threads at once.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
-from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sum_by_page
+from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
 from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
 from hotpage.heat.keys import PageKeys
-from hotpage.heat.reading import Moment, Piece, dense_pieces, sorted_pieces
+from hotpage.heat.listing import list_rates
+from hotpage.heat.reading import Piece, PieceRates, dense_pieces, sorted_pieces
 from hotpage.heat.results import ArmedRanges, Changes, Rates
 from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SortedPages, SparsePages
 
@@ -140,27 +142,21 @@ class HeatTable:
 
     def rates(self, process: int, now_s: float) -> Rates:
         """Rates of every tracked page of a process at ``now_s``."""
-        moment = Moment(now_s, self._horizons)
-        armed = self._armed.get(process)
-        pages: list[Ints64] = []
-        found: list[tuple[Floats32, Floats32, Floats32, Floats32]] = []
-        for piece in self._pieces_of(process):
-            silence = moment.silence(piece, armed)
-            pages.append(piece.vpn)
-            found.append(
-                (
-                    moment.long_rate(piece, silence),
-                    moment.short_rate(piece, silence),
-                    relative_error(moment.accesses(piece)),
-                    ((piece.state.last - np.uint32(1)) / TICKS_PER_S).astype(np.float32),
-                )
-            )
-        vpn = _joined(pages, np.int64)
-        rest = [_joined([columns[i] for columns in found], np.float32) for i in range(4)]
-        if (vpn[1:] < vpn[:-1]).any():  # dense and sparse pieces interleave
-            order = np.argsort(vpn, kind="stable")
-            vpn, rest = vpn.take(order), [column.take(order) for column in rest]
-        return Rates(vpn, *rest)
+        dense: list[Iterator[Piece]] = []
+        sparse: list[Iterator[Piece]] = []
+        limit = 0
+        for start_key, end_key in self._keys.space_range(process, 0, 1 << 52):
+            low, high = np.searchsorted(self._dense.chunks, (start_key >> CHUNK_BITS, end_key >> CHUNK_BITS))
+            dense.append(dense_pieces(self._dense, self._keys, np.arange(low, high)))
+            limit += int(high - low) << CHUNK_BITS
+            for part in self._sparse.parts:
+                low, high = np.searchsorted(part.key, (start_key, end_key))
+                sparse.append(sorted_pieces(part, self._keys, int(low), int(high)))
+        return list_rates(
+            (self._rates_of(piece, now_s) for piece in chain.from_iterable(dense)),
+            limit,
+            (self._rates_of(piece, now_s) for piece in chain.from_iterable(sparse)),
+        )
 
     def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Floats32:
         """Rates of pages that are *not* tracked: armed and never seen accessed; NaN where never armed."""
@@ -172,30 +168,51 @@ class HeatTable:
         """What was armed of a process, as disjoint ascending ranges."""
         return self._armed.get(process, ArmedPages()).ranges()
 
-    def take_changes(self, now_s: float) -> Changes:
+    def armed_at(self, process: int, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> Floats64:
+        """When pages now seen accessed were armed, in seconds: the first arming since the last access.
+
+        ``vpn`` and ``time_s`` (equal lengths, in order of time) are accesses not yet observed; of several to
+        one page each counts as the last access for the next. NaN where the page was not armed in between.
+        """
+        pages = np.asarray(vpn, dtype=np.int64)
+        times = np.asarray(time_s, dtype=np.float64)
+        armed_s = np.full(pages.shape, np.nan)
+        armed = self._armed.get(process)
+        if armed is None or not pages.size:
+            return armed_s
+        key, tick = self._keys_and_ticks(process, pages, times)
+        order = sort_order(key)
+        key, tick = key.take(order), tick.take(order)
+        last = self._last(key)
+        is_repeat = key[1:] == key[:-1]
+        last[1:][is_repeat] = tick[:-1][is_repeat]
+        first_s = armed.first_armings(pages.take(order), last)
+        armed_s[order] = np.where(first_s <= times.take(order), first_s, np.nan)
+        return armed_s
+
+    def take_changes(self, now_s: float, everything: bool = False) -> Changes:
         """Pages whose long rate moved by half an octave since they were last taken, or became known.
 
         Looks at the rows of 512 pages written since the last call and at a rotating sixteenth of the
-        others, where pages cool without events.
+        others, where pages cool without events; or at ``everything``.
         """
-        moment = Moment(now_s, self._horizons)
         found = []
-        for piece in self._changed_pieces():
-            silence = moment.silence(piece, self._armed.get(piece.process))
-            rate = moment.long_rate(piece, silence)
+        for piece in self._changed_pieces(everything):
+            rates = self._rates_of(piece, now_s)
+            rate = rates.long()
             bins = rate_bins(rate)
-            moved = np.abs(bins.astype(np.int16) - piece.state.reported) >= CHANGE_BINS
+            moved = np.abs(bins.astype(np.int16) - piece.read(piece.home.reported)) >= CHANGE_BINS
             moved &= bins > 0
             if not moved.any():
                 continue
-            piece.home.reported[piece.index] = np.where(moved, bins, piece.state.reported)
+            piece.home.reported[piece.positions(moved)] = bins[moved]
             found.append(
                 (
                     np.full(np.count_nonzero(moved), piece.process, dtype=np.int32),
                     piece.vpn[moved],
                     rate[moved],
-                    moment.short_rate(piece, silence)[moved],
-                    relative_error(moment.accesses(piece)[moved]),
+                    rates.short()[moved],
+                    relative_error(rates.accesses()[moved]),
                 )
             )
         process = _joined([columns[0] for columns in found], np.int32)
@@ -206,11 +223,9 @@ class HeatTable:
 
     def histogram(self, now_s: float) -> RateHistogram:
         """Bytes per quarter octave of the long rate, over all tracked pages of all processes."""
-        moment = Moment(now_s, self._horizons)
         count = np.zeros(BIN_COUNT + 1, dtype=np.int64)
         for piece in self._pieces():
-            silence = moment.silence(piece, self._armed.get(piece.process))
-            count += np.bincount(rate_bins(moment.long_rate(piece, silence)), minlength=BIN_COUNT + 1)
+            count += np.bincount(rate_bins(self._rates_of(piece, now_s).long()), minlength=BIN_COUNT + 1)
         size = count.astype(np.float64) * self._page_bytes
         return RateHistogram(bin_edges_hz(), size[1:], float(size[0]))
 
@@ -264,23 +279,26 @@ class HeatTable:
         for part in self._sparse.parts:
             yield from sorted_pieces(part, self._keys, 0, part.key.size)
 
-    def _pieces_of(self, process: int) -> Iterator[Piece]:
-        for start_key, end_key in self._keys.space_range(process, 0, 1 << 52):
-            low, high = np.searchsorted(self._dense.chunks, (start_key >> CHUNK_BITS, end_key >> CHUNK_BITS))
-            yield from dense_pieces(self._dense, self._keys, np.arange(low, high))
-            for part in self._sparse.parts:
-                low, high = np.searchsorted(part.key, (start_key, end_key))
-                yield from sorted_pieces(part, self._keys, int(low), int(high))
+    def _rates_of(self, piece: Piece, now_s: float) -> PieceRates:
+        return PieceRates(piece, now_s, self._horizons, self._armed.get(piece.process))
 
-    def _changed_pieces(self) -> Iterator[Piece]:
+    def _last(self, key: Ints64) -> Ticks:
+        """Last access of ascending pages in ticks, 0 where not tracked."""
+        last = np.zeros(key.size, dtype=np.uint32)
+        for store in (self._dense, *self._sparse.parts):
+            position, found = store.locate(key)
+            last[found] = store.columns.last[position[found]]
+        return last
+
+    def _changed_pieces(self, everything: bool) -> Iterator[Piece]:
         dense, turn = self._dense, self._turn
         self._turn = (turn + 1) % COOLING_TURNS
         chosen = dense.touched.take(dense.blocks)
         chosen[turn::COOLING_TURNS] = True
         dense.touched[:] = False
-        yield from dense_pieces(dense, self._keys, np.flatnonzero(chosen))
+        yield from dense_pieces(dense, self._keys, np.flatnonzero(chosen | everything))
         for part in self._sparse.parts:
-            rows = part.touched.copy()
+            rows = part.touched | everything
             rows[turn::COOLING_TURNS] = True
             part.touched[:] = False
             for low, high in _row_runs(rows, part):
