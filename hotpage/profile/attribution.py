@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which mapping each page belongs to, and how much of each mapping was armed and stayed silent."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Silence: how much resident memory was armed and never accessed, which is what makes it cold rather than
 unknown.
 """

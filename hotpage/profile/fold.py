@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest row of every page, from any number of intervals in any amount of memory that the pages
 themselves need.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A profile in memory: takes the intervals that ProfileWriter takes, gives the Snapshot that ProfileReader
 gives.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where profiles live: the name that ``record`` gives and ``report`` looks for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Part files: each written whole under a temporary name, synced, renamed; small neighbours merged later.
 
 A reader at any moment, or after a kill at any moment, finds only complete parts. ``part-000017.parquet``

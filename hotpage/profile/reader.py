@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a profile directory, whole or still being written, with damaged and foreign parts named and left
 out.
 """

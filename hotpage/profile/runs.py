@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joining neighbours of similar rate into runs: what a profile stores and what a report lists as a range."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of a profile on disk: Arrow schemas, encodings, and the conversion of records to rows.
 
 This module is the only definition of the format; docs/profile-format.md explains it to people.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vocabulary of a profile: what a recorder hands over each interval, and the state that views read.
 
 ``IntervalData`` flows in (from a live session), ``Snapshot`` comes out (of a directory or of memory, the same

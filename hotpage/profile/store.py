@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing a profile: one directory, one folder of Parquet parts per table, one part per table and interval
 that has rows.
 """

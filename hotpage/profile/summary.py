@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers of a report, computed from a snapshot: how much memory is hot, where, and how sure that is."""
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def _mappings(snapshot: Snapshot, found: Attribution, threshold: Threshold) -> l
     accesses = np.bincount(owner, weights=rate, minlength=count)
     uncertain = np.bincount(owner, weights=rate * np.nan_to_num(pages.relative_error), minlength=count)
     # Armed so shortly ago that even a hot page could have stayed silent: nothing is known yet.
-    too_short = ~(found.silent_rate_hz < threshold.warm_hz)
+    too_short = ~(found.silent_rate_hz < threshold.warm_hz) & (threshold.warm_hz > 0)
     silent = np.where(too_short, 0.0, found.silent_bytes)
     unseen = found.unseen_bytes + np.where(too_short, found.silent_bytes, 0.0)
     by_owner = np.argsort(owner, kind="stable")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What counts as hot: fitted to the fast tier where there are tiers, else where the rates themselves fall
 apart.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small profiles for tests."""
 
 from collections.abc import Mapping
@@ -53,7 +54,9 @@ def changes(*rows: tuple[int, int, float]) -> Changes:
     )
 
 
-def process(index: int, comm: str, exited_s: float | None = None, previous_index: int | None = None) -> ProcessRecord:
+def process(
+    index: int, comm: str, exited_s: float | None = None, previous_index: int | None = None
+) -> ProcessRecord:
     return ProcessRecord(
         Process(index, 4000 + index, 99, comm, f"/usr/bin/{comm} --x", f"/usr/bin/{comm}", 4, "/", 1),
         0.0,
@@ -70,7 +73,11 @@ def vma(start_vpn: int, end_vpn: int, by_node: Mapping[int, int] | None, path: s
 
 def armed(start_vpn: int, end_vpn: int, first_s: float = 0.0) -> ArmedRanges:
     return ArmedRanges(
-        np.array([start_vpn]), np.array([end_vpn]), np.array([first_s]), np.array([first_s]), np.array([3], np.int32)
+        np.array([start_vpn]),
+        np.array([end_vpn]),
+        np.array([first_s]),
+        np.array([first_s]),
+        np.array([3], np.int32),
     )
 
 
@@ -79,7 +86,7 @@ def node(number: int, tier: int = 0, total_bytes: int = 16 << 30) -> NodeRecord:
 
 
 def interval(number: int, pages: Changes, **more: Any) -> IntervalData:
-    """The interval that ends at ``number`` seconds."""
+    """The one-second interval that ends at ``number`` seconds, unless ``start_s`` says otherwise."""
     values: dict[str, Any] = {
         "nodes": [node(0)],
         "sources": [SourceCounts("hint", 100, 1, 0, 1), SourceCounts("fault", 10)],
@@ -88,4 +95,5 @@ def interval(number: int, pages: Changes, **more: Any) -> IntervalData:
         "target_cpu_s": 1.5,
         "rss_bytes": 80 << 20,
     }
-    return IntervalData(number - 1.0, float(number), pages, **(values | more))
+    start_s = more.pop("start_s", number - 1.0)
+    return IntervalData(start_s, float(number), pages, **(values | more))

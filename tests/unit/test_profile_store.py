@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The profile on disk: what goes in comes out, whatever the disk, a kill or a stranger did to some of it."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report's numbers: what is hot, warm, cold, unknown; and that silence counts only where it was listened
 for.
 """

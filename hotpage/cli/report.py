@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage report``: show a profile."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import json as json_format
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hotpage.errors import ProfileError, UsageError
+from hotpage.profile.naming import newest_profile
+from hotpage.profile.reader import ProfileReader
+from hotpage.profile.snapshot import Snapshot
+from hotpage.profile.summary import Summary, summarise
+from hotpage.views.report import Report
+from hotpage.views.rows import check_key, flat_rows, json_document
+from hotpage.views.strip import UNICODE_LEVELS
+from hotpage.views.units import parse_size, seconds
+
+_NARROWEST = 60
+
+
+class By(StrEnum):
+    """What one row of the report stands for."""
+
+    PROCESS = "process"
+    VMA = "vma"
+    RANGE = "range"
+    PAGE = "page"
+    NODE = "node"
+
+
+def report(
+    directory: Annotated[
+        Path | None,
+        typer.Option("-i", "--input", metavar="DIR", help="Profile to read; default: the newest here."),
+    ] = None,
+    by: Annotated[
+        By | None,
+        typer.Option("--by", help="One table only, of these; default: processes, mappings, ranges."),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("-s", "--sort", metavar="KEY", help="Sort by KEY: hot, accesses, unknown, error..."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", metavar="N", min=0, help="Rows of a table; 0: all.")
+    ] = None,
+    hot_rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Hot is from so many accesses/s to a page.")
+    ] = None,
+    hot_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Hot are the hottest SIZE of memory (64M, 1.5G).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="One flat table, by default of mappings.")] = False,
+) -> None:
+    """Show a profile: hot, warm, cold and unknown memory of processes and mappings.
+
+    Sizes are in powers of 1024 (K, M, G). Unknown memory is resident but was never observed. IN 1S, 10S, 60S:
+    bytes expected to be touched within that time. With -s alone, the mappings are shown.
+    """
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other")
+    shown = by.value if by else "vma" if sort or csv else None
+    if shown is not None:
+        check_key(shown, sort)
+    hottest_bytes = _hot_bytes(hot_rate, hot_bytes)
+    path = directory if directory is not None else newest_profile(Path.cwd())
+    snapshot = ProfileReader(path).snapshot()
+    for problem in snapshot.problems:
+        typer.echo(f"hotpage: warning: {problem}", err=True)
+    if not len(snapshot.pages) and not snapshot.armed:
+        raise _nothing_observed(path, snapshot)
+    summary = summarise(snapshot, hot_rate, hottest_bytes)
+    if json:
+        json_format.dump(json_document(summary, shown, sort, count), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    elif csv and shown is not None:
+        _write_csv(summary, shown, check_key(shown, sort), count)
+    else:
+        _write_text(summary, shown, sort, count)
+
+
+def _hot_bytes(hot_rate: float | None, hot_bytes: str | None) -> int | None:
+    if hot_rate is not None and hot_bytes is not None:
+        raise UsageError("--hot-rate and --hot-bytes exclude each other")
+    if hot_rate is not None and not 0 < hot_rate < float("inf"):
+        raise UsageError(f"--hot-rate {hot_rate:g} is no rate", "give accesses/s to a page, more than 0")
+    if hot_bytes is None:
+        return None
+    try:
+        return parse_size(hot_bytes)
+    except ValueError:
+        raise UsageError(f"--hot-bytes {hot_bytes} is no size", "write it as 4096, 64M or 1.5G") from None
+
+
+def _nothing_observed(path: Path, snapshot: Snapshot) -> ProfileError:
+    """An empty profile, and the likeliest cure."""
+    cure = "record longer, or while the target works"
+    if not snapshot.run.sees_rates:
+        cure = next(iter(snapshot.run.advice), "record with --arm")
+    return ProfileError(f"{path} is empty, no page was observed in {seconds(snapshot.usage.window_s)}", cure)
+
+
+def _write_csv(summary: Summary, by: str, key: str, count: int | None) -> None:
+    rows = flat_rows(summary, by, key, count or None)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv_format.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        nodes = row.get("resident_bytes_by_node")
+        if nodes is not None:
+            row["resident_bytes_by_node"] = " ".join(f"{node}:{count}" for node, count in nodes.items())
+        writer.writerow(row)
+
+
+def _write_text(summary: Summary, by: str | None, key: str | None, count: int | None) -> None:
+    width = max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST)
+    view = Report(summary, width, _shows_blocks(), by, key, count)
+    if not sys.stdout.isatty():
+        sys.stdout.writelines(line.plain + "\n" for line in view.lines())
+        return
+    console = Console(width=width, highlight=False)
+    for line in view.lines():
+        console.print(line, soft_wrap=True)
+
+
+def _shows_blocks() -> bool:
+    """Whether the output's encoding has the strip's block characters."""
+    try:
+        UNICODE_LEVELS.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
