@@ -22,7 +22,9 @@ NAMES = sorted(file.stem.removeprefix("bench_") for file in HERE.glob("bench_*.p
 
 def where_and_when() -> dict[str, str | int]:
     """Return what a reader needs to judge the numbers."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
     return {
         "hotpage": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: a skip says why and how to force it, and CI skips only what its machine cannot do."""
+"""For every test: a skip says why and how to force it, and CI skips only what its machine cannot do."""
 
 import os
 from collections.abc import Generator

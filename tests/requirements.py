@@ -40,7 +40,18 @@ def _bcc() -> str | None:
 
 def _package_index() -> str | None:
     """Ask for the build back end: an editable installation needs it from there."""
-    command = [sys.executable, "-m", "pip", "index", "versions", "--retries", "0", "--timeout", "15", "hatchling"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "index",
+        "versions",
+        "--retries",
+        "0",
+        "--timeout",
+        "15",
+        "hatchling",
+    ]
     probe = subprocess.run(command, capture_output=True)
     return None if probe.returncode == 0 else "no Python package index can be reached"
 

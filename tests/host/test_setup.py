@@ -41,7 +41,7 @@ def run(program: Path, **environment: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the checkout, its path with spaces, set up by two at once after one was killed half-way."""
+    """Return a copy of the checkout, set up by two at once after one was killed half-way."""
     place = tmp_path_factory.mktemp("set up") / "a check out"
     shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache"))
     program = place / "scripts" / "hotpage"

@@ -18,7 +18,7 @@ def bench(tmp_path: Path):
     shutil.copy(SCRIPTS / "bench.py", tmp_path)
     (tmp_path / "bench_nothing.py").write_text("def run(): return {'ratio': 25.123456, 'pairs': 10}")
     (tmp_path / "bench_broken.py").write_text(
-        "from hotpage.errors import PrivilegeError\ndef run(): raise PrivilegeError('not root', 'sudo scripts/bench')"
+        "from hotpage.errors import PrivilegeError\ndef run(): raise PrivilegeError('not root', 'sudo bench')"
     )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def test_the_table_has_a_line_per_number(bench) -> None:
 
 def test_expected_failures_are_one_line(bench) -> None:
     done = bench("broken")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "hotpage: not root: sudo scripts/bench\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "hotpage: not root: sudo bench\n")
 
 
 def test_an_unknown_benchmark_is_refused(bench) -> None:

@@ -44,7 +44,9 @@ def raising(error: BaseException):
         (CompileError("the compiler refused", "report it", "line 1\nline 2"), 1, None),
     ],
 )
-def test_expected_failures_are_one_line(verb, capsys, error: HotpageError, status: int, line: str | None) -> None:
+def test_expected_failures_are_one_line(
+    verb, capsys, error: HotpageError, status: int, line: str | None
+) -> None:
     verb(raising(error))
     assert cli.main(["probe"]) == status
     printed = capsys.readouterr()
@@ -131,7 +133,9 @@ def test_every_verb_answers_help_in_80_columns(monkeypatch, capsys, name: str) -
 def modules_after(code: str) -> set[str]:
     """Return the names of the modules that a fresh interpreter has imported after running the code."""
     program = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(done.stdout.splitlines())
 
 
@@ -161,8 +165,7 @@ def test_a_closed_pipe_is_no_news() -> None:
 
 
 def test_completion_knows_the_verbs() -> None:
-    environment = os.environ | {"_HOTPAGE_COMPLETE": "complete_bash", "COMP_WORDS": "hotpage rep", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "hotpage"], env=environment, capture_output=True, text=True, cwd=ROOT
-    )
+    asked = {"_HOTPAGE_COMPLETE": "complete_bash", "COMP_WORDS": "hotpage rep", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "hotpage"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["report"]

@@ -65,7 +65,7 @@ def test_only_the_hot_pages_change_when_all_accesses_are_theirs(compiler: str | 
     ) as exerciser:
         # Enough accesses that no hot page was left out but with a chance below 1e-100.
         wait_for(lambda: exerciser.accesses() > 1_000_000)
-        with open(f"/proc/{exerciser.pid}/mem", "rb", buffering=0) as memory:
+        with Path(f"/proc/{exerciser.pid}/mem").open("rb", buffering=0) as memory:
             memory.seek(exerciser.base)
             content = np.frombuffer(memory.read(exerciser.pages * 4096), np.uint8).reshape(-1, 64, 64)
     untouched = np.zeros((64, 64), np.uint8)
@@ -93,7 +93,7 @@ def test_a_storm_faults_once_per_page(compiler: str | None) -> None:
         told = exerciser.accesses()
         kernel_counted = int(stat.rsplit(")", 1)[1].split()[7])  # minflt
         assert exerciser.hot_vpns.size == 0
-    # The counter was read later, and runs at most one batch ahead of or behind the kernel's; start-up has faults too.
+    # At most a batch apart, and start-up has faults too.
     assert 5_000 - 4096 <= kernel_counted <= told + 4096 + 5_000
 
 

@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "heat": {"errors"},
     "capture": {"bpfsources", *GROUND},
     "profile": {"heat", *GROUND},
+    "recording": {"capture", "heat", "profile", *GROUND},
     "views": {"profile", "heat.estimator", *GROUND},
-    "cli": {"bpfsources", "capture", "exerciser", "heat", "profile", "views", *GROUND},
+    "cli": {"bpfsources", "capture", "exerciser", "heat", "profile", "recording", "views", *GROUND},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -32,7 +33,7 @@ ALONE = ("capture/_loader_child.py", "machine/_holdchild.py", "exerciser/exercis
 
 
 def imported_modules(source: str, package: str) -> Iterator[str]:
-    """Yield the full names of all that the source imports, at any depth; ``package`` resolves relative ones."""
+    """Yield the full names of all that the source imports; ``package`` resolves the relative ones."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -24,7 +24,9 @@ def fake_bin(tmp_path: Path) -> Path:
 
 
 def in_shell(code: str, *, path: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"set -eu; root={shlex.quote(str(ROOT))}; . {shlex.quote(str(ROOT / 'scripts/setup.sh'))}; {code}"
+    program = (
+        f"set -eu; root={shlex.quote(str(ROOT))}; . {shlex.quote(str(ROOT / 'scripts/setup.sh'))}; {code}"
+    )
     variables = os.environ | environment | ({"PATH": path} if path is not None else {})
     return subprocess.run(["/bin/sh", "-c", program], env=variables, capture_output=True, text=True)
 
@@ -57,7 +59,9 @@ def test_a_user_gets_the_sudo_line(fake_bin: Path, tmp_path: Path, command: str)
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("lists_are_old", "calls"), [(False, ["install"]), (True, ["install", "update", "install"])])
+@pytest.mark.parametrize(
+    ("lists_are_old", "calls"), [(False, ["install"]), (True, ["install", "update", "install"])]
+)
 def test_apt_installs_what_is_missing(
     fake_bin: Path, no_bcc: Path, lists_are_old: bool, calls: list[str]
 ) -> None:

@@ -22,17 +22,19 @@ REQUIREMENTS["air"] = Requirement(lambda: None)
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """Return a function that runs pytest on one test with this project's conftest; it gives (status, output)."""
+    """Return a function that runs one test under this project's conftest: (status, output)."""
     shutil.copy(TESTS / "conftest.py", tmp_path / "conftest.py")
     shutil.copy(TESTS / "requirements.py", tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = needs\naddopts = -p no:cacheprovider")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\npythonpath = .\nmarkers = needs\naddopts = -p no:cacheprovider"
+    )
 
     def run(body: str, **environment: str) -> tuple[int, str]:
         (tmp_path / "test_it.py").write_text(f"import pytest\n{REQUIREMENTS}\n{body}\n")
         kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-ra", tmp_path],
-            env=kept | environment,
+            env=kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
             capture_output=True,
             text=True,
             cwd=tmp_path,
