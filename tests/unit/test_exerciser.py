@@ -118,7 +118,7 @@ def test_the_seed_chooses_the_hot_pages(layout) -> None:
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_it_dies_with_its_parent(compiler: str | None) -> None:
+def test_it_dies_with_its_parent(compiler: str | None, tmp_path: Path) -> None:
     program = (
         "import time; from hotpage.exerciser import Exerciser\n"
         f"print(Exerciser.start(mib=1, compiler={compiler!r}).pid, flush=True); time.sleep(1000)"
@@ -128,6 +128,7 @@ def test_it_dies_with_its_parent(compiler: str | None) -> None:
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(hotpage.__file__).parents[1],
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # killed, it cannot clean up
     )
     with parent:
         pid = int(parent.stdout.readline())
