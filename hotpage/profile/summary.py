@@ -162,7 +162,11 @@ class Summary:
         return self._described(PageRuns(pages.process, pages.vpn, single, *rates), key, count)
 
     def _described(self, runs: PageRuns, key: str, count: int | None) -> list[RangeHeat]:
-        order = np.lexsort((runs.start_vpn, runs.process, RANGE_KEYS[key](runs)))[:count]
+        values = RANGE_KEYS[key](runs)
+        first = np.arange(len(runs))
+        if count is not None and 0 < count < len(runs):
+            first = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+        order = first[np.lexsort((runs.start_vpn[first], runs.process[first], values[first]))][:count]
         classes = self.threshold.classes(runs.rate_hz)
         return [
             RangeHeat(

@@ -3,6 +3,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from profiles import armed, changes, interval, process, run_info, vma
 
 from hotpage.errors import ProfileError
+from hotpage.heat.results import Changes
 from hotpage.profile import parts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.reader import ProfileReader
@@ -246,3 +249,49 @@ def test_reading_while_parts_are_merged_away(stored, monkeypatch):
     monkeypatch.setattr(pq, "ParquetFile", vanish_once)
     assert len(ProfileReader(stored).snapshot().pages) == 3
     assert vanished
+
+
+def test_ten_minutes_over_64_gib_stay_below_300_mb(tmp_path):
+    """25,000 updates/s in random order over all of 64 GiB, nothing to join: the worst case that the target
+    names.
+    """
+    random = np.random.default_rng(1)
+    page_octaves = random.normal(0, 3, 16 << 20).astype(np.float32)
+    writer = ProfileWriter(tmp_path / "p", run_info())
+    updates = 0
+    for second in range(1, 11):
+        page = np.unique(random.integers(0, 16 << 20, 25_000))
+        rate_hz = np.exp2(page_octaves[page] + random.normal(0, 0.5, len(page))).astype(np.float32)
+        short_hz = (rate_hz * np.exp2(random.normal(0, 1, len(page)))).astype(np.float32)
+        error = (1 / np.sqrt(random.gamma(3, 4, len(page)) + 0.5)).astype(np.float32)
+        process_of = np.zeros(len(page), np.int32)
+        writer.interval(interval(second, Changes(process_of, page + 0x7F0000000, rate_hz, short_hz, error)))
+        updates += len(page)
+    written_bytes = sum(part.stat().st_size for part in (tmp_path / "p" / "pages").iterdir())
+    assert written_bytes / updates * 25_000 * 600 < 300e6
+
+
+def test_a_killed_recorder_leaves_whole_intervals(tmp_path):
+    code = (
+        "import sys, itertools, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from profiles import *; from hotpage.profile.store import ProfileWriter\n"
+        "writer = ProfileWriter(pathlib.Path(sys.argv[2]), run_info())\n"
+        "for n in itertools.count(1):\n"
+        "    writer.interval(interval(n, changes((1, n, float(n)))))\n"
+        "    print(n, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "p")]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    ) as recorder:
+        assert recorder.stdout is not None
+        for line in recorder.stdout:
+            if int(line) == 40:  # past a merge
+                recorder.kill()
+                break
+        done = max([40, *map(int, recorder.stdout.read().split())])
+    snapshot = ProfileReader(tmp_path / "p").snapshot()
+    assert snapshot.problems == ()
+    assert snapshot.end is None
+    assert done <= snapshot.usage.intervals <= done + 1
+    assert done <= len(snapshot.pages) <= done + 1
