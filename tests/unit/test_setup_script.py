@@ -86,7 +86,8 @@ def test_apt_installs_what_is_missing(
 
 def test_apt_failing_is_one_line(fake_bin: Path, no_bcc: Path) -> None:
     script(fake_bin / "apt-get", "echo 'E: Unable to locate package python3-bpfcc'; exit 100")
-    done = in_shell("install_packages bcc", path=f"{fake_bin}:{os.environ['PATH']}", PYTHONPATH=str(no_bcc))
+    path = f"{fake_bin}:{os.environ['PATH']}"
+    done = in_shell("install_packages bcc", path=path, PYTHONPATH=str(no_bcc), TMPDIR=str(no_bcc))
     assert done.returncode == 1
     assert "E: Unable to locate package python3-bpfcc" in done.stderr.splitlines()[-1]
 
