@@ -49,8 +49,10 @@ class PartWriter:
         gathered.
         """
         self._parts.append(self._write(table, interval, interval, merges=0))
-        while len(mergeable := self._mergeable()) == MERGE_PARTS:
-            self._merge(mergeable)
+        # Merging is tidying: where it fails (no room for both copies) the parts stay as they are, complete.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            while len(mergeable := self._mergeable()) == MERGE_PARTS:
+                self._merge(mergeable)
 
     def _mergeable(self) -> list[Part]:
         newest = self._parts[-MERGE_PARTS:]

@@ -228,6 +228,16 @@ def test_small_parts_are_merged_and_read_the_same(tmp_path, monkeypatch):
     assert snapshot.usage.intervals == 22
 
 
+def test_a_merge_that_fails_loses_nothing(tmp_path, monkeypatch):
+    def no_room(self, found):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parts, "MERGE_PARTS", 4)
+    monkeypatch.setattr(parts.PartWriter, "_merge", no_room)
+    write(tmp_path / "p", *(interval(n, changes((1, n, float(n)))) for n in range(1, 10)))
+    assert ProfileReader(tmp_path / "p").snapshot().usage.intervals == 9
+
+
 def test_a_merge_cut_short_counts_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "MERGE_PARTS", 4)
     monkeypatch.setattr(Path, "unlink", lambda path: None)
