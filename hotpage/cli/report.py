@@ -77,7 +77,7 @@ def report(
     snapshot = ProfileReader(path).snapshot()
     for problem in snapshot.problems:
         typer.echo(f"hotpage: warning: {problem}", err=True)
-    if not len(snapshot.pages) and not snapshot.armed:
+    if not len(snapshot.pages) and not snapshot.armed and not any(c.received for c in snapshot.usage.sources):
         raise _nothing_observed(path, snapshot)
     summary = summarise(snapshot, hot_rate, hottest_bytes)
     if json:

@@ -17,6 +17,7 @@ from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.snapshot import (
     PAGE_BYTES,
     Bools,
+    Float32s,
     Float64s,
     Int64s,
     NodeRecord,
@@ -27,6 +28,7 @@ from hotpage.profile.snapshot import (
 from hotpage.profile.threshold import HeatClass, Threshold, choose_threshold
 
 WINDOWS_S = (1.0, 10.0, 60.0)
+_UNTOUCHED = (0.0,) * len(WINDOWS_S)
 # Of a range that people read: rates within a factor of four. A rate from a few accesses is no surer than
 # that.
 _RANGE_OCTAVES = 2.0
@@ -43,7 +45,7 @@ class Heat:
     unknown_bytes: int = 0  # resident, and nobody observed it
     accesses_per_s: float = 0.0
     uncertain_accesses_per_s: float = 0.0  # sum of rate x relative error
-    working_set_bytes: tuple[float, ...] = (0.0,) * len(WINDOWS_S)  # over WINDOWS_S, silent pages left out
+    working_set_bytes: tuple[float, ...] = _UNTOUCHED  # over WINDOWS_S, silent pages left out
     resident_bytes_by_node: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -272,13 +274,15 @@ def _mappings(snapshot: Snapshot, found: Attribution, threshold: Threshold) -> l
             unknown_bytes=sizes[HeatClass.UNKNOWN] + round(unseen[index]),
             accesses_per_s=float(accesses[index]),
             uncertain_accesses_per_s=float(uncertain[index]),
-            working_set_bytes=tuple(
-                working_set_bytes(pages.rate_hz[rows], window_s) for window_s in WINDOWS_S
-            ),
+            working_set_bytes=_touched(pages.rate_hz[rows]) if accesses[index] else _UNTOUCHED,
             resident_bytes_by_node=nodes,
         )
         result.append(MappingHeat(int(found.process[index]), record, heat))
     return result
+
+
+def _touched(rate_hz: Float32s) -> tuple[float, ...]:
+    return tuple(working_set_bytes(rate_hz, window_s) for window_s in WINDOWS_S)
 
 
 def _only_node(heat: Heat) -> int | None:

@@ -26,6 +26,10 @@ Entry = TypeVar("Entry", ProcessHeat, MappingHeat, RangeHeat, NodeHeat)
 _LABEL = 10  # width of the labels of the first lines
 _ROWS = 20  # of a table asked for with --by
 _ROWS_EACH = 8  # of each table when none was asked for
+_ARM = "record with --arm: it turns NUMA hint faults on for the session"
+_MORE_TIME = (
+    "pages are armed only while the target runs: record for longer, or ask hotpage doctor what works here"
+)
 _STYLE = {
     HeatClass.HOT: "bold red",
     HeatClass.WARM: "yellow",
@@ -81,7 +85,7 @@ class Report:
                 "No access rates arrived in this session: memory below is unknown, not cold.",
                 "bold yellow",
             )
-            for advice in run.advice or ("record with --arm: it turns NUMA hint faults on for the session",):
+            for advice in run.advice or (_MORE_TIME if run.sees_rates else _ARM,):
                 yield from self._wrapped(f"-> {advice}", "bold yellow")
         yield from self._labelled("target", f"{run.target} on {run.hostname}, Linux {run.kernel_release}")
         started = datetime.fromtimestamp(run.started_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -159,22 +163,22 @@ class Report:
     # The tables
 
     def _processes(self, key: str) -> Iterator[Text]:
-        entries = sort_heat(self.summary.processes, key)
+        # What an exec replaced before anything of it was read has nothing to show.
+        shown = [entry for entry in self.summary.processes if entry.heat != Heat() or not _exited(entry)]
+        entries = sort_heat(shown, key)
         columns = [Column("PID"), Column("COMMAND", right=False, gives_way=True), *_HEAT_COLUMNS]
         yield from self._table("process", columns, entries, self._process_row)
 
     def _process_row(self, entry: ProcessHeat) -> tuple[list[Cell], Text | None]:
         record = entry.record
-        name = f"process {entry.process}"
-        if record is not None:
-            name = record.process.comm
-            if record.exited_s is not None:
-                name += f" (exited {units.seconds(record.exited_s)})"
-        pid = str(record.process.pid) if record else "?"
-        placement = self._placement(entry.heat, "on node")
-        return [pid, self._name(name), *_heat_cells(entry.heat)], Text(
-            " " * 8 + placement
-        ) if placement else None
+        name = record.process.comm if record else f"process {entry.process}"
+        facts = (
+            [f"exited at {units.seconds(record.exited_s)}"] if record and record.exited_s is not None else []
+        )
+        if placement := self._placement(entry.heat, "on node"):
+            facts.append(placement)
+        below = Text(" " * 8 + "; ".join(facts)) if facts else None
+        return [self._pid(entry.process), self._name(name), *_heat_cells(entry.heat)], below
 
     def _mappings(self, key: str) -> Iterator[Text]:
         entries = sort_heat(self.summary.mappings, key)
@@ -331,6 +335,10 @@ class Report:
 
 
 _BY = {"process": "process", "mapping": "vma", "range": "range", "page": "page", "node": "node"}
+
+
+def _exited(entry: ProcessHeat) -> bool:
+    return entry.record is not None and entry.record.exited_s is not None
 
 
 def _heat_cells(heat: Heat) -> list[Cell]:

@@ -66,10 +66,14 @@ def check_key(by: str, key: str | None) -> str:
 
 
 def sort_heat(entries: Iterable[Entry], key: str) -> list[Entry]:
-    """Processes or mappings by one of their keys; equal ones by accesses/s, then as they were."""
+    """Processes or mappings by one of their keys; equal ones by accesses/s, then by what is resident."""
     if key in ("pid", "address"):
         return sorted(entries, key=_place)
-    return sorted(entries, key=lambda entry: (_HEAT_KEYS[key](entry.heat), -entry.heat.accesses_per_s))
+    heat_key = _HEAT_KEYS[key]
+    return sorted(
+        entries,
+        key=lambda entry: (heat_key(entry.heat), -entry.heat.accesses_per_s, -entry.heat.resident_bytes),
+    )
 
 
 def sort_nodes(nodes: Iterable[NodeHeat], key: str) -> list[NodeHeat]:
@@ -128,7 +132,8 @@ def json_document(summary: Summary, by: str | None, key: str | None, count: int 
         **{_PLURALS[name]: flat_rows(summary, name, chosen[name], limits[name]) for name in names},
     }
     for row, entry in zip(document["vmas"], sort_heat(summary.mappings, chosen["vma"]), strict=False):
-        row["strip_rate_hz"] = heat_strip(snapshot, entry, _STRIP_CELLS).rate_hz.tolist()
+        if entry.heat.accesses_per_s:
+            row["strip_rate_hz"] = heat_strip(snapshot, entry, _STRIP_CELLS).rate_hz.tolist()
     written: Row = _without_nan(document)
     return written
 

@@ -13,7 +13,7 @@ import pytest
 from profiles import armed, changes, interval, process, run_info, vma
 
 from hotpage.cli import main
-from hotpage.profile.snapshot import RunEnd
+from hotpage.profile.snapshot import RunEnd, SourceCounts
 from hotpage.profile.store import ProfileWriter
 from hotpage.views.rows import KEYS
 
@@ -134,7 +134,7 @@ def test_what_is_hot_can_be_said(profile, capsys, option, hot):
     [({}, "record longer"), ({"armed": False, "advice": ("record again with --arm",)}, "--arm")],
 )
 def test_an_empty_profile_is_said_and_is_status_1(tmp_path, capsys, run, said):
-    record(tmp_path / "p", run=run)
+    record(tmp_path / "p", run=run, sources=[SourceCounts("fault", 0)])
     assert main(["report", "-i", str(tmp_path / "p")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
