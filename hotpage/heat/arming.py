@@ -3,10 +3,10 @@
 
 A page that was armed and has not faulted since stays armed, so its silence began with the *first* arming
 after its last access. A range therefore remembers arm times: up to KEPT_ARMINGS of them, the very first and
-the newest always, the others thinned to roughly geometric ages. An access that fell between two kept times
-is credited with the silence since the later one: a silence can come out too short (a rate too high), never
-too long. With one arming a second for ten minutes it comes out at least 0.6 times as long as it was,
-whatever its length (tests/unit/test_heat_arming.py).
+the newest always, the others thinned to roughly geometric ages. An access that fell between two kept times is
+credited with the silence since the later one: a silence can come out too short (a rate too high), never too
+long. With an arming every second for ten minutes it is at least 0.57 of the truth and 0.77 in the median; for
+an hour, 0.49 and 0.75.
 """
 
 from array import array

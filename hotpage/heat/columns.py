@@ -28,6 +28,7 @@ Index = Ints64 | Bools | slice
 
 
 def _to_float16(values: Floats32) -> Floats16:
+    """Rounded, and cut off at float16's end: only huge weights or impossible exposures get there."""
     return np.minimum(values, _FLOAT16_MAX).astype(np.float16)
 
 

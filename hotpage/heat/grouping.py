@@ -27,8 +27,9 @@ def to_ticks(time_s: float) -> int:
 class Horizon:
     """One half-life, and the scale that makes its exposures fit a float16.
 
-    A decayed exposure never exceeds half_life_s/ln 2 (estimator); in units of half_life_s/20000 (1 ms for
-    20 s) that is 28854 of float16's 65504, with full precision down to 3e-9 half-lives.
+    A page's decayed exposure stays below half_life_s/ln 2 (estimator), 2885 units of half_life_s/2000. float16
+    ends at 65504, so that even twenty overlapping exposures of one page fit, and has full precision from 3e-8
+    half-lives on: below EXPOSURE_FLOOR_S for half-lives up to 30 s.
     """
 
     half_life_s: float
@@ -36,7 +37,7 @@ class Horizon:
     @property
     def unit_s(self) -> float:
         """Seconds per stored unit of exposure."""
-        return self.half_life_s / 20000
+        return self.half_life_s / 2000
 
     def decay(self, ticks: Ticks) -> Floats32:
         """2^(-age/half-life) for ages in ticks; float32."""

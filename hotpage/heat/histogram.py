@@ -15,7 +15,8 @@ LOWEST_EDGE_OCTAVE = -24
 
 def rate_bins(rate_hz: Floats32) -> Bytes8:
     """Quarter-octave bin 1..255 of each rate, the outermost bins open-ended; 0 where the rate is NaN."""
-    place = np.log2(rate_hz)
+    with np.errstate(divide="ignore"):
+        place = np.log2(rate_hz)
     place *= np.float32(BINS_PER_OCTAVE)
     place += np.float32(1 - LOWEST_EDGE_OCTAVE * BINS_PER_OCTAVE)
     # fmax, unlike maximum, prefers the number to a NaN.

@@ -51,11 +51,12 @@ class Piece:
         if self.kept is not None:
             place = self.kept.take(place)
         if isinstance(self.where, slice):
-            return place + self.where.start
-        rows: Ints64 = self.where
-        first = rows.take(place >> CHUNK_BITS) << CHUNK_BITS
-        positions: Ints64 = first + (place & (CHUNK_PAGES - 1))
-        return positions
+            place += self.where.start
+            return place
+        row = self.where.take(place >> CHUNK_BITS)
+        place &= CHUNK_PAGES - 1
+        place += row << CHUNK_BITS
+        return place
 
 
 class PieceRates:
