@@ -27,7 +27,7 @@ def to_ticks(time_s: float) -> int:
 class Horizon:
     """One half-life, and the scale that makes its exposures fit a float16.
 
-    A page's decayed exposure stays below half_life_s/ln 2 (estimator), 2885 units of half_life_s/2000. float16
+    A page's decayed exposure is below half_life_s/ln 2 (estimator), 2885 units of half_life_s/2000. float16
     ends at 65504, so that even twenty overlapping exposures of one page fit, and has full precision from 3e-8
     half-lives on: below EXPOSURE_FLOOR_S for half-lives up to 30 s.
     """

