@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silence: how much resident memory was armed and never accessed, which is what makes it cold rather than
-unknown.
-"""
+"""Silence: resident memory that was armed and never accessed is cold; what was never armed is unknown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest row of every page, from any number of intervals in any amount of memory that the pages
-themselves need.
-"""
+"""The newest row of every page, from any number of intervals in the memory that the pages themselves need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A profile in memory: takes the intervals that ProfileWriter takes, gives the Snapshot that ProfileReader
-gives.
-"""
+"""A profile in memory: takes intervals as ProfileWriter does, gives the Snapshot that ProfileReader would."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ class PartWriter:
         folder.mkdir(exist_ok=True)
 
     def append(self, table: pa.Table, interval: int) -> None:
-        """Write one interval's rows as a part, then merge the newest parts if that many small ones have
-        gathered.
-        """
+        """Write one interval's rows as a part, then merge the newest parts if enough have gathered."""
         self._parts.append(self._write(table, interval, interval, merges=0))
         # Merging is tidying: where it fails (no room for both copies) the parts stay as they are, complete.
         with contextlib.suppress(OSError, pa.ArrowException):

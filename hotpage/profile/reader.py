@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a profile directory, whole or still being written, with damaged and foreign parts named and left
-out.
-"""
+"""Reading a profile directory, finished or not; damaged and foreign parts are named and left out."""
 
 from __future__ import annotations
 
@@ -106,54 +104,45 @@ class ProfileReader:
         return usage
 
     def _processes(self, until_s: float) -> dict[int, ProcessRecord]:
-        return {
-            row["process"]: schema.process_of(row)
-            for table in self._parts("processes")
-            for row in table.to_pylist()
-            if row["time_s"] <= until_s
-        }
+        rows = self._newest("processes", until_s).to_pylist()
+        return {row["process"]: schema.process_of(row) for row in rows}
 
     def _vmas(self, until_s: float) -> dict[int, list[VmaRecord]]:
-        newest: dict[int, tuple[float, list[VmaRecord]]] = {}
-        for table in self._parts("vmas"):
-            for row in table.to_pylist():
-                process, time_s = row["process"], row["time_s"]
-                if time_s > until_s:
-                    continue
-                if process not in newest or newest[process][0] != time_s:
-                    newest[process] = (time_s, [])
-                newest[process][1].append(schema.vma_of(row))
+        vmas: dict[int, list[VmaRecord]] = {}
+        for row in self._newest("vmas", until_s).to_pylist():
+            vmas.setdefault(row["process"], []).append(schema.vma_of(row))
         return {
-            process: sorted(records, key=lambda record: record.vma.start)
-            for process, (_, records) in newest.items()
+            process: sorted(records, key=lambda record: record.vma.start) for process, records in vmas.items()
         }
 
     def _nodes(self, until_s: float) -> list[NodeRecord]:
-        rows = [
-            row for table in self._parts("nodes") for row in table.to_pylist() if row["time_s"] <= until_s
-        ]
-        last_s = max((row["time_s"] for row in rows), default=None)
-        return sorted(
-            (schema.node_of(row) for row in rows if row["time_s"] == last_s), key=lambda node: node.node
-        )
+        nodes = map(schema.node_of, self._newest("nodes", until_s).to_pylist())
+        return sorted(nodes, key=lambda node: node.node)
 
     def _armed(self, until_s: float) -> dict[int, ArmedRanges]:
-        newest: dict[int, ArmedRanges] = {}
-        for table in self._parts("armed"):
-            columns = _numpy_columns(table)
-            for time_s in np.unique(columns["time_s"]):
-                if time_s > until_s:
-                    break
-                now = columns["time_s"] == time_s
-                for process in np.unique(columns["process"][now]):
-                    mine = now & (columns["process"] == process) & (columns["end_vpn"] > columns["start_vpn"])
-                    newest[int(process)] = ArmedRanges(
-                        *(
-                            columns[name][mine]
-                            for name in ("start_vpn", "end_vpn", "first_s", "last_s", "passes")
-                        )
-                    )
-        return newest
+        columns = _numpy_columns(self._newest("armed", until_s))
+        names = ("start_vpn", "end_vpn", "first_s", "last_s", "passes")
+        real = columns["end_vpn"] > columns["start_vpn"]
+        armed = {}
+        for process in np.unique(columns["process"]):
+            mine = (columns["process"] == process) & real
+            armed[int(process)] = ArmedRanges(*(columns[name][mine] for name in names))
+        return armed
+
+    def _newest(self, name: str, until_s: float) -> pa.Table:
+        """The rows of the latest ``time_s`` of each process (of the table, where it knows no processes)."""
+        table = pa.concat_tables([schema.SCHEMAS[name].empty_table(), *self._parts(name)])
+        table = table.filter(table["time_s"].to_numpy() <= until_s)
+        if not len(table):
+            return table
+        group = (
+            table["process"].to_numpy() if "process" in table.column_names else np.zeros(len(table), np.int32)
+        )
+        time_s = table["time_s"].to_numpy()
+        members, member = np.unique(group, return_inverse=True)
+        latest_s = np.full(len(members), -np.inf)
+        np.maximum.at(latest_s, member, time_s)
+        return table.filter(time_s == latest_s[member])
 
     def _pages(self, until_s: float) -> PageTable:
         fold = PageFold()

@@ -199,9 +199,7 @@ def pages_table(runs: PageRuns, time_s: float) -> pa.Table:
 
 
 def armed_table(armed: Mapping[int, ArmedRanges], time_s: float) -> pa.Table:
-    """Rows of ``armed``; a process whose coverage became empty leaves one empty range, so that it replaces
-    the former.
-    """
+    """Rows of ``armed``; coverage that became empty leaves one empty range, to replace the former."""
     tables = []
     for process, ranges in armed.items():
         count = len(ranges.start_vpn)

@@ -55,9 +55,7 @@ class RunInfo:
 
     @property
     def sees_rates(self) -> bool:
-        """Whether any access rate could arrive: hint faults need arming, by hotpage or by the kernel; samples
-        do not.
-        """
+        """Whether any access rate could arrive: hint faults need arming, by hotpage or the kernel."""
         arms = self.armed or bool(self.numa_balancing)
         return "sample" in self.rungs or (arms and "hint" in self.rungs)
 
@@ -73,9 +71,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """A process and its part of the session. The index is never reused, so an exited process keeps its last
-    state.
-    """
+    """A process and its part of the session; its index is never reused, so its last state stays."""
 
     process: Process
     first_s: float
@@ -106,9 +102,7 @@ class VmaRecord:
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """A NUMA node; tier 0 is the fastest. Latency and bandwidth as the firmware states them (HMAT), else
-    None.
-    """
+    """A NUMA node; tier 0 is the fastest. Latency and bandwidth are the firmware's (HMAT), else None."""
 
     node: int
     tier: int
@@ -123,8 +117,7 @@ class NodeRecord:
 
 @dataclass(frozen=True)
 class ClearedRange:
-    """Pages that went away while their process lives on (munmap, mremap, MADV_DONTNEED): older rows no longer
-    hold.
+    """Pages that went away while their process lives on (munmap, MADV_DONTNEED): older rows do not hold.
 
     Not for exec (new index) nor for exit (``ProcessRecord.exited_s``): the last state of those is what a
     report shows.
@@ -253,9 +246,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a profile at ``time_s``: the one thing that views read, from a directory or from a live
-    session.
-    """
+    """The state of a profile at ``time_s``: the one thing that views read, from a directory or live."""
 
     run: RunInfo
     end: RunEnd | None  # None: still being recorded, or killed

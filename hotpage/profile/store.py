@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a profile: one directory, one folder of Parquet parts per table, one part per table and interval
-that has rows.
-"""
+"""Writing a profile: a folder of Parquet parts per table, a part per interval in which the table has rows."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class ProfileWriter:
 
     def interval(self, data: IntervalData) -> None:
         """Add one interval; on return it is on the disk."""
-        # Arrow costs 45 MB of memory: loaded with the first interval, so that a recorder waiting for events
-        # is small.
+        # Arrow costs 45 MB of memory: loaded with the first interval, a recorder waiting for events is small.
         from hotpage.profile import schema
 
         tables = schema.record_tables(data)

@@ -133,9 +133,7 @@ class NodeHeat:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a report says about heat. Exited processes are listed; the total leaves them out if any
-    lives.
-    """
+    """What a report says about heat. Exited processes are listed; the total leaves them out if any lives."""
 
     snapshot: Snapshot
     threshold: Threshold

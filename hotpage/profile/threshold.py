@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts as hot: fitted to the fast tier where there are tiers, else where the rates themselves fall
-apart.
-"""
+"""What counts as hot: what fits the fast tier where there are tiers, else where the rates fall apart."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ class HeatClass(IntEnum):
 
 @dataclass(frozen=True)
 class Threshold:
-    """Hot is at or above ``hot_hz`` accesses/s per page, warm within the octave below; ``rule`` says why, for
-    people.
-    """
+    """Hot is from ``hot_hz`` accesses/s per page, warm the octave below; ``rule`` says why, for people."""
 
     hot_hz: float
     rule: str

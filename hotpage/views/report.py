@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for people: how the numbers came about first, then processes, mappings and ranges, hottest
-first.
-"""
+"""The report for people: how the numbers came about, then processes, mappings and ranges, hottest first."""
 
 from __future__ import annotations
 
@@ -289,9 +287,7 @@ class Report:
         row: Callable[[Entry], tuple[list[Cell], Text | None]],
         uncounted: bool = False,
     ) -> Iterator[Text]:
-        """A section: the first rows of sorted entries; ``uncounted`` ones were cut already, to one more than
-        shown.
-        """
+        """A section: the first of sorted entries; ``uncounted`` ones were cut to one more than shown."""
         limit = self._limit() or len(entries)
         ellipsis = "…" if self.unicode else ".."
         yield from table(columns, [row(entry) for entry in entries[:limit]], self.width, ellipsis)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A summary as flat rows for programs (units in the names), and the keys to sort by; what --json and --csv
-give.
-"""
+"""A summary as flat rows for programs, units in their names (--json, --csv), and the keys to sort by."""
 
 from __future__ import annotations
 
@@ -102,9 +100,7 @@ def flat_rows(summary: Summary, by: str, key: str, count: int | None) -> list[Ro
 
 
 def json_document(summary: Summary, by: str | None, key: str | None, count: int | None) -> Row:
-    """Everything a report knows. Pages only when asked for, ranges up to 1000 unless ``count`` says
-    otherwise.
-    """
+    """Everything a report knows; pages only when asked for, 1000 ranges unless ``count`` says so."""
     snapshot = summary.snapshot
     chosen = {name: check_key(name, key if name == by else None) for name in KEYS}
     names = ["process", "vma", "range", "node", *(["page"] if by == "page" else [])]

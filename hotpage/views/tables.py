@@ -17,9 +17,7 @@ _NARROW_GAP = " "
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``gives_way`` may hold one, whose texts are shortened in the middle down to ``least``
-    characters.
-    """
+    """A column; one may give way: its texts are shortened in the middle, down to ``least`` characters."""
 
     header: str
     right: bool = True

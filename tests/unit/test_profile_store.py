@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from profiles import armed, changes, interval, process, run_info, vma
+from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes
@@ -305,3 +305,28 @@ def test_a_killed_recorder_leaves_whole_intervals(tmp_path):
     assert snapshot.end is None
     assert done <= snapshot.usage.intervals <= done + 1
     assert done <= len(snapshot.pages) <= done + 1
+
+
+def test_the_latest_set_of_mappings_and_armed_ranges_replaces_all_before(tmp_path):
+    steps = [
+        interval(
+            1,
+            changes((1, 1, 1.0)),
+            vmas={1: [vma(1, 2, {0: 4096}), vma(5, 9, {0: 4096})], 2: [vma(7, 8, None)]},
+            armed={1: armed(1, 9), 2: armed(7, 8)},
+            nodes=[node(0), node(1)],
+        ),
+        interval(2, changes(), vmas={1: [vma(5, 10, {0: 8192})]}, armed={1: armed(0, 0)}, nodes=[node(0)]),
+    ]
+    write(tmp_path / "p", *steps)
+    last = ProfileReader(tmp_path / "p").snapshot()
+    assert {index: [record.vma.end >> 12 for record in records] for index, records in last.vmas.items()} == {
+        1: [10],
+        2: [8],
+    }
+    assert {index: ranges.end_vpn.tolist() for index, ranges in last.armed.items()} == {1: [], 2: [8]}
+    assert [entry.node for entry in last.nodes] == [0]
+    first = ProfileReader(tmp_path / "p").snapshot(at_s=1.0)
+    assert [record.vma.end >> 12 for record in first.vmas[1]] == [2, 9]
+    assert first.armed[1].end_vpn.tolist() == [9]
+    assert len(first.nodes) == 2
