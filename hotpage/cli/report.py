@@ -8,6 +8,7 @@ import json as json_format
 import shutil
 import sys
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -115,11 +116,14 @@ def _write_csv(summary: Summary, by: str, key: str, count: int | None) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv_format.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        nodes = row.get("resident_bytes_by_node")
-        if nodes is not None:
-            row["resident_bytes_by_node"] = " ".join(f"{node}:{count}" for node, count in nodes.items())
-        writer.writerow(row)
+    writer.writerows({name: _csv_field(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_field(value: object) -> object:
+    """Unknown is an empty field; several values are ``0:4096 1:8192``."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}:{part}" for name, part in value.items())
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _write_text(summary: Summary, by: str | None, key: str | None, count: int | None) -> None:

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 from rich.text import Text
@@ -205,8 +207,9 @@ class Report:
             self.summary.threshold,
         )
         below.append("|", "dim")
-        for sign, style in zip(strip.characters(cells, self.unicode), strip.styles(cells), strict=True):
-            below.append(sign, style)
+        signs = zip(strip.characters(cells, self.unicode), strip.styles(cells), strict=True)
+        for style, stretch in groupby(signs, key=itemgetter(1)):
+            below.append("".join(sign for sign, _ in stretch), style)
         below.append("|", "dim")
         return [self._name(vma.name), *_heat_cells(entry.heat)], below
 
@@ -339,14 +342,18 @@ def _exited(entry: ProcessHeat) -> bool:
 
 def _heat_cells(heat: Heat) -> list[Cell]:
     return [
-        Text(units.size(heat.hot_bytes), _STYLE[HeatClass.HOT]),
-        Text(units.size(heat.warm_bytes), _STYLE[HeatClass.WARM]),
-        Text(units.size(heat.cold_bytes), _STYLE[HeatClass.COLD]),
-        Text(units.size(heat.unknown_bytes), _STYLE[HeatClass.UNKNOWN]),
+        _size_cell(heat.hot_bytes, HeatClass.HOT),
+        _size_cell(heat.warm_bytes, HeatClass.WARM),
+        _size_cell(heat.cold_bytes, HeatClass.COLD),
+        _size_cell(heat.unknown_bytes, HeatClass.UNKNOWN),
         units.rate(heat.accesses_per_s),
         units.error(heat.relative_error),
         *(units.size(count) for count in heat.working_set_bytes),
     ]
+
+
+def _size_cell(count_bytes: int, kind: HeatClass) -> Text:
+    return Text(units.size(count_bytes), _STYLE[kind] if count_bytes else "dim")
 
 
 def _node_row(entry: NodeHeat) -> tuple[list[Cell], None]:

@@ -17,7 +17,7 @@ _STYLES = ("dim", "blue", "blue", "cyan", "cyan", "yellow", "dark_orange", "red"
 
 
 def levels(strip: HeatStrip, threshold: Threshold) -> list[int | None]:
-    """Level of each cell: None unknown, 0 silent, 1-4 cold (two octaves each), 5 warm, 6-8 hot (x1, x4, x16)."""
+    """Level of each cell: None unknown, 0 silent, 1-4 cold (two octaves each), 5 warm, 6-8 hot (likewise)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         above = np.log2(strip.rate_hz / threshold.hot_hz)  # octaves above hot
     hot = np.clip(_HOT_LEVEL + np.floor(above / 2), _HOT_LEVEL, 8)

@@ -92,6 +92,7 @@ def test_csv_is_a_flat_table(profile, capsys, by):
     assert len(rows) == {"process": 1, "vma": 2, "range": 1, "page": 10, "node": 1}[by]
     if by == "vma":
         assert rows[0]["resident_bytes_by_node"] == f"0:{100 << 12}"
+        assert rows[1]["relative_error"] == ""
 
 
 def test_damage_is_a_warning_on_stderr_and_in_json(profile, capsys):
