@@ -153,6 +153,29 @@ def test_splitting_a_batch_changes_nothing() -> None:
     )
 
 
+def test_a_batch_older_than_what_is_known_adds_less_and_moves_no_time_back() -> None:
+    table, reference = HeatTable((SHORT_S, LONG_S)), ReferenceTable((SHORT_S, LONG_S))
+    for time_s, exposure_s in ((10.0, 0.1), (7.0, 0.5), (9.0, 0.25)):
+        table.observe(0, FIRST, time_s, exposure_s)
+        reference.observe(0, FIRST, time_s, exposure_s)
+    table.arm(0, FIRST, FIRST + 1, 9.5)
+    reference.arm(0, FIRST, FIRST + 1, 9.5)
+    _assert_same(table, reference, 12.0)
+    assert table.rates(0, 12.0).last_s[0] == 10.0
+
+
+def test_scattered_pages_between_dense_chunks_are_listed_in_place() -> None:
+    table = HeatTable()
+    dense = np.concatenate([chunk * 512 + np.arange(512) for chunk in (2, 3, 7, 8, 20)])
+    scattered = np.array([5, 4 * 512 + 9, 5 * 512, 9 * 512 + 511, 30 * 512])
+    pages = np.sort(np.concatenate([dense, scattered]))
+    table.observe(0, pages, 1.0, pages * 1e-3)
+    rates = table.rates(0, 1.0)
+    np.testing.assert_array_equal(rates.vpn, pages)
+    accrued = 20 / math.log(2) * -np.expm1(-pages * 1e-3 / 20 * math.log(2))
+    np.testing.assert_allclose(rates.rate_hz, 1.5 / (accrued + 10e-6), rtol=ROUNDING)
+
+
 def test_exposures_at_or_below_zero_are_one_microsecond() -> None:
     table = HeatTable()
     table.observe(0, [1, 2, 3], 1.0, [0.0, -5.0, 1e-6])
@@ -291,6 +314,24 @@ class TestChanges:
         assert sum(len(changes) for changes in cooled) == 43_000
         assert max(len(changes) for changes in cooled) < 10_000
         assert all((changes.rate_hz < 1).all() for changes in cooled)
+
+    def test_chunks_stored_in_another_order_keep_their_own_account(self) -> None:
+        table = HeatTable()
+        for chunk, exposure_s in ((9, 1e-4), (3, 1e-2), (6, 1.0)):
+            table.observe(0, chunk * 512 + np.arange(512), 1.0, exposure_s)
+        assert len(table.take_changes(1.0)) == 3 * 512
+        assert len(table.take_changes(1.0, everything=True)) == 0
+        table.observe(0, 3 * 512 + np.arange(200), 1.5, 10.0)
+        assert table.take_changes(1.5).vpn.tolist() == list(range(3 * 512, 3 * 512 + 200))
+        assert len(table.take_changes(1.5, everything=True)) == 0
+
+    def test_everything_finds_all_cooling_at_once(self) -> None:
+        table = HeatTable()
+        table.observe(0, np.arange(40_000), 1.0, 0.01)
+        table.observe(0, 2**30 + np.arange(3000) * 5000, 1.0, 0.01)
+        table.take_changes(1.0)
+        table.arm(0, 0, 2**35, 2.0)
+        assert len(table.take_changes(30.0, everything=True)) == 43_000
 
     def test_unknown_pages_are_not_sent(self) -> None:
         table = HeatTable()
