@@ -14,9 +14,9 @@ enum hotpage_source {
 	HOTPAGE_PAGE_FAULT = 2,	   /* any other page fault: first touch, copy on write, swap-in */
 	HOTPAGE_MEMORY_SAMPLE = 3, /* a sampled load or store */
 	HOTPAGE_ARM = 4,	   /* `pages` pages from `address` were armed, exactly */
-	HOTPAGE_SCAN = 5,	   /* the arming scan that began at `address` flushed a range: what it armed faults from now */
-	HOTPAGE_SCAN_END = 6,	   /* that scan ended at `address` (0: at the end of the address space) */
-	HOTPAGE_SCAN_SKIP = 7,	   /* the scan left out the mapping of `pages` pages at `address`; flags say why */
+	HOTPAGE_SCAN = 5, /* the arming scan that began at `address` flushed a range: what it armed faults from now */
+	HOTPAGE_SCAN_END = 6,  /* that scan ended at `address` (0: at the end of the address space) */
+	HOTPAGE_SCAN_SKIP = 7, /* the scan left out the mapping of `pages` pages at `address`; flags say why */
 };
 
 enum hotpage_flag {
@@ -55,18 +55,18 @@ enum hotpage_target {
 
 /* Written by user space at any time, read by every program. */
 struct hotpage_config {
-	__u64 cgroup_id;	/* HOTPAGE_TARGET_CGROUP: the ancestor's id ... */
-	__u32 cgroup_level;	/* ... and its depth below the root (root: 0) */
-	__u32 target;		/* enum hotpage_target */
-	__u32 self_tgid;	/* hotpage itself: a target only ... */
-	__u32 self_test;	/* ... while this is 1 */
-	__u32 page_faults;	/* 1: emit HOTPAGE_PAGE_FAULT records */
+	__u64 cgroup_id;	 /* HOTPAGE_TARGET_CGROUP: the ancestor's id ... */
+	__u32 cgroup_level;	 /* ... and its depth below the root (root: 0) */
+	__u32 target;		 /* enum hotpage_target */
+	__u32 self_tgid;	 /* hotpage itself: a target only ... */
+	__u32 self_test;	 /* ... while this is 1 */
+	__u32 page_faults;	 /* 1: emit HOTPAGE_PAGE_FAULT records */
 	__u32 page_fault_one_in; /* keep one page fault in this many (>= 1) */
-	__u64 page_offset_base; /* where the kernel maps physical memory; found by `calibrate` */
-	__u64 arming_text[4];	/* start and end of change_prot_numa, start and end of task_numa_work */
+	__u64 page_offset_base;	 /* where the kernel maps physical memory; found by `calibrate` */
+	__u64 arming_text[4];	 /* start and end of change_prot_numa, start and end of task_numa_work */
 	__u64 calibrate_address; /* calibrate: a user address of the caller ... */
-	__u64 calibrate_frame;	/* ... the page frame behind it ... */
-	__u64 calibrate_first;	/* ... and the first candidate to try, GiB below the page table's own address */
+	__u64 calibrate_frame;	 /* ... the page frame behind it ... */
+	__u64 calibrate_first;	 /* ... and the first candidate to try, GiB below the page table's own address */
 	char comm[16];
 };
 

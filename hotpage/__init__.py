@@ -16,6 +16,8 @@ The road of one access, which is also the order of the folders:
                               |
     cli/             one file per verb
 
+    recording/       drives that road for one session, and steers what it costs
+
 ``machine/`` (topology, processes, knobs) and ``errors`` are the ground floor: everyone may stand on them.
 No stage imports a later one; tests/unit/test_layers.py holds the package to that.
 """

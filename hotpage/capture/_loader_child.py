@@ -1,31 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile and load BPF programs with bcc, hand their file descriptors over, and exit.
 
-Runs as a script of its own in whichever interpreter can import bcc, which is usually not hotpage's: it imports nothing
-of hotpage and keeps to old Python. Argument: the number of an inherited Unix stream socket. It reads one JSON line,
+Runs as a script of its own in whichever interpreter can import bcc, which is usually not hotpage's: it
+imports nothing of hotpage and keeps to old Python. Argument: the number of an inherited Unix stream socket.
+It reads one JSON line,
 
     {"source": C text, "cflags": [...], "functions": {name: program type}, "maps": [name, ...]}
 
 and answers with one JSON line, sent together with the file descriptors it names, in order:
 
-    {"programs": [name, ...], "maps": [name, ...], "failures": {name: reason}}  or  {"error": kind, "reason": text}
+    {"programs": [name, ...], "maps": [name, ...], "failures": {name: reason}}
+    or  {"error": kind, "reason": text}
 
 What the compiler and the verifier print goes to standard error, which the parent keeps.
 """
+
+from __future__ import annotations
 
 import array
 import json
 import os
 import socket
 import sys
+from typing import Any
 
 
-def answer(connection, message, descriptors=()):
+def answer(
+    connection: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] | list[int] = ()
+) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     connection.sendmsg([json.dumps(message).encode() + b"\n"], rights)
 
 
-def main():
+def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     request = json.loads(connection.makefile().readline())
     try:
@@ -34,7 +41,7 @@ def main():
         # Also the way to recognise the unrelated lattice library that the Python index calls "bcc".
         return answer(connection, {"error": "no bcc", "reason": str(error)})
     except OSError as error:
-        return answer(connection, {"error": "no bcc", "reason": "libbcc cannot be loaded: %s" % error})
+        return answer(connection, {"error": "no bcc", "reason": f"libbcc cannot be loaded: {error}"})
     types = {
         "raw_tracepoint": BPF.RAW_TRACEPOINT,
         "perf_event": BPF.PERF_EVENT,

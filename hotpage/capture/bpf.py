@@ -1,4 +1,5 @@
-"""bpf(2) and perf_event_open(2), as far as hotpage needs them: maps, attaching, statistics, and trial programs.
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2) and perf_event_open(2), as far as hotpage needs them: maps, attaching, statistics, trial programs.
 
 Functions raise OSError with the kernel's errno; file descriptors are plain ints owned by the caller.
 """
@@ -47,7 +48,7 @@ def _syscall(which: int, *arguments: object) -> int:
 
 
 def _bpf(command: int, attributes: bytes) -> int:
-    """One bpf(2) call; the attributes are padded to the size of union bpf_attr that every 5.8+ kernel takes."""
+    """One bpf(2) call; the attributes are padded to the union bpf_attr that every 5.8+ kernel takes."""
     buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 120))
     return _syscall(0, command, buffer, len(buffer))
 
@@ -57,7 +58,9 @@ def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
 
 
 def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes:
-    """The value under a key; for a per-CPU map ``value_bytes`` covers all possible CPUs, each rounded up to 8."""
+    """The value under a key; for a per-CPU map ``value_bytes`` covers all possible CPUs, each rounded up to
+    8.
+    """
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value = ctypes.create_string_buffer(value_bytes)
     _bpf(_MAP_LOOKUP, struct.pack("<IxxxxQQQ", fd, _address(key_buffer), _address(value), 0))
@@ -230,7 +233,9 @@ def enable_run_time_statistics() -> int:
 
 
 def program_statistics(program: int) -> tuple[int, int, int]:
-    """Run time in ns and run count (while statistics are on), and runs refused because one was already active."""
+    """Run time in ns and run count (while statistics are on), and runs refused because one was already
+    active.
+    """
     info = ctypes.create_string_buffer(232)
     _bpf(_OBJ_INFO, struct.pack("<IIQ", program, len(info), _address(info)))
     run_time_ns, run_count, misses = struct.unpack_from("<QQQ", info.raw, 192)

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offsets of kernel struct fields, from the running kernel's own type information (BTF).
 
 Reads /sys/kernel/btf/vmlinux: a header, a section of variable-length type records and a section of names
-(Documentation/bpf/btf.rst). Only structs are looked into; the records of all kinds have to be stepped over to number
-them, which takes about 50 ms for a whole kernel.
+(Documentation/bpf/btf.rst). Only structs are looked into; the records of all kinds have to be stepped over to
+number them, which takes about 50 ms for a whole kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _WORDS_PER_ELEMENT[19] = 3  # ENUM64
 
 
 class Btf:
-    """The kernel's types; raises UnsupportedError where the kernel carries none that this reader understands."""
+    """The kernel's types; raises UnsupportedError where it carries none that this reader understands."""
 
     def __init__(self, path: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
         try:

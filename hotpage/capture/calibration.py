@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find where the kernel maps physical memory, for the programs that walk page tables.
 
-With CONFIG_RANDOMIZE_MEMORY the direct map begins at a random multiple of 1 GiB. The page table of a process lies in it,
-so the base is the table's own address rounded down to 1 GiB, less a whole number of GiB that is smaller than the
-highest physical address. /proc/self/pagemap tells the true frame of one of our pages; the ``calibrate`` program tries
-base after base until the walk arrives at that frame.
+With CONFIG_RANDOMIZE_MEMORY the direct map begins at a random multiple of 1 GiB. The page table of a process
+lies in it, so the base is the table's own address rounded down to 1 GiB, less a whole number of GiB that is
+smaller than the highest physical address. /proc/self/pagemap tells the true frame of one of our pages; the
+``calibrate`` program tries base after base until the walk arrives at that frame.
 """
 
 from __future__ import annotations

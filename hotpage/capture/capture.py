@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running capture: programs attached, rings mapped, every event either handed out or counted as lost."""
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ class Capture:
     ) -> None:
         """Compile, load, attach and test the sources; no process is a target yet.
 
-        Raises PrivilegeError, MissingDependencyError, CompileError, AttachError, and UnsupportedError when none of the
-        sources works here. A source that does not work beside one that does is left out and named in ``refused``.
+        Raises PrivilegeError, MissingDependencyError, CompileError, AttachError, and UnsupportedError when
+        none of the sources works here. A source that does not work beside one that does is left out and named
+        in ``refused``.
         """
         if os.geteuid() != 0:
             raise PrivilegeError("capturing page accesses needs root", "run it with sudo")
@@ -122,7 +124,8 @@ class Capture:
         self.received = 0
         if not self.rungs:
             raise UnsupportedError(
-                "no source of page accesses works here: " + "; ".join(f"{n}: {r}" for n, r in self.refused.items())
+                "no source of page accesses works here: "
+                + "; ".join(f"{n}: {r}" for n, r in self.refused.items())
             )
         try:
             self._open()
@@ -154,7 +157,9 @@ class Capture:
         for rung in self.rungs.values():
             files += [name for name in rung.files if name not in files]
             defines |= rung.defines
-        self._programs = loader.load(files, defines, functions, ["config", "targets", "counters", *ring_names])
+        self._programs = loader.load(
+            files, defines, functions, ["config", "targets", "counters", *ring_names]
+        )
         self._rings = [Ring(self._programs.maps[name], self._ring_bytes) for name in ring_names]
 
         self._config["self_tgid"] = os.getpid()
@@ -163,11 +168,14 @@ class Capture:
         self._config["arming_text"] = self.kernel.arming_text if walks else 0
         self._write_config()
         if walks:
-            problem = calibration.find_direct_map(self._programs.programs["calibrate"], self._programs.maps["config"])
+            problem = calibration.find_direct_map(
+                self._programs.programs["calibrate"], self._programs.maps["config"]
+            )
             if problem is not None:
                 raise UnsupportedError(f"page tables cannot be read here: {problem}", "use --source fault")
             self._config = np.frombuffer(
-                bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)), CONFIG_DTYPE
+                bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)),
+                CONFIG_DTYPE,
             )
         for attachment in attachments.values():
             self._attach(attachment)
@@ -201,7 +209,9 @@ class Capture:
                     ) from error
 
     def attach_new_cpus(self) -> None:
-        """Cover CPUs that came online since; a perf event sees one CPU, and nothing on its own when that goes away."""
+        """Cover CPUs that came online since; a perf event sees one CPU, and nothing on its own when that goes
+        away.
+        """
         for rung in self.rungs.values():
             for attachment in rung.attachments:
                 if attachment.kind == "perf_event":
@@ -231,7 +241,7 @@ class Capture:
         bpf.map_update(self._programs.maps["targets"], struct.pack("<I", pid), struct.pack("<I", 1))
 
     def remove_pid(self, pid: int) -> None:
-        """Take a process out of a target of processes, e.g. because it has exited and its pid may be reused."""
+        """Take a process out of a target of processes: it has exited, and its pid may be reused."""
         bpf.map_delete(self._programs.maps["targets"], struct.pack("<I", pid))
 
     def target_pids(self) -> set[int]:
@@ -245,7 +255,9 @@ class Capture:
 
     @property
     def page_fault_one_in(self) -> int:
-        """One page fault in this many is kept. Hint faults always are: to drop one would make a hot page look cold."""
+        """One page fault in this many is kept. Hint faults always are: to drop one would make a hot page look
+        cold.
+        """
         return int(self._config["page_fault_one_in"][0])
 
     @page_fault_one_in.setter
@@ -272,7 +284,7 @@ class Capture:
         return Counters(*(per_cpu[name].sum(axis=0) for name in ("emitted", "lost", "sampled_out")))
 
     def measure_cost(self, on: bool) -> None:
-        """Turn the kernel's run-time statistics for BPF programs on or off; they cost two clock reads a run."""
+        """Turn the kernel's run-time statistics for BPF programs on or off; two clock reads a run."""
         if on and self._statistics_fd is None:
             self._statistics_fd = bpf.enable_run_time_statistics()
         elif not on and self._statistics_fd is not None:

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of bpfprog/hotpage.h as numpy dtypes and Python enums, read from that file itself.
 
-The header is the only definition. It is a small, regular piece of C, so a few lines read it; what they make of it is
-compared with a real compiler twice: by a unit test (cc) and, through ``layout_assertions``, every time the programs are
-compiled for the kernel.
+The header is the only definition. It is a small, regular piece of C, so a few lines read it; what they make
+of it is compared with a real compiler twice: by a unit test (cc) and, through ``layout_assertions``, every
+time the programs are compiled for the kernel.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where functions of the running kernel lie, from /proc/kallsyms."""
 
 from __future__ import annotations
@@ -6,7 +7,9 @@ from pathlib import Path
 
 
 def text_range(name: str, path: Path = Path("/proc/kallsyms")) -> tuple[int, int] | None:
-    """First address of a kernel function and of whatever follows it; None if unknown or hidden (kptr_restrict)."""
+    """First address of a kernel function and of whatever follows it; None if unknown or hidden
+    (kptr_restrict).
+    """
     try:
         lines = path.read_bytes()
     except OSError:

@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the running kernel lets BPF programs do, found out by trying, each thing once."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 from pathlib import Path
@@ -21,34 +23,39 @@ _FIELDS = (
     ("vm_area_struct", "vm_start"),
     ("vm_area_struct", "vm_end"),
 )
+HINT_FUNCTIONS = ("mpol_misplaced", "task_numa_fault", "change_prot_numa")
+"""The functions of a hint fault, and the one that arms."""
 _SHORT = {"task_struct": "TASK", "mm_struct": "MM", "vm_area_struct": "VMA"}
 
 
 class Kernel:
-    """The running kernel as BPF programs meet it. Every answer is cached: a session asks about the same few hooks."""
+    """The running kernel as BPF programs meet it. Every answer is cached: a session asks about the same few
+    hooks.
+    """
 
     def __init__(self) -> None:
         self._refusals: dict[tuple[str, str], str | None] = {}
 
     @functools.cached_property
-    def btf(self) -> Btf | None:
-        """Its type information, if it carries any."""
+    def _types(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Wanted field offsets and function ids. The type information itself, 10 MB of it, is not kept."""
         try:
-            return Btf()
+            btf = Btf()
         except UnsupportedError:
-            return None
+            return {}, {}
+        offsets, functions = {}, {}
+        for structure, field in _FIELDS:
+            with contextlib.suppress(KeyError):
+                offsets[f"HOTPAGE_{_SHORT[structure]}_{field.upper()}"] = btf.offset(structure, field)
+        for name in HINT_FUNCTIONS:
+            with contextlib.suppress(KeyError):
+                functions[name] = btf.function_id(name)
+        return offsets, functions
 
-    @functools.cached_property
+    @property
     def field_defines(self) -> dict[str, int]:
-        """Offsets of the struct fields that programs may read, as HOTPAGE_<TYPE>_<FIELD>; those that exist."""
-        found = {}
-        for structure, field in _FIELDS if self.btf else ():
-            try:
-                assert self.btf is not None
-                found[f"HOTPAGE_{_SHORT[structure]}_{field.upper()}"] = self.btf.offset(structure, field)
-            except KeyError:
-                continue
-        return found
+        """Offsets of the struct fields that programs may read, as HOTPAGE_<TYPE>_<FIELD>."""
+        return self._types[0]
 
     @functools.cached_property
     def arming_text(self) -> list[int]:
@@ -76,9 +83,9 @@ class Kernel:
             if kind == "raw_tracepoint":
                 bpf.try_raw_tracepoint(hook)
             elif kind == "fentry":
-                if self.btf is None:
+                if not self._types[1]:
                     return "the kernel carries no type information (CONFIG_DEBUG_INFO_BTF)"
-                bpf.try_fentry(self.btf.function_id(hook))
+                bpf.try_fentry(self._types[1][hook])
             elif kind == "kprobe":
                 bpf.try_kprobe(hook)
             else:

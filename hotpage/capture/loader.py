@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Have BPF programs compiled and loaded by bcc, in a child process that is gone afterwards.
 
-bcc belongs to the distribution's python3 and brings 70-185 MB of LLVM with it. The child passes every file descriptor
-back over a Unix socket, so that this process may live in any virtualenv and stays small.
+bcc belongs to the distribution's python3 and brings 70-185 MB of LLVM with it. The child passes every file
+descriptor back over a Unix socket, so that this process may live in any virtualenv and stays small.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class LoadedPrograms:
 def interpreters_with_bcc() -> list[str]:
     """Interpreters worth trying, the likeliest first: this one if it finds a bcc, then the system's."""
     candidates = [sys.executable] if importlib.util.find_spec("bcc") else []
-    candidates += ["/usr/bin/python3", *sorted(map(str, Path("/usr/bin").glob("python3.[0-9]*")), reverse=True)]
+    candidates += [
+        "/usr/bin/python3",
+        *sorted(map(str, Path("/usr/bin").glob("python3.[0-9]*")), reverse=True),
+    ]
     seen: dict[str, str] = {}
     for candidate in candidates:
         if os.access(candidate, os.X_OK) and not candidate.endswith("-config"):
@@ -70,13 +74,11 @@ def installation_command() -> str:
 def compose_source(files: Sequence[str]) -> str:
     """One compilation unit: the shared part, the wanted files, and the checks of the layout.
 
-    bcc only understands declarations in the unit's own text, so the files are joined rather than included; #line keeps
-    the compiler's messages pointing at them.
+    bcc only understands declarations in the unit's own text, so the files are joined rather than included;
+    #line keeps the compiler's messages pointing at them.
     """
     directory = bpf_source_directory()
-    parts = []
-    for name in ("common.bpf.c", *files):
-        parts.append(f'#line 1 "{name}"\n{(directory / name).read_text()}')
+    parts = [f'#line 1 "{name}"\n{(directory / name).read_text()}' for name in ("common.bpf.c", *files)]
     parts.append(f'#line 1 "layout checks of hotpage/capture/events.py"\n{events.layout_assertions()}')
     return "\n".join(parts)
 
@@ -127,7 +129,8 @@ def _ask_child(interpreter: str, request: Mapping[str, object]) -> tuple[dict[st
             child.wait(_LONGEST_COMPILE_S)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise CompileError(
-                f"the BPF compiler did not answer within {_LONGEST_COMPILE_S:.0f} s", "is the machine overloaded?"
+                f"the BPF compiler did not answer within {_LONGEST_COMPILE_S:.0f} s",
+                "is the machine overloaded?",
             ) from error
         except (BrokenPipeError, ConnectionResetError):
             line, descriptors = b"", []
@@ -190,7 +193,9 @@ def load(
             raise CompileError(f"bcc cannot compile the BPF programs ({_first_error(output)})", None, output)
         else:
             raise CompileError(
-                f"the BPF compiler in {interpreter} died ({answer['reason']}: {_first_error(output)})", None, output
+                f"the BPF compiler in {interpreter} died ({answer['reason']}: {_first_error(output)})",
+                None,
+                output,
             )
     raise MissingDependencyError(f"bcc is not installed ({missing})", installation_command())
 

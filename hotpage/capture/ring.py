@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """BPF ring buffers, mapped and read as numpy arrays.
 
-The kernel's layout (kernel/bpf/ringbuf.c): one page that the consumer writes (its position), one page that the producer
-writes, then the data, mapped twice in a row so that a record never wraps. Every record is an 8-byte head (length with
-two flag bits) and the payload. All of hotpage's records have one size, so the ring between the two positions *is* a
-structured array.
+The kernel's layout (kernel/bpf/ringbuf.c): one page that the consumer writes (its position), one page that
+the producer writes, then the data, mapped twice in a row so that a record never wraps. Every record is an
+8-byte head (length with two flag bits) and the payload. All of hotpage's records have one size, so the ring
+between the two positions *is* a structured array.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Ring:
         page = mmap.PAGESIZE
         self._size_bytes = size_bytes
         self._consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        self._producer = mmap.mmap(map_fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._producer = mmap.mmap(
+            map_fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )
         self._consumed: NDArray[np.uint64] = np.frombuffer(self._consumer, np.uint64, 1)
         self._produced: NDArray[np.uint64] = np.frombuffer(self._producer, np.uint64, 1)
         self._barrier = threading.Lock()
@@ -56,7 +59,9 @@ class Ring:
         if len(busy):
             count = int(busy[0])
             records, odd = records[:count], odd[odd < count]
-        with self._barrier:  # acquire semantics: no payload is read ahead of its length on weakly ordered CPUs
+        with (
+            self._barrier
+        ):  # acquire semantics: no payload is read ahead of its length on weakly ordered CPUs
             pass
         events = np.delete(records["payload"], odd) if len(odd) else np.ascontiguousarray(records["payload"])
         self._consumed[0] = consumed + count * RECORD_BYTES

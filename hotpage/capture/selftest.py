@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make a few known accesses and see them: a source that attaches but sees nothing is refused.
 
-The accesses are made by hotpage itself to a mapping of its own. A hint fault cannot be had without turning NUMA balancing
-on, but the page table walk can be shown its like: on a PROT_NONE mapping the entries look exactly as if armed, and a
-read(2) into it faults inside the kernel and fails with EFAULT, harmlessly.
+The accesses are made by hotpage itself to a mapping of its own. A hint fault cannot be had without turning
+NUMA balancing on, but the page table walk can be shown its like: on a PROT_NONE mapping the entries look
+exactly as if armed, and a read(2) into it faults inside the kernel and fails with EFAULT, harmlessly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _PROT_NONE, _PROT_READ_WRITE = 0, 3
 
 
 def run(capture: Capture) -> None:
-    """Test every source of a capture that has no target yet; raises UnsupportedError naming the one that fails."""
+    """Test every source of a capture that has no target yet; raises UnsupportedError naming the one that
+    fails.
+    """
     length = TOUCHED_PAGES * mmap.PAGESIZE
     with mmap.mmap(-1, length) as pages:
         anchor = ctypes.c_char.from_buffer(pages)
@@ -45,12 +48,12 @@ def run(capture: Capture) -> None:
     mine = events[(events["address"] >= start) & (events["address"] < start + length)]
     for name, rung in capture.rungs.items():
         if name == "hint" and not rung.walks_page_tables:
-            continue  # these hooks run in hint faults only; the recorder compares them with /proc/vmstat instead
+            continue  # these hooks run in hint faults only, which nothing but arming causes
         source = EventSource.HINT_FAULT if name == "hint" else EventSource.PAGE_FAULT
         seen = len(np.unique(mine["address"][mine["source"] == source] // mmap.PAGESIZE))
         if seen != TOUCHED_PAGES:
             raise UnsupportedError(
-                f"the {rung.name} rung of source '{name}' attached, but saw {seen} of {TOUCHED_PAGES} test accesses",
+                f"source '{name}' ({rung.name}) attached, but saw {seen} of {TOUCHED_PAGES} test accesses",
                 "leave it out with --source",
             )
 

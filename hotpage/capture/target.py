@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whose accesses to capture."""
 
 from __future__ import annotations

@@ -63,8 +63,10 @@ def _command_line(words: Sequence[str]) -> Callable[..., Any]:
     completing = "_HOTPAGE_COMPLETE" in os.environ  # the shell asks: the words come by the environment
     for verb, summary in VERBS.items():
         wanted = completing or verb in words
-        run = getattr(import_module(f"hotpage.cli.{verb}"), verb) if wanted else _not_imported
-        app.command(verb, short_help=summary)(run)
+        module = import_module(f"hotpage.cli.{verb}") if wanted else None
+        settings = getattr(module, "CONTEXT_SETTINGS", None)
+        run = getattr(module, verb) if module else _not_imported
+        app.command(verb, short_help=summary, context_settings=settings)(run)
     return typer.main.get_command(app)
 
 

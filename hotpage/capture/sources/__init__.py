@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where events come from. A source is one file here that calls ``register``; no list elsewhere changes.
 
-A source walks a ladder of rungs, best first. A rung names the programs it needs and where they attach, and can say,
-by trying, why it does not work here. Capture compiles the chosen rungs of all sources as one unit.
+A source walks a ladder of rungs, best first. A rung names the programs it needs and where they attach, and
+can say, by trying, why it does not work here. Capture compiles the chosen rungs of all sources as one unit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from hotpage.capture.kernel import Kernel
 
 @dataclass(frozen=True)
 class Attachment:
-    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (every CPU's page faults)."""
+    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (every CPU's page
+    faults).
+    """
 
     kind: str
     hook: str

@@ -1,13 +1,15 @@
-"""NUMA hint faults: a page armed by the kernel's NUMA balancing was accessed. They carry the rate of accesses."""
+# SPDX-License-Identifier: Apache-2.0
+"""NUMA hint faults: a page armed by the kernel's NUMA balancing was accessed. They carry the rate of
+accesses.
+"""
 
 from __future__ import annotations
 
 from hotpage.capture.events import EventSource
-from hotpage.capture.kernel import Kernel
+from hotpage.capture.kernel import HINT_FUNCTIONS, Kernel
 from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
 from hotpage.capture.sources.pagefault import SOFTWARE_EVENT, TRACEPOINTS
 
-_FUNCTIONS = ("mpol_misplaced", "task_numa_fault", "change_prot_numa")
 _NEEDED_FIELDS = (
     "HOTPAGE_TASK_MM",
     "HOTPAGE_MM_PGD",
@@ -17,7 +19,9 @@ _NEEDED_FIELDS = (
 
 
 class HintFaults:
-    """fentry, else kprobes, on the functions of a hint fault; else page faults told apart by their page table entry."""
+    """fentry, else kprobes, on the functions of a hint fault; else page faults told apart by their page table
+    entry.
+    """
 
     name = "hint"
     events = EventSource.HINT_FAULT
@@ -33,16 +37,18 @@ class HintFaults:
             Rung(
                 "fentry",
                 ("hintfault.bpf.c",),
-                tuple(Attachment("fentry", name, f"kfunc__{name}") for name in _FUNCTIONS),
+                tuple(Attachment("fentry", name, f"kfunc__{name}") for name in HINT_FUNCTIONS),
                 {"HOTPAGE_FENTRY": 1},
             ),
             Rung(
                 "kprobe",
                 ("hintfault.bpf.c",),
-                tuple(Attachment("kprobe", name, f"kprobe_{name}") for name in _FUNCTIONS),
+                tuple(Attachment("kprobe", name, f"kprobe_{name}") for name in HINT_FUNCTIONS),
             ),
             Rung("tracepoint", ("pagefault.bpf.c",), TRACEPOINTS + arming, walk, walks_page_tables=True),
-            Rung("software event", ("pagefault.bpf.c",), SOFTWARE_EVENT + arming, walk, walks_page_tables=True),
+            Rung(
+                "software event", ("pagefault.bpf.c",), SOFTWARE_EVENT + arming, walk, walks_page_tables=True
+            ),
         ]
 
     def refusal(self, rung: Rung, kernel: Kernel) -> str | None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Page faults: the birth of pages, and growth. They say nothing about the rate of accesses."""
 
 from __future__ import annotations

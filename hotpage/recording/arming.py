@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--arm``: have the kernel arm the target's pages, within the budget, and leave everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from hotpage.errors import HotpageError, KnobError
+from hotpage.machine.hold import MmHolder
+from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
+from hotpage.machine.processes import Process
+from hotpage.machine.topology import Topology
+from hotpage.recording.budget import ArmingAccount
+
+_SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_max_ms")
+_PROMOTE_RATE_LIMIT = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
+_WANTED_PERIOD_MAX_MS = 2000
+_MOST_HOLDS = 256
+
+
+def balancing_mode() -> int | None:
+    """kernel.numa_balancing, None where the kernel has no such thing."""
+    try:
+        return int(read_knob(NUMA_BALANCING))
+    except (KnobError, ValueError):
+        return None
+
+
+class Arming:
+    """Turns NUMA hint faults on for a session; ``notes`` says what could not be had.
+
+    Where the kernel already arms, the switch is left alone and so is the pace. Otherwise the switch is the
+    brake: it is off whenever the next scan would overdraw the account. Between several memory tiers the mode
+    that arms without migrating is taken (mode 3 with a promotion limit of 0), so that profiling does not move
+    pages.
+    """
+
+    def __init__(self, knobs: KnobSession, topology: Topology, account: ArmingAccount) -> None:
+        self.notes: list[str] = []
+        self._account = account
+        found = balancing_mode()
+        if found is None:
+            raise KnobError("this kernel cannot arm pages", "it lacks CONFIG_NUMA_BALANCING: leave out --arm")
+        self._switch: Knob | None = None
+        self._on_value = 1
+        if found == 0:
+            self._switch = knobs.knob(NUMA_BALANCING)
+            if len(topology.tiers) > 1:
+                with contextlib.suppress(KnobError):
+                    knobs.write(_PROMOTE_RATE_LIMIT, 0)
+                    self._on_value = 3
+        try:
+            if int(read_knob(_SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
+                knobs.write(_SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
+        except (KnobError, ValueError):
+            self.notes.append(
+                "the arming pace cannot be set here (debugfs sched/numa_balancing is closed): "
+                "the kernel slows its scans down, to a minute apart at most"
+            )
+        self.is_on = False
+        self._holder: MmHolder | None = None
+        try:
+            self._holder = MmHolder()
+        except HotpageError as error:
+            self.notes.append(f"single-threaded processes will show no hint faults: {error}")
+
+    def start(self) -> None:
+        """Begin to arm."""
+        self._set(True)
+
+    def steer(self) -> None:
+        """Let the next scan happen, or not, as the account says."""
+        self._set(self._account.affordable)
+
+    def _set(self, on: bool) -> None:
+        if self._switch is not None and on != self.is_on and self._switch.set(self._on_value if on else 0):
+            self.is_on = on
+            if on:
+                self._account.begin_scan()
+
+    def hold(self, processes: Iterable[Process]) -> None:
+        """Make single-threaded processes armable: the kernel passes over memory that has one user only."""
+        if self._holder is None:
+            return
+        for process in processes:
+            if len(self._holder.held) >= _MOST_HOLDS:
+                return
+            if process.pid not in self._holder.held:
+                self._holder.hold(process)
+
+    def poll(self) -> None:
+        """Take the holder's reports; what cannot be held is noted."""
+        if self._holder is None:
+            return
+        try:
+            for event in self._holder.poll():
+                if event.kind == "failed":
+                    self.notes.append(
+                        f"process {event.pid} cannot be held, so it will show no hint faults: {event.reason}"
+                    )
+        except HotpageError as error:
+            self.notes.append(f"single-threaded processes show no hint faults from now on: {error}")
+            self._holder.close()
+            self._holder = None
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Single-threaded processes made armable."""
+        return self._holder.held if self._holder else frozenset()
+
+    @property
+    def helper_pid(self) -> int | None:
+        """The holder's own process."""
+        return self._holder.helper_pid if self._holder else None
+
+    def close(self) -> None:
+        """Let go of what is held. The knobs go back when their KnobSession ends."""
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The overhead budget: what arming may cost the target, and hotpage itself the machine.
+
+``--budget PCT`` bounds two things, each on its own:
+
+* The target's slowdown: CPU time spent in hint faults and in arming, as a share of the CPU time that the
+  target uses. It is spent in whole arming scans, so this is an account: a scan may begin when what the last
+  one cost fits into what the target's CPU time has earned so far. Only the first scan may overdraw it.
+* hotpage's own CPU time, its BPF programs included, as a share of one CPU: over it, fewer page faults are
+  kept.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+
+SCAN_COST_S = 0.2e-6
+"""Arming one page. Measured on a 6.18 VM: about 10 ms for 51,200 pages (docs/overhead.md)."""
+_TEST_PAGES = 2048
+
+
+def measure_fault_cost_s() -> float:
+    """CPU seconds of one page fault here: first touches of a mapping of our own, the median of a few rounds.
+
+    A hint fault neither allocates nor clears a page, but locks and flushes more (docs/overhead.md compares
+    them).
+    """
+    rounds = []
+    for _ in range(5):
+        with mmap.mmap(-1, _TEST_PAGES * mmap.PAGESIZE) as pages:
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+            begun = time.thread_time()
+            for offset in range(0, len(pages), mmap.PAGESIZE):
+                pages[offset] = 1
+            rounds.append((time.thread_time() - begun) / _TEST_PAGES)
+    return sorted(rounds)[2]
+
+
+class ArmingAccount:
+    """Earned and spent CPU seconds of the target; decides whether another scan is affordable."""
+
+    def __init__(self, budget_percent: float, fault_cost_s: float) -> None:
+        self._share = budget_percent / 100
+        self._cost_of_fault_s = fault_cost_s + SCAN_COST_S
+        self._target_cpu_s = 0.0
+        self._spent_before_scan_s = 0.0
+        self.spent_s = 0.0
+        """What hint faults, and arming the pages that took them, have cost the target."""
+
+    def update(self, hint_faults: int, target_cpu_s: float) -> None:
+        """Totals since the session began."""
+        self.spent_s = hint_faults * self._cost_of_fault_s
+        self._target_cpu_s = target_cpu_s
+
+    def begin_scan(self) -> None:
+        """Arming is switched on: what is spent from now on is the cost of the scan that follows."""
+        self._spent_before_scan_s = self.spent_s
+
+    @property
+    def affordable(self) -> bool:
+        """Whether another scan as costly as the last one fits into the budget."""
+        last_scan_s = self.spent_s - self._spent_before_scan_s
+        return self.spent_s == 0 or self.spent_s + last_scan_s <= self._share * self._target_cpu_s
+
+    @property
+    def cost_percent(self) -> float:
+        """The target's slowdown so far, estimated."""
+        return 100 * self.spent_s / self._target_cpu_s if self._target_cpu_s else 0.0
+
+
+class SamplingControl:
+    """Chooses N, so that keeping one page fault in N holds hotpage's own CPU time under the budget."""
+
+    COARSEST = 1024
+
+    def __init__(self, budget_percent: float) -> None:
+        self._share = budget_percent / 100
+        self.one_in = 1
+
+    def update(self, own_cpu_s: float, elapsed_s: float) -> int:
+        """CPU seconds of hotpage and its programs in the last ``elapsed_s``; returns N."""
+        share = own_cpu_s / elapsed_s
+        if share > self._share:
+            self.one_in = min(self.one_in * 2, self.COARSEST)
+        elif share < self._share / 4 and self.one_in > 1:
+            self.one_in //= 2
+        return self.one_in

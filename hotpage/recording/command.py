@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``record -- CMD``: a command that starts only when everything is attached."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from hotpage.errors import TargetError
+
+_PATIENCE_S = 3.0
+
+
+class Command:
+    """A child process that waits before exec until it is released, with all of hotpage's privileges.
+
+    Forked at once, before threads exist and before privileges are dropped. Should hotpage die first, the
+    child sees the end of its pipe and exits without running the command.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
+        self._status: int | None = None
+        release_read, self._release = os.pipe()
+        self._problem, problem_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._wait_and_exec(release_read, problem_write)
+        os.close(release_read)
+        os.close(problem_write)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def _wait_and_exec(self, release: int, problem: int) -> None:
+        """In the child; does not return."""
+        os.close(self._release)
+        try:
+            if os.read(release, 1):
+                os.execvp(self._words[0], self._words)
+        except OSError as error:
+            os.write(problem, str(error.errno).encode())
+        finally:
+            os._exit(127)
+
+    def release(self) -> None:
+        """Let the command run; raises TargetError if it cannot."""
+        os.write(self._release, b"x")
+        os.close(self._release)
+        self._release = -1
+        problem = os.read(self._problem, 16)  # ends empty when exec closes the pipe
+        os.close(self._problem)
+        if problem:
+            self.poll()
+            raise TargetError(f"cannot run {self._words[0]}: {os.strerror(int(problem))}")
+
+    def poll(self) -> int | None:
+        """Its exit status as a shell gives it (128 + signal), None while it runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+        return self._status
+
+    def end(self) -> int:
+        """Ask it to terminate if it still runs, insist after a while; its exit status."""
+        if self._release >= 0:
+            os.close(self._release)  # never released: it exits by itself
+            self._release = -1
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + _PATIENCE_S
+            with contextlib.suppress(ProcessLookupError):
+                if self.poll() is None:
+                    os.kill(self.pid, number)
+            while self.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        status = self.poll()
+        return 137 if status is None else status

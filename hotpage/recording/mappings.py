@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mappings of target processes and where their pages are, read as often as that is cheap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from hotpage.errors import TargetError
+from hotpage.machine.processes import Process
+from hotpage.machine.vmas import Vma, read_residency, read_vmas
+from hotpage.profile.snapshot import ClearedRange, VmaRecord
+
+_FIRST_PERIOD_S = 0.5
+_COST_SHARE = 0.002
+"""Reading numa_maps walks the page tables under the target's mmap lock: at most this share of the time."""
+
+
+class MappingWatch:
+    """One process's mappings; the period doubles from half a second up to the session's longest."""
+
+    def __init__(self, process: Process, longest_period_s: float) -> None:
+        self.process = process
+        self.records: list[VmaRecord] = []
+        self._longest_period_s = longest_period_s
+        self._period_s = _FIRST_PERIOD_S
+        self._due_s = 0.0
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time to read again."""
+        return now_s >= self._due_s
+
+    def read(self, now_s: float) -> list[ClearedRange] | None:
+        """Read again: the ranges that went away since the last time; None if the process is gone."""
+        begun = time.perf_counter()
+        try:
+            vmas = read_vmas(self.process.pid)
+            residency = read_residency(self.process.pid)
+        except TargetError:
+            return None
+        if not vmas:
+            return None
+        cost_s = time.perf_counter() - begun
+        gone = unmapped(self.process.index, [record.vma for record in self.records], vmas)
+        self.records = [VmaRecord(vma, residency.get(vma.start)) for vma in vmas]
+        self._period_s = min(2 * self._period_s, self._longest_period_s)
+        self._due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
+        return gone
+
+
+def unmapped(process: int, before: Sequence[Vma], now: Sequence[Vma]) -> list[ClearedRange]:
+    """Page ranges covered by ``before`` and not by ``now``, both in order of address."""
+    gone: list[ClearedRange] = []
+    place = 0
+    for vma in before:
+        at = vma.start
+        while place < len(now) and now[place].end <= at:
+            place += 1
+        following = place
+        while at < vma.end:
+            start = now[following].start if following < len(now) else vma.end
+            if start > at:
+                gone.append(ClearedRange(process, at >> 12, min(start, vma.end) >> 12))
+            if following == len(now) or start >= vma.end:
+                break
+            at = max(at, now[following].end)
+            following += 1
+    return gone

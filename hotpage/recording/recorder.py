@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: opens everything that a session needs, runs it, and leaves the system as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hotpage import __version__
+from hotpage.capture.capture import Capture
+from hotpage.errors import UnsupportedError
+from hotpage.heat.estimator import ALPHA, BETA_S
+from hotpage.machine.capabilities import Capability, keep_only
+from hotpage.machine.knobs import KnobSession
+from hotpage.machine.procevents import open_process_events
+from hotpage.machine.topology import Topology
+from hotpage.profile.snapshot import RunEnd, RunInfo
+from hotpage.recording.arming import Arming, balancing_mode
+from hotpage.recording.budget import ArmingAccount, measure_fault_cost_s
+from hotpage.recording.command import Command
+from hotpage.recording.selection import Selection
+from hotpage.recording.session import ProfileSink, Progress, Session
+
+HORIZONS_S = (2.0, 20.0)
+"""Half-lives of the short and the long rate (heat.table)."""
+DEFAULT_BUDGET_PERCENT = 2.0
+DEFAULT_INTERVAL_S = 2.0
+_NEEDED_WHILE_RUNNING = (
+    Capability.DAC_OVERRIDE,
+    Capability.DAC_READ_SEARCH,
+    Capability.KILL,
+    Capability.SYS_PTRACE,
+    Capability.PERFMON,
+    Capability.BPF,
+)
+_NEEDED_TO_ARM = (Capability.SYS_ADMIN,)  # the numa_balancing sysctl demands it at every write
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to record and how."""
+
+    selection: Selection | None
+    """None with a ``command``: then that is the target."""
+    command: tuple[str, ...] = ()
+    duration_s: float | None = None
+    sources: tuple[str, ...] = ("hint", "fault")
+    forced_rungs: Mapping[str, str] = field(default_factory=dict)
+    arm: bool = False
+    budget_percent: float = DEFAULT_BUDGET_PERCENT
+    interval_s: float = DEFAULT_INTERVAL_S
+    command_line: tuple[str, ...] = ()
+
+
+class Recorder:
+    """One session. ``progress`` may be read at any time, ``run_info`` once the sink is open."""
+
+    def __init__(
+        self,
+        options: Options,
+        open_sink: Callable[[RunInfo], ProfileSink],
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        started_s: float | None = None,
+    ) -> None:
+        """``started_s``: CLOCK_MONOTONIC when the program began, which ``progress.first_event_s`` counts
+        from.
+        """
+        self.options = options
+        self.progress = Progress(started_s=time.monotonic() if started_s is None else started_s)
+        self._open_sink = open_sink
+        self._on_progress = on_progress
+
+    def run(self, should_stop: Callable[[], str | None]) -> RunEnd:
+        """Record until the time is over, the target is gone, or ``should_stop`` gives the reason to stop.
+
+        Whatever ends it, errors included: what was seen until then is in the sink, the kernel settings are as
+        before, nothing stays attached, and a command that was started has ended.
+        """
+        options = self.options
+        with contextlib.ExitStack() as stack:
+            command = stack.enter_context(Command(options.command)) if options.command else None
+            selection = options.selection or Selection(pids=frozenset({command.pid} if command else ()))
+            knobs = stack.enter_context(KnobSession())
+            self.progress.notes += [str(outcome) for outcome in knobs.recovered]
+            mode = balancing_mode()
+            topology = Topology.read()
+            process_events = stack.enter_context(contextlib.closing(open_process_events()))
+            capture = stack.enter_context(Capture(options.sources, forced_rungs=options.forced_rungs))
+            if options.arm and "hint" not in capture.rungs:
+                why = capture.refused.get("hint", "left out with --source")
+                raise UnsupportedError(f"--arm needs the source 'hint', which is not there ({why})")
+            run = self._describe(selection, capture, mode)
+            sink = self._open_sink(run)
+            account = ArmingAccount(options.budget_percent, measure_fault_cost_s())
+            arming = None
+            if options.arm:
+                arming = stack.enter_context(contextlib.closing(Arming(knobs, topology, account)))
+            capture.measure_cost(True)  # needs a privilege that goes now
+            keep_only((*_NEEDED_WHILE_RUNNING, *(_NEEDED_TO_ARM if arming else ())))
+            session = Session(
+                run,
+                selection,
+                command,
+                capture,
+                process_events,
+                topology,
+                sink,
+                account,
+                arming,
+                self.progress,
+            )
+            return session.run(options.duration_s, should_stop, self._on_progress)
+
+    def _describe(self, selection: Selection, capture: Capture, mode: int | None) -> RunInfo:
+        return RunInfo(
+            hotpage_version=__version__,
+            command_line=self.options.command_line,
+            target=f"command {self.options.command[0]}" if self.options.command else str(selection),
+            started_unix_s=time.time(),
+            origin_monotonic_ns=time.monotonic_ns(),
+            hostname=socket.gethostname(),
+            kernel_release=platform.release(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            architecture=platform.machine(),
+            interval_s=self.options.interval_s,
+            armed=self.options.arm,
+            numa_balancing=mode,
+            rungs={name: rung.name for name, rung in capture.rungs.items()},
+            horizons_s=HORIZONS_S,
+            prior_count=ALPHA,
+            prior_exposure_s=BETA_S,
+            budget_percent=self.options.budget_percent,
+            advice=tuple(self._advice(capture, mode)),
+        )
+
+    def _advice(self, capture: Capture, mode: int | None) -> Iterator[str]:
+        for name, reason in capture.refused.items():
+            yield f"source '{name}' does not work here: {reason}"
+        if "hint" in capture.rungs and not self.options.arm and not mode:
+            yield (
+                "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; "
+                "record with --arm, which turns it on for the session"
+            )

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of a session: events into heat, processes kept track of, arming steered, intervals written."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from hotpage.capture.capture import Capture
+from hotpage.capture.events import EventSource
+from hotpage.capture.target import Target
+from hotpage.errors import ProfileError
+from hotpage.heat.results import ArmedRanges
+from hotpage.heat.table import HeatTable
+from hotpage.machine.processes import Process, ProcessTable
+from hotpage.machine.procevents import Exec, Exit, Fork, ProcessEvents
+from hotpage.machine.topology import Topology
+from hotpage.profile.snapshot import (
+    ClearedRange,
+    IntervalData,
+    NodeRecord,
+    ProcessRecord,
+    RunEnd,
+    RunInfo,
+    SourceCounts,
+)
+from hotpage.recording.arming import Arming
+from hotpage.recording.budget import ArmingAccount, SamplingControl
+from hotpage.recording.command import Command
+from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
+from hotpage.recording.mappings import MappingWatch
+from hotpage.recording.observer import Observer
+from hotpage.recording.selection import Selection
+
+_TICK_S = 0.1
+_BUSY_TICK_S = 0.02
+_BUSY_RING = 0.2
+"""Fill of the fullest ring from which on it is read more often."""
+_STEER_PERIOD_S = 0.5
+_LONGEST_MAPPING_PERIOD_S = 10.0
+_SOURCES = {"hint": EventSource.HINT_FAULT, "fault": EventSource.PAGE_FAULT}
+
+
+class ProfileSink(Protocol):
+    """Where intervals go: profile.store.ProfileWriter or profile.live.LiveProfile."""
+
+    def interval(self, data: IntervalData) -> None:
+        """Add one interval."""
+
+    def close(self, end: RunEnd) -> None:
+        """Note how the session ended."""
+
+
+@dataclass
+class Progress:
+    """Totals so far, for a progress line and the closing summary."""
+
+    started_s: float
+    elapsed_s: float = 0.0
+    received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
+    lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
+    sampled_out: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
+    one_in: int = 1
+    own_cpu_s: float = 0.0
+    bpf_s: float = 0.0
+    target_cpu_s: float = 0.0
+    target_cost_percent: float = 0.0
+    tracked_pages: int = 0
+    first_event_s: float | None = None
+    rss_before_events_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def events(self) -> int:
+        """Accesses seen, of all sources."""
+        return sum(self.received.values())
+
+
+def resident_bytes() -> int:
+    """This process's resident memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class Session:
+    """A session with everything open and attached. Made and run once, by Recorder."""
+
+    def __init__(
+        self,
+        run: RunInfo,
+        selection: Selection,
+        command: Command | None,
+        capture: Capture,
+        process_events: ProcessEvents,
+        topology: Topology,
+        sink: ProfileSink,
+        account: ArmingAccount,
+        arming: Arming | None,
+        progress: Progress,
+    ) -> None:
+        self._origin_ns = run.origin_monotonic_ns
+        self._interval_s = run.interval_s
+        self._selection = selection
+        self._command = command
+        self._capture = capture
+        self._process_events = process_events
+        self._topology = topology
+        self._sink = sink
+        self._account = account
+        self._arming = arming
+        self._progress = progress
+        self._sampling = SamplingControl(run.budget_percent or 100.0)
+        self._processes = ProcessTable()
+        self._observer = Observer(HeatTable(run.horizons_s), self._processes, self._origin_ns)
+        self._target_cpu = TargetCpu()
+        self._machine_cpu_before_s = machine_cpu_s()
+        self._counters_before = capture.counters()
+        self._watches: dict[int, MappingWatch] = {}
+        self._records: dict[int, ProcessRecord] = {}
+        self._changed_records: set[int] = set()
+        self._changed_mappings: set[int] = set()
+        self._gone: list[int] = []
+        self._cleared: list[ClearedRange] = []
+        self._armed_passes: dict[int, int] = {}
+        self._written = replace(progress, received={}, lost={}, sampled_out={})
+        self._steered = replace(progress)
+        self._nodes_written = False
+
+    def run(
+        self,
+        duration_s: float | None,
+        should_stop: Callable[[], str | None],
+        on_progress: Callable[[Progress], None],
+    ) -> RunEnd:
+        """The loop; see Recorder.run."""
+        self._progress.rss_before_events_bytes = resident_bytes()
+        self._capture.set_target(self._selection.kernel_target())
+        if not self._selection.everything:
+            for pid in self._selection.members():
+                self._enter(self._processes.add(pid))
+        if self._arming is not None:
+            self._arming.start()
+        if self._command is not None:
+            self._command.release()
+        status: str | None = None
+        next_interval_s = self._now_s() + self._interval_s
+        while status is None:
+            time.sleep(_BUSY_TICK_S if self._capture.fullest_ring > _BUSY_RING else _TICK_S)
+            self._tick()
+            status = should_stop() or self._end_of_target()
+            if status is None and duration_s is not None and self._progress.elapsed_s >= duration_s:
+                status = "complete"
+            if self._progress.elapsed_s >= next_interval_s:
+                self._write_interval()
+                next_interval_s = self._now_s() + self._interval_s
+            on_progress(self._progress)
+        exit_status = self._command.end() if self._command else None
+        self._capture.set_target(Target.nothing())
+        self._tick()
+        self._write_interval(last=True)
+        end = RunEnd(self._progress.elapsed_s, status, exit_status)
+        self._sink.close(end)
+        return end
+
+    def _now_s(self) -> float:
+        return (time.monotonic_ns() - self._origin_ns) / 1e9
+
+    def _end_of_target(self) -> str | None:
+        """Why there is nothing left to record, if so."""
+        if self._command is not None:
+            return None if self._command.poll() is None else "complete"
+        if self._selection.pids and not self._processes.live():
+            return "target exited"
+        return None
+
+    def _tick(self) -> None:
+        """Take what has happened since the last tick."""
+        ended, replaced_ns = self._follow_processes()
+        events = self._capture.read()
+        if len(events) and self._progress.first_event_s is None:
+            self._progress.first_event_s = int(events["time_ns"][0]) / 1e9 - self._progress.started_s
+        for process in self._observer.take(events, replaced_ns):
+            self._enter(process)
+        received = np.bincount(events["source"], minlength=8)
+        for name, source in _SOURCES.items():
+            self._progress.received[name] += int(received[source])
+        for pid in ended:
+            self._leave(self._processes.exit(pid))
+            if self._selection.pids:
+                self._capture.remove_pid(pid)
+        self._progress.elapsed_s = self._now_s()
+        self._read_due_mappings()
+        if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
+            self._steer()
+
+    def _follow_processes(self) -> tuple[list[int], dict[int, int]]:
+        """The pids that ended, and when those that replaced their memory did."""
+        ended: list[int] = []
+        replaced_ns: dict[int, int] = {}
+        for event in self._process_events.drain():
+            if isinstance(event, Fork):
+                if self._processes.by_pid(event.parent) is not None and self._selection.pids:
+                    if not self._capture.follows_forks:
+                        self._capture.add_pid(event.pid)
+                    self._enter(self._processes.add(event.pid))
+            elif isinstance(event, Exec):
+                if self._processes.by_pid(event.pid) is not None:
+                    old, new = self._processes.exec(event.pid)
+                    self._leave(old)
+                    self._enter(new, previous=old)
+                    replaced_ns[event.pid] = event.time_ns
+            elif isinstance(event, Exit):
+                if self._processes.by_pid(event.pid) is not None:
+                    ended.append(event.pid)
+            else:  # events were lost: look for what they would have told
+                for process in self._processes.live():
+                    current = self._processes.refresh(process.pid)
+                    if current is None:
+                        ended.append(process.pid)
+        return ended, replaced_ns
+
+    def _enter(self, process: Process | None, previous: Process | None = None) -> None:
+        """Begin to follow a process that the table has given an index."""
+        if process is None or process.index in self._records:
+            return
+        self._records[process.index] = ProcessRecord(
+            process, self._now_s(), previous_index=previous.index if previous else None
+        )
+        self._changed_records.add(process.index)
+        self._watches[process.index] = MappingWatch(process, _LONGEST_MAPPING_PERIOD_S)
+
+    def _leave(self, process: Process | None) -> None:
+        """A process has gone; its heat is written with this interval and dropped afterwards."""
+        if process is None or process.index not in self._records:
+            return
+        self._records[process.index] = replace(self._records[process.index], exited_s=self._now_s())
+        self._changed_records.add(process.index)
+        self._watches.pop(process.index, None)
+        self._gone.append(process.index)
+
+    def _read_due_mappings(self, all_of_them: bool = False) -> None:
+        for index, watch in list(self._watches.items()):
+            if all_of_them or watch.is_due(self._progress.elapsed_s):
+                cleared = watch.read(self._progress.elapsed_s)
+                if cleared is None:
+                    continue  # its exit is about to be told
+                self._changed_mappings.add(index)
+                for gone in cleared:
+                    self._observer.table.forget(index, gone.start_vpn, gone.end_vpn)
+                self._cleared += cleared
+
+    def _steer(self) -> None:
+        """Measure what the session costs, and adapt."""
+        progress = self._progress
+        counters = self._capture.counters()
+        for name, source in _SOURCES.items():
+            progress.lost[name] = int(counters.lost[source] - self._counters_before.lost[source])
+            progress.sampled_out[name] = int(
+                counters.sampled_out[source] - self._counters_before.sampled_out[source]
+            )
+        helper = self._arming.helper_pid if self._arming else None
+        progress.own_cpu_s = time.process_time() + (process_cpu_s(helper) or 0.0 if helper else 0.0)
+        progress.bpf_s = self._capture.cost().run_time_s
+        if self._selection.everything:
+            progress.target_cpu_s = machine_cpu_s() - self._machine_cpu_before_s - progress.own_cpu_s
+        else:
+            progress.target_cpu_s = self._target_cpu.update(process.pid for process in self._processes.live())
+        progress.tracked_pages = self._observer.table.tracked_pages
+        self._account.update(progress.received["hint"], progress.target_cpu_s)
+        progress.target_cost_percent = self._account.cost_percent
+
+        elapsed_s = max(progress.elapsed_s - self._steered.elapsed_s, _TICK_S)
+        own_cpu_s = progress.own_cpu_s + progress.bpf_s - self._steered.own_cpu_s - self._steered.bpf_s
+        one_in = self._sampling.update(own_cpu_s, elapsed_s)
+        if one_in != progress.one_in:
+            progress.one_in = self._capture.page_fault_one_in = one_in
+        self._steered = replace(progress)
+        self._capture.attach_new_cpus()
+        if self._arming is not None:
+            self._arming.poll()
+            self._arming.hold(self._processes.live())
+            self._arming.steer()
+
+    def _write_interval(self, last: bool = False) -> None:
+        self._steer()
+        if last:
+            self._read_due_mappings(all_of_them=True)
+        progress, written = self._progress, self._written
+        observer = self._observer
+        data = IntervalData(
+            start_s=written.elapsed_s,
+            end_s=progress.elapsed_s,
+            changes=observer.changes(progress.elapsed_s, everything=last),
+            processes=[self._records[index] for index in sorted(self._changed_records)],
+            vmas={i: self._watches[i].records for i in self._changed_mappings if i in self._watches},
+            armed=dict(self._changed_coverage()),
+            cleared=self._cleared,
+            nodes=() if self._nodes_written else node_records(self._topology),
+            sources=[
+                SourceCounts(
+                    name,
+                    progress.received[name] - written.received.get(name, 0),
+                    progress.lost[name] - written.lost.get(name, 0),
+                    progress.sampled_out[name] - written.sampled_out.get(name, 0),
+                    progress.one_in,
+                )
+                for name in self._capture.rungs
+            ],
+            own_cpu_s=progress.own_cpu_s - written.own_cpu_s,
+            bpf_s=progress.bpf_s - written.bpf_s,
+            target_cpu_s=progress.target_cpu_s - written.target_cpu_s,
+            rss_bytes=resident_bytes(),
+        )
+        try:
+            self._sink.interval(data)
+        except ProfileError:
+            with contextlib.suppress(ProfileError):  # it has failed; if it still can, let it say how it ended
+                self._sink.close(RunEnd(progress.elapsed_s, "disk full"))
+            raise
+        for index in self._gone:
+            observer.forget(index)
+            self._armed_passes.pop(index, None)
+        self._gone, self._cleared, self._nodes_written = [], [], True
+        self._changed_records, self._changed_mappings = set(), set()
+        self._written = replace(
+            progress,
+            received=dict(progress.received),
+            lost=dict(progress.lost),
+            sampled_out=dict(progress.sampled_out),
+        )
+
+    def _changed_coverage(self) -> Iterable[tuple[int, ArmedRanges]]:
+        for index in self._records:
+            if self._records[index].exited_s is not None and index not in self._gone:
+                continue
+            ranges = self._observer.table.armed_ranges(index)
+            passes = int(ranges.passes.sum()) + len(ranges.passes)
+            if passes != self._armed_passes.get(index, 0):
+                self._armed_passes[index] = passes
+                yield index, ranges
+
+
+def node_records(topology: Topology) -> list[NodeRecord]:
+    """The machine's nodes as a profile keeps them."""
+    return [
+        NodeRecord(
+            node=node.id,
+            tier=node.tier or 0,
+            cpus=len(node.cpus),
+            total_bytes=node.total_bytes or 0,
+            free_bytes=node.free_bytes or 0,
+            read_latency_ns=node.read_latency_ns,
+            write_latency_ns=node.write_latency_ns,
+            read_bandwidth_mbps=node.read_bandwidth_mbps,
+            write_bandwidth_mbps=node.write_bandwidth_mbps,
+        )
+        for node in topology.nodes
+    ]
