@@ -330,3 +330,16 @@ def test_the_latest_set_of_mappings_and_armed_ranges_replaces_all_before(tmp_pat
     assert [record.vma.end >> 12 for record in first.vmas[1]] == [2, 9]
     assert first.armed[1].end_vpn.tolist() == [9]
     assert len(first.nodes) == 2
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path):
+    directory = write(tmp_path / "p", interval(1, changes(*((1, 3 * page, 1.5**page) for page in range(60)))))
+    path = directory / "pages" / "part-000001.parquet"
+    content = path.read_bytes()
+    before = ProfileReader(directory).snapshot().pages
+    for place in range(0, len(content), 17):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        after = ProfileReader(directory).snapshot()
+        if not after.problems:  # in what hotpage does not read, such as the statistics
+            for ours, theirs in zip(after.pages.columns(), before.columns(), strict=True):
+                np.testing.assert_array_equal(ours, theirs)

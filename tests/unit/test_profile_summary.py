@@ -128,7 +128,7 @@ def test_exited_processes_are_listed_but_not_counted_beside_living_ones():
 
 def test_pages_outside_every_mapping_are_kept_apart():
     summary = summarise(
-        snapshot((1, 5, 10.0), (1, 50, 10.0), vmas={1: [vma(0, 9, {0: PAGE})]}), hot_rate_hz=1.0
+        snapshot((1, 5, 10.0), (1, 9, 10.0), vmas={1: [vma(0, 9, {0: PAGE})]}), hot_rate_hz=1.0
     )
     assert [(m.record is None, m.heat.hot_bytes) for m in summary.mappings] == [(False, PAGE), (True, PAGE)]
 
@@ -166,3 +166,10 @@ def test_nothing_at_all_is_no_error():
     summary = summarise(snapshot())
     assert summary.total == Heat()
     assert summary.ranges() == []
+
+
+def test_a_page_just_outside_the_armed_range_is_not_taken_as_armed():
+    # all 100 pages resident; the 50 armed ones have no row, of the other 50 one has
+    beside = snapshot((1, 50, 8.0), vmas={1: [vma(0, 100, {0: 100 * PAGE})]}, armed={1: armed(0, 50)})
+    heat = only_mapping(summarise(beside, hot_rate_hz=4.0))
+    assert (heat.silent_bytes, heat.unknown_bytes) == (50 * PAGE, 49 * PAGE)
