@@ -92,10 +92,12 @@ class HeatTable:
         ``time_s``.
 
         Arrays of equal length, or scalars; any order; a page may occur many times. ``weight`` is the number
-        of accesses that an event stands for (sampling). ValueError for impossible pages or times.
+        of accesses that an event stands for (sampling). ValueError for impossible pages or times, or NaN.
         """
         key, tick = self._keys_and_ticks(process, vpn, time_s)
         exposure = np.broadcast_to(np.asarray(exposure_s, dtype=np.float32), key.shape)
+        if exposure.size and np.isnan(exposure.min()):
+            raise ValueError("an access of unknown exposure is no observation: note it with touch")
         weights: Floats32 | None = None
         if np.ndim(weight) or weight != 1.0:
             weights = np.broadcast_to(np.asarray(weight, dtype=np.float32), key.shape)

@@ -253,6 +253,13 @@ def test_impossible_events_are_refused(process: int, vpn: int, time_s: float) ->
     assert table.tracked_pages == 0
 
 
+def test_an_unknown_exposure_is_refused_before_it_spoils_a_page() -> None:
+    table = HeatTable()
+    with pytest.raises(ValueError, match="touch"):
+        table.observe(0, [1, 2], 1.0, [0.1, math.nan])
+    assert table.tracked_pages == 0
+
+
 def test_horizons_must_be_ordered() -> None:
     with pytest.raises(ValueError, match="half-lives"):
         HeatTable((20.0, 2.0))
