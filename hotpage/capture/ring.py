@@ -59,11 +59,10 @@ class Ring:
         if len(busy):
             count = int(busy[0])
             records, odd = records[:count], odd[odd < count]
-        with (
-            self._barrier
-        ):  # acquire semantics: no payload is read ahead of its length on weakly ordered CPUs
+        # Taking a lock has acquire semantics: no payload is read ahead of its length on weakly ordered CPUs.
+        with self._barrier:
             pass
-        events = np.delete(records["payload"], odd) if len(odd) else np.ascontiguousarray(records["payload"])
+        events = np.delete(records["payload"], odd) if len(odd) else records["payload"].copy()
         self._consumed[0] = consumed + count * RECORD_BYTES
         return events.view(EVENT_DTYPE)
 

@@ -42,7 +42,7 @@ class ArmingAccount:
 
     def __init__(self, budget_percent: float, fault_cost_s: float) -> None:
         self._share = budget_percent / 100
-        self._cost_of_fault_s = fault_cost_s + SCAN_COST_S
+        self.fault_cost_s = fault_cost_s
         self._target_cpu_s = 0.0
         self._spent_before_scan_s = 0.0
         self.spent_s = 0.0
@@ -50,7 +50,7 @@ class ArmingAccount:
 
     def update(self, hint_faults: int, target_cpu_s: float) -> None:
         """Totals since the session began."""
-        self.spent_s = hint_faults * self._cost_of_fault_s
+        self.spent_s = hint_faults * (self.fault_cost_s + SCAN_COST_S)
         self._target_cpu_s = target_cpu_s
 
     def begin_scan(self) -> None:

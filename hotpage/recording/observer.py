@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hotpage.capture.events import EventFlag, Events, EventSource
+from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
 from hotpage.heat.results import Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
-from hotpage.recording.scans import ScanClock
+from hotpage.recording.scans import ArmedRange, ScanClock
 from hotpage.recording.service import ServiceClock
 
 _HUGE_PAGES = 512
@@ -20,19 +20,27 @@ _HUGE_PAGES = 512
 class Observer:
     """Feeds a heat table. Times are session seconds: (CLOCK_MONOTONIC ns - ``origin_ns``) / 1e9."""
 
-    def __init__(self, table: HeatTable, processes: ProcessTable, origin_ns: int) -> None:
+    def __init__(
+        self, table: HeatTable, processes: ProcessTable, origin_ns: int, fault_cost_s: float
+    ) -> None:
         self.table = table
         self.clock = ScanClock()
         self._processes = processes
         self._origin_ns = origin_ns
+        self._fault_cost_s = fault_cost_s
         self._huge: dict[int, set[int]] = {}
+        self._held: Events = np.empty(0, EVENT_DTYPE)
         self._service: dict[int, ServiceClock] = {}
 
-    def take(self, events: Events, replaced_ns: dict[int, int]) -> list[Process]:
+    def take(self, events: Events, replaced_ns: dict[int, int], last: bool = False) -> list[Process]:
         """Account a batch in order of time; returns the processes seen for the first time.
 
         ``replaced_ns``: by pid, when the process last replaced its memory (exec); what it did before is past.
+        Accesses during an arming scan wait for the next batch, unless this is the ``last``: the scan's end
+        says which pages it armed.
         """
+        if len(self._held):
+            events, self._held = np.concatenate([self._held, events]), np.empty(0, EVENT_DTYPE)
         known = self._processes.indices_of(events["tgid"])
         new = []
         for pid in np.unique(events["tgid"][known < 0]):
@@ -45,46 +53,64 @@ class Observer:
             keep &= (events["tgid"] != pid) | (events["time_ns"] >= time_ns)
         if not keep.all():
             events, process = events[keep], process[keep]
-
         for armed in self.clock.take(events, process):
-            self.table.arm(
-                armed.process, armed.start_vpn, armed.end_vpn, (armed.time_ns - self._origin_ns) / 1e9
-            )
+            self._arm(armed)
+        accesses = np.isin(events["source"], (EventSource.HINT_FAULT, EventSource.PAGE_FAULT))
+        events, process = events[accesses], process[accesses]
+        if not last:
+            events, process = self._hold_back(events, process)
+        if len(events):
+            self._account(events, process)
+        return new
+
+    def _arm(self, armed: ArmedRange) -> None:
+        self.table.arm(armed.process, armed.start_vpn, armed.end_vpn, (armed.time_ns - self._origin_ns) / 1e9)
+
+    def _hold_back(self, events: Events, process: NDArray[np.int32]) -> tuple[Events, NDArray[np.int32]]:
+        """Keep what happened during a scan in progress for the next batch; the rest."""
+        now = len(events) and int(events["time_ns"][-1])
+        hold = np.zeros(len(events), bool)
+        for owner in np.unique(process):
+            since_ns = self.clock.running_since_ns(int(owner), now)
+            if since_ns is not None:
+                hold |= (process == owner) & (events["time_ns"] >= since_ns)
+        if not hold.any():
+            return events, process
+        self._held = events[hold]
+        return events[~hold], process[~hold]
+
+    def _account(self, events: Events, process: NDArray[np.int32]) -> None:
         time_s = (events["time_ns"].astype(np.int64) - self._origin_ns) / 1e9
         vpn = (events["address"] >> np.uint64(12)).astype(np.int64)
         hints = events["source"] == EventSource.HINT_FAULT
-        faults = events["source"] == EventSource.PAGE_FAULT
-        if faults.any():
-            self.table.touch(process[faults], vpn[faults], time_s[faults])
-        if hints.any():
-            huge = (events["flags"][hints] & EventFlag.HUGE) != 0
-            self._observe_hints(process[hints], vpn[hints], time_s[hints], events["tid"][hints], huge)
-        return new
-
-    def _observe_hints(
-        self,
-        process: NDArray[np.int32],
-        vpn: NDArray[np.int64],
-        time_s: NDArray[np.float64],
-        tid: NDArray[np.uint32],
-        huge: NDArray[np.bool_],
-    ) -> None:
-        """Hint faults: the exposure is the time that the program ran since the page was first armed."""
-        if huge.any():
-            vpn = np.where(huge, vpn & ~np.int64(_HUGE_PAGES - 1), vpn)
-        for owner in np.unique(process):
-            mine = process == owner
+        if not hints.all():
+            self.table.touch(process[~hints], vpn[~hints], time_s[~hints])
+        huge = (events["flags"] & EventFlag.HUGE) != 0
+        vpn[huge] &= ~np.int64(_HUGE_PAGES - 1)
+        for owner in np.unique(process[hints]):
+            mine = hints & (process == owner)
             self._note_huge(int(owner), vpn[mine], huge[mine])
-            accessed_s = time_s[mine]
-            armed_s = self.table.armed_at(int(owner), vpn[mine], accessed_s)
-            armed_s = self.clock.flushed_before(int(owner), armed_s, accessed_s, self._origin_ns)
-            service = self._service.setdefault(int(owner), ServiceClock())
-            service.advance(accessed_s, tid[mine])
-            # Armed before the session began, or in a scan whose end is not known yet: the access counts, and
-            # the silence before it, of unknown length, does not.
-            armed_s = np.where(np.isnan(armed_s), accessed_s, armed_s)
-            exposure_s = accessed_s - armed_s - service.between(armed_s, accessed_s)
-            self.table.observe(owner, vpn[mine], accessed_s, exposure_s)
+            self._observe_hints(int(owner), vpn[mine], time_s[mine])
+
+    def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
+        """Hint faults: the exposure is the time that the program ran since the page was first armed."""
+        armed_s = self.table.armed_at(owner, vpn, time_s)
+        unknown = np.isnan(armed_s)
+        if unknown.any() and (more := self.clock.went_on(owner, vpn[unknown])):
+            for armed in more:
+                self._arm(armed)
+            armed_s = self.table.armed_at(owner, vpn, time_s)
+            unknown = np.isnan(armed_s)
+        service = self._service.setdefault(owner, ServiceClock(self._fault_cost_s))
+        service.advance(time_s)
+        threads = self._processes.by_index(owner).threads
+        exposure_s = time_s - armed_s - service.between(armed_s, time_s)
+        # The scan ran in one of the process's threads, which accessed nothing meanwhile.
+        exposure_s -= self.clock.scanning_s(owner, armed_s, time_s, self._origin_ns) / max(threads, 1)
+        known = ~unknown
+        self.table.observe(owner, vpn[known], time_s[known], exposure_s[known])
+        # Armed before the session began: accessed now, after a silence of unknown length.
+        self.table.touch(owner, vpn[unknown], time_s[unknown])
 
     def _note_huge(self, process: int, vpn: NDArray[np.int64], huge: NDArray[np.bool_]) -> None:
         heads = self._huge.get(process)
@@ -99,7 +125,8 @@ class Observer:
         """What has changed in the table, looked for where it is likely, or everywhere.
 
         A huge page comes as its 512 base pages with an equal share of its rate each. Which of them were
-        accessed nobody knows; this way bytes and accesses per second both add up, and the rate per byte is what huge and base pages are compared by.
+        accessed nobody knows; this way bytes and accesses per second both add up, and the rate per byte is
+        what huge and base pages are compared by.
         """
         changes = self.table.take_changes(now_s, everything)
         is_huge = np.zeros(len(changes), bool)

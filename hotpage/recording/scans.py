@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """When which pages were armed, from the control records among the events.
 
-Function hooks tell every armed range (ARM). The tracepoint rung tells less: that an arming scan flushed the
-TLB (SCAN, once per mapping that it changed), which mappings it left out (SCAN_SKIP), and where it ended
-(SCAN_END, seen with the first hint fault after it). From those: the range between the scan's start and its
-end, less what it left out, was armed.
+Function hooks tell every armed range (ARM). The tracepoint rung tells less about an arming scan: which
+mappings it left out (SCAN_SKIP, the first of them at its very beginning), that it flushed the TLB (SCAN, once
+per mapping that it changed), and where it ended (SCAN_END, seen with the first hint fault after it). From
+those: the range between the scan's start and its end, less what it left out, was armed, beginning with the
+scan's first record.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from numpy.typing import NDArray
 from hotpage.capture.events import Events, EventSource
 
 _END_OF_SPACE = 1 << 52
-_SAME_SCAN_NS = 500_000_000
-"""Scans of one process are at least a second apart (numa_balancing/scan_period_min_ms), their records
-milliseconds.
-"""
+_SAME_SCAN_NS = 300_000_000
+"""Scans of one process are at least a second apart (numa_balancing/scan_period_min_ms); the records of one lie
+milliseconds apart."""
 _SCANS_KEPT = 16
+_SKIPPED_INACTIVE = 4
+"""NUMAB_SKIP_PID_INACTIVE: the thread that scans has not accessed the mapping lately."""
 _CONTROL = (EventSource.ARM, EventSource.SCAN, EventSource.SCAN_END, EventSource.SCAN_SKIP)
 
 
 @dataclass(frozen=True)
 class ArmedRange:
-    """Pages armed together, at the earliest at ``time_ns``."""
+    """Pages armed together, from ``time_ns`` on."""
 
     process: int
     start_vpn: int
@@ -38,15 +40,30 @@ class ArmedRange:
 
 @dataclass
 class _Scan:
-    start_vpn: int
-    flushes_ns: list[int] = field(default_factory=list)
+    begun_ns: int
+    last_record_ns: int
+    start_vpn: int | None = None
+    skipped: list[tuple[int, int]] = field(default_factory=list)
+    skipped_inactive: bool = False
+
+    def ranges(self, process: int, start_vpn: int, end_vpn: int) -> list[ArmedRange]:
+        """The given range without the mappings that the scan left out."""
+        armed = []
+        at = start_vpn
+        for start, end in sorted(self.skipped):
+            if at < start < end_vpn:
+                armed.append(ArmedRange(process, at, start, self.begun_ns))
+            at = max(at, end)
+        if at < end_vpn:
+            armed.append(ArmedRange(process, at, end_vpn, self.begun_ns))
+        return armed
 
 
 @dataclass
 class _ProcessScans:
-    running: _Scan | None = None
-    skipped: list[tuple[int, int, int]] = field(default_factory=list)  # time_ns, start, end
+    open: list[_Scan] = field(default_factory=list)
     finished: deque[_Scan] = field(default_factory=lambda: deque(maxlen=_SCANS_KEPT))
+    unclear_end_vpn: int | None = None
 
 
 class ScanClock:
@@ -54,8 +71,6 @@ class ScanClock:
 
     def __init__(self) -> None:
         self._processes: dict[int, _ProcessScans] = {}
-        self.scans = 0
-        """Scans seen to their end, or exact ranges."""
 
     def take(self, events: Events, process: NDArray[np.int32]) -> list[ArmedRange]:
         """The ranges found armed by a batch of events in order of time; other records are passed over."""
@@ -64,40 +79,57 @@ class ScanClock:
             event, owner = events[index], int(process[index])
             source, time_ns = int(event["source"]), int(event["time_ns"])
             vpn, pages = int(event["address"]) >> 12, int(event["pages"])
-            scans = self._processes.setdefault(owner, _ProcessScans())
             if source == EventSource.ARM:
                 armed.append(ArmedRange(owner, vpn, vpn + pages, time_ns))
-                self.scans += 1
-            elif source == EventSource.SCAN_SKIP:
-                scans.skipped.append((time_ns, vpn, vpn + pages))
-            elif source == EventSource.SCAN:
-                if scans.running is None:
-                    scans.running = _Scan(vpn)
-                scans.running.flushes_ns.append(time_ns)
-            elif scans.running is not None:
+                continue
+            scans = self._processes.setdefault(owner, _ProcessScans())
+            if source == EventSource.SCAN_END:
                 armed += _finish(owner, scans, vpn or _END_OF_SPACE)
-                self.scans += 1
+                continue
+            if not scans.open or time_ns - scans.open[-1].last_record_ns > _SAME_SCAN_NS:
+                scans.open.append(_Scan(time_ns, time_ns))
+            scan = scans.open[-1]
+            scan.last_record_ns = time_ns
+            if source == EventSource.SCAN_SKIP:
+                scan.skipped.append((vpn, vpn + pages))
+                scan.skipped_inactive |= int(event["flags"]) == _SKIPPED_INACTIVE
+            else:
+                scan.start_vpn = vpn
         return armed
 
-    def flushed_before(
+    def running_since_ns(self, process: int, now_ns: int) -> int | None:
+        """When the scan began that is in progress; None if none is. Accesses since then are to be judged
+        later.
+        """
+        scans = self._processes.get(process)
+        if scans is None or not scans.open or now_ns - scans.open[-1].last_record_ns > _SAME_SCAN_NS:
+            return None
+        return scans.open[-1].begun_ns
+
+    def scanning_s(
         self, process: int, armed_s: NDArray[np.float64], time_s: NDArray[np.float64], origin_ns: int
     ) -> NDArray[np.float64]:
-        """Arming times made sharper: the last flush before each access, of the scan that armed its page.
+        """How long the scan that armed each page (at ``armed_s``) went on before its access at ``time_s``."""
+        taken_s = np.zeros_like(armed_s)
+        for scan in self._processes.get(process, _ProcessScans()).finished:
+            begun_s = (scan.begun_ns - origin_ns) / 1e9
+            mine = np.abs(armed_s - begun_s) < 1e-6
+            ended_s = (scan.last_record_ns - origin_ns) / 1e9
+            taken_s[mine] = np.minimum(time_s[mine], ended_s) - begun_s
+        return taken_s
 
-        A scan of many mappings takes milliseconds and flushes after each. ``armed_s`` are times that ``take``
-        gave for whole scans; accesses at ``time_s`` come after their own mapping's flush.
+    def went_on(self, process: int, vpn: NDArray[np.int64]) -> list[ArmedRange]:
+        """What the last scan armed behind its apparent end, if hint faults of pages not known to be armed prove it.
+
+        When a scan has reached the end of the address space and has left out mappings that its thread does
+        not use, the kernel scans one of those after all and stores *its* end as the scan's.
         """
-        sharper = armed_s.copy()
         scans = self._processes.get(process)
-        if scans is None:
-            return sharper
-        for scan in (*scans.finished, *((scans.running,) if scans.running else ())):
-            flushes_s = (np.array(scan.flushes_ns, np.int64) - origin_ns) / 1e9
-            mine = np.abs(armed_s - flushes_s[0]) < 1e-3
-            if mine.any():
-                place = np.searchsorted(flushes_s, time_s[mine], side="right") - 1
-                sharper[mine] = flushes_s[np.maximum(place, 0)]
-        return sharper
+        if scans is None or scans.unclear_end_vpn is None or not (vpn >= scans.unclear_end_vpn).any():
+            return []
+        ranges = scans.finished[-1].ranges(process, scans.unclear_end_vpn, _END_OF_SPACE)
+        scans.unclear_end_vpn = None
+        return ranges
 
     def forget(self, process: int) -> None:
         """The process has gone."""
@@ -105,25 +137,13 @@ class ScanClock:
 
 
 def _finish(owner: int, scans: _ProcessScans, end_vpn: int) -> list[ArmedRange]:
-    """Close the running scan: its range without the mappings that it skipped."""
-    scan = scans.running
-    assert scan is not None
-    first_ns, last_ns = scan.flushes_ns[0], scan.flushes_ns[-1]
-    holes = sorted(
-        (start, end)
-        for time_ns, start, end in scans.skipped
-        if first_ns - _SAME_SCAN_NS < time_ns < last_ns + _SAME_SCAN_NS
-    )
-    # Records of a scan that has begun since stay for it.
-    scans.skipped = [entry for entry in scans.skipped if entry[0] >= last_ns + _SAME_SCAN_NS]
+    """Close the oldest open scan; those that flushed nothing have armed nothing."""
+    while scans.open and scans.open[0].start_vpn is None:
+        del scans.open[0]
+    if not scans.open:
+        return []
+    scan = scans.open.pop(0)
+    assert scan.start_vpn is not None
     scans.finished.append(scan)
-    scans.running = None
-    armed = []
-    at = scan.start_vpn
-    for start, end in holes:
-        if at < start < end_vpn:
-            armed.append(ArmedRange(owner, at, start, first_ns))
-        at = max(at, end)
-    if at < end_vpn:
-        armed.append(ArmedRange(owner, at, end_vpn, first_ns))
-    return armed
+    scans.unclear_end_vpn = end_vpn if scan.skipped_inactive and end_vpn < _END_OF_SPACE else None
+    return scan.ranges(owner, scan.start_vpn, end_vpn)

@@ -117,7 +117,9 @@ class Session:
         self._progress = progress
         self._sampling = SamplingControl(run.budget_percent or 100.0)
         self._processes = ProcessTable()
-        self._observer = Observer(HeatTable(run.horizons_s), self._processes, self._origin_ns)
+        self._observer = Observer(
+            HeatTable(run.horizons_s), self._processes, self._origin_ns, account.fault_cost_s
+        )
         self._target_cpu = TargetCpu()
         self._machine_cpu_before_s = machine_cpu_s()
         self._counters_before = capture.counters()
@@ -162,7 +164,7 @@ class Session:
             on_progress(self._progress)
         exit_status = self._command.end() if self._command else None
         self._capture.set_target(Target.nothing())
-        self._tick()
+        self._tick(last=True)
         self._write_interval(last=True)
         end = RunEnd(self._progress.elapsed_s, status, exit_status)
         self._sink.close(end)
@@ -179,13 +181,13 @@ class Session:
             return "target exited"
         return None
 
-    def _tick(self) -> None:
+    def _tick(self, last: bool = False) -> None:
         """Take what has happened since the last tick."""
         ended, replaced_ns = self._follow_processes()
         events = self._capture.read()
         if len(events) and self._progress.first_event_s is None:
             self._progress.first_event_s = int(events["time_ns"][0]) / 1e9 - self._progress.started_s
-        for process in self._observer.take(events, replaced_ns):
+        for process in self._observer.take(events, replaced_ns, last):
             self._enter(process)
         received = np.bincount(events["source"], minlength=8)
         for name, source in _SOURCES.items():
