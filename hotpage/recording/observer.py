@@ -11,7 +11,7 @@ from hotpage.heat.results import Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.recording.scans import ArmedRange, ScanClock
-from hotpage.recording.service import ServiceClock
+from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
 
 _HUGE_PAGES = 512
 """Base pages of a PMD mapping with 4 KiB base pages."""
@@ -104,9 +104,11 @@ class Observer:
         service = self._service.setdefault(owner, ServiceClock(self._fault_cost_s))
         service.advance(time_s)
         threads = self._processes.by_index(owner).threads
-        exposure_s = time_s - armed_s - service.between(armed_s, time_s)
         # The scan ran in one of the process's threads, which accessed nothing meanwhile.
-        exposure_s -= self.clock.scanning_s(owner, armed_s, time_s, self._origin_ns) / max(threads, 1)
+        scanning_s = self.clock.scanning_s(owner, armed_s, time_s, self._origin_ns) / max(threads, 1)
+        waited_s = time_s - armed_s
+        running_s = waited_s - service.between(armed_s, time_s) - scanning_s
+        exposure_s = np.maximum(running_s, RUNNING_FLOOR * waited_s)
         known = ~unknown
         self.table.observe(owner, vpn[known], time_s[known], exposure_s[known])
         # Armed before the session began: accessed now, after a silence of unknown length.
