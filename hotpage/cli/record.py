@@ -98,7 +98,7 @@ def record(
         command_line=tuple(sys.argv),
     )
     target = directory or default_directory(started_unix_s)
-    line = _ProgressLine()
+    line = ProgressLine()
     run_info: list[RunInfo] = []
 
     def open_sink(run: RunInfo) -> ProfileWriter:
@@ -110,7 +110,7 @@ def record(
         return writer
 
     recorder = Recorder(options, open_sink, line.show)
-    with _stop_on_signals() as stop_reason:
+    with stop_on_signals() as stop_reason:
         try:
             end = recorder.run(stop_reason)
         finally:
@@ -162,7 +162,7 @@ def _selection(
         raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
 
 
-class _StopReason:
+class StopReason:
     """Set by a signal, asked by the session."""
 
     def __init__(self) -> None:
@@ -173,11 +173,11 @@ class _StopReason:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[_StopReason]:
+def stop_on_signals() -> Iterator[StopReason]:
     """The first signal ends the session in good order; a second one of the same kind does what it always
     does.
     """
-    stop = _StopReason()
+    stop = StopReason()
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -193,7 +193,7 @@ def _stop_on_signals() -> Iterator[_StopReason]:
             signal.signal(number, handler)
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line on a terminal, rewritten; nothing where standard error is no terminal."""
 
     def __init__(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv as csv_format
 import json as json_format
-import shutil
 import sys
 from enum import StrEnum
 from math import isfinite
@@ -13,19 +12,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hotpage.errors import ProfileError, UsageError
 from hotpage.profile.naming import newest_profile
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import Summary, summarise
-from hotpage.views.report import Report
 from hotpage.views.rows import check_key, flat_rows, json_document
-from hotpage.views.strip import UNICODE_LEVELS
+from hotpage.views.terminal import print_report
 from hotpage.views.units import parse_size, seconds
-
-_NARROWEST = 60
 
 
 class By(StrEnum):
@@ -87,7 +82,7 @@ def report(
     elif csv and shown is not None:
         _write_csv(summary, shown, check_key(shown, sort), count)
     else:
-        _write_text(summary, shown, sort, count)
+        print_report(summary, shown, sort, count)
 
 
 def _hot_bytes(hot_rate: float | None, hot_bytes: str | None) -> int | None:
@@ -124,23 +119,3 @@ def _csv_field(value: object) -> object:
     if isinstance(value, dict):
         return " ".join(f"{name}:{part}" for name, part in value.items())
     return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _write_text(summary: Summary, by: str | None, key: str | None, count: int | None) -> None:
-    width = max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST)
-    view = Report(summary, width, _shows_blocks(), by, key, count)
-    if not sys.stdout.isatty():
-        sys.stdout.writelines(line.plain + "\n" for line in view.lines())
-        return
-    console = Console(width=width, highlight=False)
-    for line in view.lines():
-        console.print(line, soft_wrap=True)
-
-
-def _shows_blocks() -> bool:
-    """Whether the output's encoding has the strip's block characters."""
-    try:
-        UNICODE_LEVELS.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
