@@ -50,20 +50,21 @@ static __always_inline int armed(u64 start, u64 end)
 }
 
 #ifdef HOTPAGE_FENTRY
-/* The context of fentry: the function's arguments, widened to 64 bits. bcc attaches by the name behind kfunc__. */
-int kfunc__mpol_misplaced(u64 *ctx)
+/* bcc's macro, because what it puts before the name has changed: kfunc__, and kfunc__vmlinux__ since 0.29, which aborts
+ * on a name in the old form. The context is the function's arguments, widened to 64 bits. */
+KFUNC_PROBE(mpol_misplaced, u64 page, u64 vma, u64 address)
 {
-	return hint_begins(ctx[2]);
+	return hint_begins(address);
 }
 
-int kfunc__task_numa_fault(u64 *ctx)
+KFUNC_PROBE(task_numa_fault, u64 last_cpupid, u64 node, u64 pages, u64 flags)
 {
-	return hint_ends(ctx[1], ctx[2], ctx[3]);
+	return hint_ends(node, pages, flags);
 }
 
-int kfunc__change_prot_numa(u64 *ctx)
+KFUNC_PROBE(change_prot_numa, u64 vma, u64 start, u64 end)
 {
-	return armed(ctx[1], ctx[2]);
+	return armed(start, end);
 }
 #else
 int kprobe_mpol_misplaced(struct pt_regs *ctx)

@@ -7,6 +7,8 @@ It reads one JSON line,
 
     {"source": C text, "cflags": [...], "functions": {name: program type}, "maps": [name, ...]}
 
+(an fentry program goes by the name of the kernel function that it is a KFUNC_PROBE of)
+
 and answers with one JSON line, sent together with the file descriptors it names, in order:
 
     {"programs": [name, ...], "maps": [name, ...], "failures": {name: reason}}
@@ -32,11 +34,18 @@ def answer(
     connection.sendmsg([json.dumps(message).encode() + b"\n"], rights)
 
 
+def symbol(name: str, kind: str, compiled: list[bytes]) -> bytes:
+    """What a program is called in the unit: bcc's KFUNC_PROBE puts a prefix before it that depends on bcc."""
+    if kind != "fentry":
+        return name.encode()
+    return next(s for s in compiled if s.startswith(b"kfunc__") and s.endswith(b"__" + name.encode()))
+
+
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     request = json.loads(connection.makefile().readline())
     try:
-        from bcc import BPF
+        from bcc import BPF, lib
     except ImportError as error:
         # Also the way to recognise the unrelated lattice library that the Python index calls "bcc".
         return answer(connection, {"error": "no bcc", "reason": str(error)})
@@ -54,10 +63,11 @@ def main() -> None:
         unit = BPF(text=request["source"], cflags=request["cflags"])
     except Exception as error:
         return answer(connection, {"error": "compile", "reason": str(error)})
+    compiled = [lib.bpf_function_name(unit.module, i) for i in range(lib.bpf_num_functions(unit.module))]
     programs, failures, descriptors = [], {}, []
     for name, kind in request["functions"].items():
         try:
-            function = unit.load_func(name.encode(), types[kind])
+            function = unit.load_func(symbol(name, kind, compiled), types[kind])
         except Exception as error:
             failures[name] = str(error)
             continue

@@ -37,7 +37,7 @@ class HintFaults:
             Rung(
                 "fentry",
                 ("hintfault.bpf.c",),
-                tuple(Attachment("fentry", name, f"kfunc__{name}") for name in HINT_FUNCTIONS),
+                tuple(Attachment("fentry", name, name) for name in HINT_FUNCTIONS),
                 {"HOTPAGE_FENTRY": 1},
             ),
             Rung(
