@@ -42,9 +42,12 @@ class Btf:
             raise UnsupportedError(f"{path} is not BTF") from error
         if magic != _MAGIC:
             raise UnsupportedError(f"{path} is not BTF of this machine's byte order")
-        self._words = memoryview(data)[head + types : head + types + types_bytes].cast("I")
         self._names = data[head + names : head + names + names_bytes]
-        self._positions = self._index()
+        try:
+            self._words = memoryview(data)[head + types : head + types + types_bytes].cast("I")
+            self._positions = self._index()
+        except (TypeError, IndexError) as error:
+            raise UnsupportedError(f"{path} is damaged") from error
 
     def _index(self) -> list[int]:
         """Word position of every type, by type id (id 0 is void)."""

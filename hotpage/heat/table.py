@@ -43,6 +43,8 @@ COOLING_TURNS = 16
 """take_changes looks at 1 in so many untouched rows of 512 pages, another one each time."""
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
+_REPORTED_UNKNOWN = np.uint8(BIN_COUNT)
+"""In ``reported``: the page was sent without a rate. No rate comes near the bin of that number (2^39 Hz)."""
 _END_S = (2**32 - 2) / TICKS_PER_S
 
 _T = TypeVar("_T", bound=np.generic)
@@ -195,6 +197,7 @@ class HeatTable:
     def take_changes(self, now_s: float, everything: bool = False) -> Changes:
         """Pages whose long rate moved by half an octave since they were last taken, or became known.
 
+        A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
         Looks at the rows of 512 pages written since the last call and at a rotating sixteenth of the
         others, where pages cool without events; or at ``everything``.
         """
@@ -202,9 +205,13 @@ class HeatTable:
         for piece in self._changed_pieces(everything):
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
-            bins = rate_bins(rate)
-            moved = np.abs(bins.astype(np.int16) - piece.read(piece.home.reported)) >= CHANGE_BINS
-            moved &= bins > 0
+            bins = np.minimum(rate_bins(rate), _REPORTED_UNKNOWN - CHANGE_BINS)
+            reported = piece.read(piece.home.reported)
+            moved = np.abs(bins.astype(np.int16) - reported) >= CHANGE_BINS
+            is_unknown = bins == 0
+            if is_unknown.any():
+                bins[is_unknown] = _REPORTED_UNKNOWN
+                moved[is_unknown] = reported[is_unknown] == 0
             if not moved.any():
                 continue
             piece.home.reported[piece.positions(moved)] = bins[moved]

@@ -340,10 +340,15 @@ class TestChanges:
         table.arm(0, 0, 2**35, 2.0)
         assert len(table.take_changes(30.0, everything=True)) == 43_000
 
-    def test_unknown_pages_are_not_sent(self) -> None:
+    def test_touched_pages_are_sent_once_without_a_rate(self) -> None:
         table = HeatTable()
         table.touch(0, np.arange(1000), 1.0)
-        assert len(table.take_changes(1.0)) == 0
+        changes = table.take_changes(1.0)
+        assert changes.vpn.tolist() == list(range(1000))
+        assert np.isnan(changes.rate_hz).all() and np.isnan(changes.rate_short_hz).all()
+        table.touch(0, np.arange(1000), 1.5)
+        assert sum(len(table.take_changes(1.5)) for _ in range(16)) == 0
+        assert len(table.take_changes(1.5, everything=True)) == 0
         table.arm(0, 0, 1000, 2.0)
         assert sum(len(table.take_changes(3.0)) for _ in range(16)) == 1000
 
