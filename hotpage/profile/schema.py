@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("end_s", pa.float64()),
         ("status", pa.string()),
         ("command_exit_status", pa.int32()),
+        ("first_event_s", pa.float64()),
     ),
 }
 
@@ -303,13 +304,14 @@ def interval_of(row: Mapping[str, Any], changes: Any) -> IntervalData:
 def run_of(row: Mapping[str, Any]) -> tuple[RunInfo, RunEnd | None]:
     """A row of ``run`` as how the session began and, if it says so, ended."""
     values = dict(row)
-    end = RunEnd(**{name: values.pop(name) for name in ("end_s", "status", "command_exit_status")})
+    end = RunEnd(**{name: values.pop(name) for name in _END_COLUMNS})
     for name in ("command_line", "horizons_s", "advice"):
         values[name] = tuple(values[name])
     values["rungs"] = dict(values["rungs"])
     return RunInfo(**values), end if end.status is not None else None
 
 
+_END_COLUMNS = tuple(field.name for field in fields(RunEnd))
 _VMA_COLUMNS = ("start", "end", "permissions", "offset", "inode", "path", "kind")
 
 

@@ -67,6 +67,7 @@ class RunEnd:
     end_s: float
     status: str  # "complete", or what cut it short: "interrupted", "target exited", "disk full"
     command_exit_status: int | None = None  # of ``record -- CMD``
+    first_event_s: float | None = None  # when hotpage had the first event in hand; None: there was none
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,9 @@ class Recorder:
         options: Options,
         open_sink: Callable[[RunInfo], ProfileSink],
         on_progress: Callable[[Progress], None] = lambda progress: None,
-        started_s: float | None = None,
     ) -> None:
-        """``started_s``: CLOCK_MONOTONIC when the program began, which ``progress.first_event_s`` counts
-        from.
-        """
         self.options = options
-        self.progress = Progress(started_s=time.monotonic() if started_s is None else started_s)
+        self.progress = Progress()
         self._open_sink = open_sink
         self._on_progress = on_progress
 

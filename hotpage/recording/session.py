@@ -62,7 +62,6 @@ class ProfileSink(Protocol):
 class Progress:
     """Totals so far, for a progress line and the closing summary."""
 
-    started_s: float
     elapsed_s: float = 0.0
     received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
@@ -166,7 +165,7 @@ class Session:
         self._capture.set_target(Target.nothing())
         self._tick(last=True)
         self._write_interval(last=True)
-        end = RunEnd(self._progress.elapsed_s, status, exit_status)
+        end = RunEnd(self._progress.elapsed_s, status, exit_status, self._progress.first_event_s)
         self._sink.close(end)
         return end
 
@@ -186,7 +185,7 @@ class Session:
         ended, replaced_ns = self._follow_processes()
         events = self._capture.read()
         if len(events) and self._progress.first_event_s is None:
-            self._progress.first_event_s = int(events["time_ns"][0]) / 1e9 - self._progress.started_s
+            self._progress.first_event_s = self._now_s()
         for process in self._observer.take(events, replaced_ns, last):
             self._enter(process)
         received = np.bincount(events["source"], minlength=8)
