@@ -46,11 +46,10 @@ def main() -> None:
     request = json.loads(connection.makefile().readline())
     try:
         from bcc import BPF, lib
-    except ImportError as error:
-        # Also the way to recognise the unrelated lattice library that the Python index calls "bcc".
-        return answer(connection, {"error": "no bcc", "reason": str(error)})
-    except OSError as error:
-        return answer(connection, {"error": "no bcc", "reason": f"libbcc cannot be loaded: {error}"})
+    except Exception as error:
+        # ImportError: none, or the unrelated lattice library that the Python index calls "bcc".
+        # OSError: the C library cannot be loaded. Whatever else a foreign package raises: not this one.
+        return answer(connection, {"error": "no bcc", "reason": str(error) or type(error).__name__})
     types = {
         "raw_tracepoint": BPF.RAW_TRACEPOINT,
         "perf_event": BPF.PERF_EVENT,

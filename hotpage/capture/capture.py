@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,10 +15,12 @@ from numpy.typing import NDArray
 from hotpage.capture import bpf, calibration, loader, selftest
 from hotpage.capture.events import CONFIG_DTYPE, COUNTERS_DTYPE, Events
 from hotpage.capture.kernel import Kernel
+from hotpage.capture.links import Links
+from hotpage.capture.pairs import without_faults_behind_hints
 from hotpage.capture.ring import Ring, read_all
 from hotpage.capture.sources import Attachment, Rung, ladders
 from hotpage.capture.target import Target
-from hotpage.errors import AttachError, CompileError, PrivilegeError, UnsupportedError, UsageError
+from hotpage.errors import CompileError, PrivilegeError, UnsupportedError, UsageError
 
 _KEY = struct.pack("<I", 0)
 DEFAULT_RING_BYTES = 8 << 20
@@ -59,34 +60,49 @@ def choose_rungs(
 ) -> tuple[dict[str, Rung], dict[str, str]]:
     """The best rung that works for each source, and for each source without one, why.
 
-    ``forced`` names the rung to take for a source. Raises UsageError for names that do not exist.
+    ``forced`` names the rung to take for a source. Raises UsageError for names that do not exist, and for two
+    rungs that would count each fault twice.
     """
-    known = ladders()
+    wanted = dict(forced or {})
     chosen: dict[str, Rung] = {}
     refused: dict[str, str] = {}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"unknown source '{name}'", f"choose from {', '.join(sorted(known))}")
-        ladder = known[name]
-        rungs = ladder.rungs(kernel)
-        wanted = (forced or {}).get(name)
-        if wanted is not None:
-            rungs = [rung for rung in rungs if rung.name == wanted]
-            if not rungs:
-                raise UsageError(
-                    f"source '{name}' has no rung '{wanted}'",
-                    "choose from " + ", ".join(rung.name for rung in ladder.rungs(kernel)),
-                )
-        reasons = []
-        for rung in rungs:
-            reason = ladder.refusal(rung, kernel)
-            if reason is None:
-                chosen[name] = rung
-                break
-            reasons.append(f"{rung.name}: {reason}")
+    # Rungs insisted on first: one that sees the faults of all sources decides for the others.
+    names = list(dict.fromkeys(names))
+    for name in sorted(names, key=lambda name: name not in wanted):
+        rung, why_not = _choose_rung(name, kernel, wanted.get(name), list(chosen.values()))
+        if rung is not None:
+            chosen[name] = rung
         else:
-            refused[name] = "; ".join(reasons)
-    return chosen, refused
+            refused[name] = why_not
+    return {name: chosen[name] for name in names if name in chosen}, refused
+
+
+def _choose_rung(
+    name: str, kernel: Kernel, wanted: str | None, others: list[Rung]
+) -> tuple[Rung | None, str]:
+    """A source's best rung that works and goes together with ``others``, else the reasons against each."""
+    known = ladders()
+    if name not in known:
+        raise UsageError(f"unknown source '{name}'", f"choose from {', '.join(sorted(known))}")
+    rungs = known[name].rungs(kernel)
+    if wanted is not None and wanted not in [rung.name for rung in rungs]:
+        raise UsageError(
+            f"source '{name}' has no rung '{wanted}'", "choose from " + ", ".join(rung.name for rung in rungs)
+        )
+    reasons = []
+    for rung in rungs:
+        if wanted not in (None, rung.name):
+            continue
+        clashing = [other.name for other in others if rung.clashes_with(other)]
+        if clashing and wanted is not None:
+            raise UsageError(
+                f"the rungs '{clashing[0]}' and '{wanted}' see the same faults", "name one of them"
+            )
+        reason = known[name].refusal(rung, kernel) if not clashing else "another source sees the same faults"
+        if reason is None:
+            return rung, ""
+        reasons.append(f"{rung.name}: {reason}")
+    return None, "; ".join(reasons)
 
 
 class Capture:
@@ -116,12 +132,15 @@ class Capture:
         self.rungs, self.refused = choose_rungs(sources, self.kernel, forced_rungs)
         self._ring_bytes = ring_bytes
         self._shards = shards or shards_for(bpf.possible_cpus())
-        self._links: dict[tuple[str, str, int], int] = {}
+        self._links = Links()
         self._rings: list[Ring] = []
         self._programs = loader.LoadedPrograms({}, {})
         self._config = np.zeros(1, CONFIG_DTYPE)
         self._statistics_fd: int | None = None
         self.received = 0
+        """Records taken from the rings: counters().emitted less lost."""
+        hint = self.rungs.get("hint")
+        self._sees_hints_twice = hint is not None and not hint.walks_page_tables and "fault" in self.rungs
         if not self.rungs:
             raise UnsupportedError(
                 "no source of page accesses works here: "
@@ -182,43 +201,18 @@ class Capture:
         selftest.run(self)
 
     def _attach(self, attachment: Attachment) -> None:
-        reason = self._programs.failures.get(attachment.function)
         program = self._programs.programs.get(attachment.function)
-        if program is None:
-            if attachment.optional:
-                return
+        if program is not None:
+            self._links.attach(attachment, program)
+        elif not attachment.optional:
+            reason = self._programs.failures.get(attachment.function)
             raise CompileError(f"the kernel refused the program {attachment.function} ({reason})")
-        cpus = bpf.online_cpus() if attachment.kind == "perf_event" else [-1]
-        for cpu in cpus:
-            key = (attachment.kind, attachment.hook, cpu)
-            if key in self._links:
-                continue
-            try:
-                if attachment.kind == "raw_tracepoint":
-                    self._links[key] = bpf.attach_raw_tracepoint(attachment.hook, program)
-                elif attachment.kind == "fentry":
-                    self._links[key] = bpf.attach_raw_tracepoint(None, program)
-                elif attachment.kind == "kprobe":
-                    self._links[key] = bpf.attach_kprobe(attachment.hook, program)
-                else:
-                    self._links[key] = bpf.attach_page_fault_event(cpu, program)
-            except OSError as error:
-                if not attachment.optional:
-                    raise AttachError(
-                        f"cannot attach to {attachment.hook} ({error.strerror})", "see hotpage doctor"
-                    ) from error
 
     def attach_new_cpus(self) -> None:
-        """Cover CPUs that came online since; a perf event sees one CPU, and nothing on its own when that goes
-        away.
-        """
+        """Cover CPUs that came online since."""
         for rung in self.rungs.values():
             for attachment in rung.attachments:
-                if attachment.kind == "perf_event":
-                    online = set(bpf.online_cpus())
-                    for key in [k for k in self._links if k[0] == "perf_event" and k[2] not in online]:
-                        os.close(self._links.pop(key))
-                    self._attach(attachment)
+                self._links.follow_cpus(attachment, self._programs.programs[attachment.function])
 
     def _write_config(self) -> None:
         bpf.map_update(self._programs.maps["config"], _KEY, self._config.tobytes())
@@ -269,7 +263,7 @@ class Capture:
         """Take what has arrived, in order of time."""
         events = read_all(self._rings)
         self.received += len(events)
-        return events
+        return without_faults_behind_hints(events) if self._sees_hints_twice else events
 
     @property
     def fullest_ring(self) -> float:
@@ -300,10 +294,7 @@ class Capture:
     def close(self) -> None:
         """Detach, unmap, close. Safe to call twice."""
         self.measure_cost(False)
-        for fd in self._links.values():
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._links.clear()
+        self._links.close()
         for ring in self._rings:
             ring.close()
         self._rings = []

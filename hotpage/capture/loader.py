@@ -7,7 +7,6 @@ descriptor back over a Unix socket, so that this process may live in any virtual
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -90,15 +89,20 @@ def _compiler_flags(defines: Mapping[str, int]) -> list[str]:
     return flags + [f"-D{name}={value}" for name, value in values.items()]
 
 
-def _receive_line(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Everything the child sends until it closes its end."""
-    line, descriptors = b"", list[int]()
+def _receive_line(connection: socket.socket, descriptors: list[int]) -> bytes:
+    """What the child sends, up to the end of the line or of the connection; its descriptors are appended."""
+    line = b""
     while True:
         part, received, _, _ = socket.recv_fds(connection, 1 << 16, _MOST_DESCRIPTORS)
         descriptors += received
         line += part
         if not part or line.endswith(b"\n"):
-            return line, descriptors
+            return line
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _ask_child(interpreter: str, request: Mapping[str, object]) -> tuple[dict[str, object], list[int], str]:
@@ -123,17 +127,19 @@ def _ask_child(interpreter: str, request: Mapping[str, object]) -> tuple[dict[st
                 env=environment,
                 cwd="/",
             )
+        line, descriptors = b"", list[int]()
         try:
             ours.sendall(json.dumps(request).encode() + b"\n")
-            line, descriptors = _receive_line(ours)
+            line = _receive_line(ours, descriptors)
             child.wait(_LONGEST_COMPILE_S)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
+            _close(descriptors)
             raise CompileError(
                 f"the BPF compiler did not answer within {_LONGEST_COMPILE_S:.0f} s",
                 "is the machine overloaded?",
             ) from error
         except (BrokenPipeError, ConnectionResetError):
-            line, descriptors = b"", []
+            pass  # it has died, which its exit status tells
         finally:
             if child.poll() is None:
                 child.kill()
@@ -184,9 +190,7 @@ def load(
                 {name: fd for name, fd in by_name.items() if name in maps},
                 {name: _failure_reason(str(reason), output) for name, reason in failures.items()},
             )
-        for fd in descriptors:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        _close(descriptors)
         if problem == "no bcc":
             missing = str(answer["reason"])
         elif problem == "compile":

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -14,6 +16,16 @@ from typing import Self
 from hotpage.errors import TargetError
 
 _PATIENCE_S = 3.0
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+class CommandError(TargetError):
+    """The command cannot be run; the exit status is the one that a shell gives then."""
+
+    def __init__(self, word: str, number: int) -> None:
+        super().__init__(f"cannot run {word} ({os.strerror(number)})")
+        self.exit_status = _NOT_FOUND if number == errno.ENOENT else _NOT_EXECUTABLE
 
 
 class Command:
@@ -24,7 +36,10 @@ class Command:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
+        """Raises CommandError at once for a command that does not exist."""
         self._words = list(words)
+        if shutil.which(self._words[0], mode=os.F_OK) is None:
+            raise CommandError(self._words[0], errno.ENOENT)
         self._status: int | None = None
         release_read, self._release = os.pipe()
         self._problem, problem_write = os.pipe()
@@ -47,6 +62,8 @@ class Command:
         os.close(self._release)
         try:
             if os.read(release, 1):
+                for number in _IGNORED_BY_PYTHON:
+                    signal.signal(number, signal.SIG_DFL)
                 os.execvp(self._words[0], self._words)
         except OSError as error:
             os.write(problem, str(error.errno).encode())
@@ -54,7 +71,7 @@ class Command:
             os._exit(127)
 
     def release(self) -> None:
-        """Let the command run; raises TargetError if it cannot."""
+        """Let the command run; raises CommandError if it cannot."""
         os.write(self._release, b"x")
         os.close(self._release)
         self._release = -1
@@ -62,7 +79,7 @@ class Command:
         os.close(self._problem)
         if problem:
             self.poll()
-            raise TargetError(f"cannot run {self._words[0]}: {os.strerror(int(problem))}")
+            raise CommandError(self._words[0], int(problem))
 
     def poll(self) -> int | None:
         """Its exit status as a shell gives it (128 + signal), None while it runs."""

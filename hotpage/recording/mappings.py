@@ -6,14 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hotpage.errors import TargetError
+from hotpage.errors import PrivilegeError
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Vma, read_residency, read_vmas
 from hotpage.profile.snapshot import ClearedRange, VmaRecord
 
 _FIRST_PERIOD_S = 0.5
 _COST_SHARE = 0.002
-"""Reading numa_maps walks the page tables under the target's mmap lock: at most this share of the time."""
+"""Reading numa_maps walks the page tables under the target's mmap lock: at most this share of the time, for
+all processes together."""
 
 
 class MappingWatch:
@@ -30,13 +31,16 @@ class MappingWatch:
         """Whether it is time to read again."""
         return now_s >= self._due_s
 
-    def read(self, now_s: float) -> list[ClearedRange] | None:
-        """Read again: the ranges that went away since the last time; None if the process is gone."""
+    def read(self, now_s: float, watches: int = 1) -> list[ClearedRange] | None:
+        """Read again: the ranges that went away since the last time; None if the process is gone or closed.
+
+        ``watches``: so many share the time that reading may take.
+        """
         begun = time.perf_counter()
         try:
             vmas = read_vmas(self.process.pid)
             residency = read_residency(self.process.pid)
-        except TargetError:
+        except PrivilegeError:
             return None
         if not vmas:
             return None
@@ -44,7 +48,7 @@ class MappingWatch:
         gone = unmapped(self.process.index, [record.vma for record in self.records], vmas)
         self.records = [VmaRecord(vma, residency.get(vma.start)) for vma in vmas]
         self._period_s = min(2 * self._period_s, self._longest_period_s)
-        self._due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
+        self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
         return gone
 
 

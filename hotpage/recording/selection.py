@@ -10,10 +10,18 @@ from pathlib import Path
 from hotpage.capture.target import Target
 from hotpage.errors import TargetError, UsageError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_id, cgroup_level, pids_in_cgroup
-from hotpage.machine.proc import read_stat
+from hotpage.machine.proc import PROC, read_bytes, read_stat
 from hotpage.machine.processes import children_of, list_pids, pids_by_comm
 
 _LONGEST_COMM_BYTES = 15
+
+
+def thread_group_of(tid: int) -> int | None:
+    """The process that a thread belongs to: /proc shows both under their numbers; None if it has gone."""
+    for line in (read_bytes(PROC / str(tid) / "status") or b"").splitlines():
+        if line.startswith(b"Tgid:"):
+            return int(line.split()[1])
+    return None
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class Selection:
             stat = read_stat(pid)
             if stat is None or stat.has_ended:
                 raise TargetError(f"there is no process {pid}", "see ps -e")
+            leader = thread_group_of(pid)
+            if leader not in (None, pid):
+                raise TargetError(f"{pid} is a thread of process {leader}", f"give -p {leader}")
             if stat.is_kernel_thread:
                 raise TargetError(
                     f"process {pid} ({stat.comm}) is a kernel thread and has no pages of its own"

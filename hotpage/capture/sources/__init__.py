@@ -40,6 +40,11 @@ class Rung:
     walks_page_tables: bool = False
     """The programs must find the direct map first (capture.calibration)."""
 
+    def clashes_with(self, other: Rung) -> bool:
+        """Whether one fault would be emitted twice: programs of one file, attached to different hooks."""
+        share_files = set(self.files) & set(other.files)
+        return bool(share_files) and not set(self.attachments) & set(other.attachments)
+
 
 class Ladder(Protocol):
     """A source of events."""
