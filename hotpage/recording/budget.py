@@ -16,14 +16,14 @@ import mmap
 import time
 
 SCAN_COST_S = 0.2e-6
-"""Arming one page. Measured on a 6.18 VM: about 10 ms for 51,200 pages (docs/overhead.md)."""
+"""Arming one page. Measured on a 6.18 VM: about 10 ms for 51,200 pages (docs/benchmarks.md)."""
 _TEST_PAGES = 2048
 
 
 def measure_fault_cost_s() -> float:
     """CPU seconds of one page fault here: first touches of a mapping of our own, the median of a few rounds.
 
-    A hint fault neither allocates nor clears a page, but locks and flushes more (docs/overhead.md compares
+    A hint fault neither allocates nor clears a page, but locks and flushes more (docs/benchmarks.md compares
     them).
     """
     rounds = []

@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from hotpage.capture.capture import Capture
-from hotpage.capture.events import EventSource
+from hotpage.capture.events import Events, EventSource
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges
 from hotpage.heat.table import HeatTable
-from hotpage.machine.processes import Process, ProcessTable
-from hotpage.machine.procevents import Exec, Exit, Fork, ProcessEvents
+from hotpage.machine.processes import Process, ProcessTable, list_pids
+from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvents
 from hotpage.machine.topology import Topology
 from hotpage.profile.snapshot import (
     ClearedRange,
@@ -68,6 +68,8 @@ class Progress:
     sampled_out: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
     one_in: int = 1
     own_cpu_s: float = 0.0
+    """Without what starting took, which is ``start_up_cpu_s``."""
+    start_up_cpu_s: float = 0.0
     bpf_s: float = 0.0
     target_cpu_s: float = 0.0
     target_cost_percent: float = 0.0
@@ -120,6 +122,7 @@ class Session:
             HeatTable(run.horizons_s), self._processes, self._origin_ns, account.fault_cost_s
         )
         self._target_cpu = TargetCpu()
+        self._start_up_cpu_s = 0.0
         self._machine_cpu_before_s = machine_cpu_s()
         self._counters_before = capture.counters()
         self._watches: dict[int, MappingWatch] = {}
@@ -142,9 +145,9 @@ class Session:
         """The loop; see Recorder.run."""
         self._progress.rss_before_events_bytes = resident_bytes()
         self._capture.set_target(self._selection.kernel_target())
-        if not self._selection.everything:
-            for pid in self._selection.members():
-                self._enter(self._processes.add(pid))
+        self._find_members()
+        self._start_up_cpu_s = self._progress.start_up_cpu_s = time.process_time()
+        self._steered = replace(self._progress, bpf_s=self._capture.cost().run_time_s)
         if self._arming is not None:
             self._arming.start()
         if self._command is not None:
@@ -182,8 +185,9 @@ class Session:
 
     def _tick(self, last: bool = False) -> None:
         """Take what has happened since the last tick."""
+        events = self._without_helper(self._capture.read())
+        # Afterwards, so that every exec among those events is known.
         ended, replaced_ns = self._follow_processes()
-        events = self._capture.read()
         if len(events) and self._progress.first_event_s is None:
             self._progress.first_event_s = self._now_s()
         for process in self._observer.take(events, replaced_ns, last):
@@ -191,40 +195,74 @@ class Session:
         received = np.bincount(events["source"], minlength=8)
         for name, source in _SOURCES.items():
             self._progress.received[name] += int(received[source])
-        for pid in ended:
-            self._leave(self._processes.exit(pid))
-            if self._selection.pids:
-                self._capture.remove_pid(pid)
+        for process in ended:
+            if self._processes.by_pid(process.pid) is process:
+                self._processes.exit(process.pid)
+            self._leave(process)
         self._progress.elapsed_s = self._now_s()
         self._read_due_mappings()
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()
 
-    def _follow_processes(self) -> tuple[list[int], dict[int, int]]:
-        """The pids that ended, and when those that replaced their memory did."""
-        ended: list[int] = []
+    def _without_helper(self, events: Events) -> Events:
+        """The process that holds memory for --arm is hotpage, too."""
+        helper = self._arming.helper_pid if self._arming else None
+        return events if helper is None else events[events["tgid"] != helper]
+
+    def _find_members(self) -> None:
+        """Follow the selected processes that live now. All of them, or a command yet to begin: by their events."""
+        if self._command is not None:
+            self._processes.add(self._command.pid)  # hotpage's own image until it has become the command
+        elif not self._selection.everything:
+            for pid in self._selection.members():
+                self._enter(self._processes.add(pid))
+
+    def _follow_processes(self) -> tuple[list[Process], dict[int, int]]:
+        """The processes that ended, and by pid when those that replaced their memory did."""
+        ended: list[Process] = []
         replaced_ns: dict[int, int] = {}
         for event in self._process_events.drain():
+            known = None if isinstance(event, Lost) else self._processes.by_pid(event.pid)
             if isinstance(event, Fork):
-                if self._processes.by_pid(event.parent) is not None and self._selection.pids:
-                    if not self._capture.follows_forks:
-                        self._capture.add_pid(event.pid)
+                if self._selection.pids and self._processes.by_pid(event.parent) is not None:
+                    # The kernel has seen to that by itself where it can, but an exit of the pid's former
+                    # process that was told only now has undone it.
+                    self._capture.add_pid(event.pid)
                     self._enter(self._processes.add(event.pid))
             elif isinstance(event, Exec):
-                if self._processes.by_pid(event.pid) is not None:
-                    old, new = self._processes.exec(event.pid)
-                    self._leave(old)
-                    self._enter(new, previous=old)
+                if known is not None:
+                    self._replace(known)
                     replaced_ns[event.pid] = event.time_ns
             elif isinstance(event, Exit):
-                if self._processes.by_pid(event.pid) is not None:
-                    ended.append(event.pid)
-            else:  # events were lost: look for what they would have told
-                for process in self._processes.live():
-                    current = self._processes.refresh(process.pid)
-                    if current is None:
-                        ended.append(process.pid)
+                if self._selection.pids:
+                    # Also those too short-lived to be known: their pids will be others'.
+                    self._capture.remove_pid(event.pid)
+                if known is not None:
+                    ended.append(known)
+            else:
+                ended += self._look_again()
         return ended, replaced_ns
+
+    def _look_again(self) -> list[Process]:
+        """Process events were lost: find out what they would have told; the processes that ended."""
+        ended = [process for process in self._processes.live() if self._processes.refresh(process.pid) is None]
+        if self._selection.pids:
+            living = set(list_pids())
+            for pid in self._capture.target_pids() - living:
+                self._capture.remove_pid(pid)
+            for pid in self._capture.target_pids():
+                self._enter(self._processes.add(pid))
+        self._find_members()
+        return ended
+
+    def _replace(self, known: Process) -> None:
+        """A process has replaced its memory (exec), and maybe its name."""
+        old, new = self._processes.exec(known.pid)
+        self._leave(old)
+        if new is not None and self._selection.comm not in (None, new.comm):
+            self._processes.exit(new.pid)
+            new = None
+        self._enter(new, previous=old if old is not None and old.index in self._records else None)
 
     def _enter(self, process: Process | None, previous: Process | None = None) -> None:
         """Begin to follow a process that the table has given an index."""
@@ -266,7 +304,8 @@ class Session:
                 counters.sampled_out[source] - self._counters_before.sampled_out[source]
             )
         helper = self._arming.helper_pid if self._arming else None
-        progress.own_cpu_s = time.process_time() + (process_cpu_s(helper) or 0.0 if helper else 0.0)
+        helper_cpu_s = process_cpu_s(helper) or 0.0 if helper else 0.0
+        progress.own_cpu_s = time.process_time() + helper_cpu_s - progress.start_up_cpu_s
         progress.bpf_s = self._capture.cost().run_time_s
         if self._selection.everything:
             progress.target_cpu_s = machine_cpu_s() - self._machine_cpu_before_s - progress.own_cpu_s
@@ -309,7 +348,7 @@ class Session:
                     progress.received[name] - written.received.get(name, 0),
                     progress.lost[name] - written.lost.get(name, 0),
                     progress.sampled_out[name] - written.sampled_out.get(name, 0),
-                    progress.one_in,
+                    progress.one_in if name == "fault" else 1,
                 )
                 for name in self._capture.rungs
             ],
