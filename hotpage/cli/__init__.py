@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ VERBS = {
     "tiers": "Show memory nodes and tiers, their latency and their knobs.",
 }
 
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
 
 
@@ -63,7 +65,7 @@ def _command_line(words: Sequence[str]) -> Callable[..., Any]:
     completing = "_HOTPAGE_COMPLETE" in os.environ  # the shell asks: the words come by the environment
     for verb, summary in VERBS.items():
         wanted = completing or verb in words
-        module = import_module(f"hotpage.cli.{verb}") if wanted else None
+        module = _import_verb(verb) if wanted else None
         settings = getattr(module, "CONTEXT_SETTINGS", None)
         run = getattr(module, verb) if module else _not_imported
         app.command(verb, short_help=summary, context_settings=settings)(run)
@@ -81,6 +83,22 @@ def _global_options(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
+
+
+def _import_verb(verb: str) -> ModuleType:
+    """Import a verb's module, and numpy with it.
+
+    numpy's linear algebra would start a thread per CPU that nobody needs: they cost start-up time, and would
+    keep the privileges that ``record`` drops. The environment is left as it was, for the commands it runs.
+    """
+    before = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        return import_module(f"hotpage.cli.{verb}")
+    finally:
+        del os.environ[_BLAS_THREADS]
+        if before is not None:
+            os.environ[_BLAS_THREADS] = before
 
 
 def _not_imported() -> None:

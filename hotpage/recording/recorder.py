@@ -8,11 +8,14 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec
 
 from hotpage import __version__
-from hotpage.capture.capture import Capture
+from hotpage.capture.capture import Capture, choose_rungs
+from hotpage.capture.kernel import Kernel
 from hotpage.errors import UnsupportedError
 from hotpage.heat.estimator import ALPHA, BETA_S
 from hotpage.machine.capabilities import Capability, keep_only
@@ -25,6 +28,8 @@ from hotpage.recording.budget import ArmingAccount, measure_fault_cost_s
 from hotpage.recording.command import Command
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import ProfileSink, Progress, Session
+
+P = ParamSpec("P")
 
 HORIZONS_S = (2.0, 20.0)
 """Half-lives of the short and the long rate (heat.table)."""
@@ -57,6 +62,23 @@ class Options:
     command_line: tuple[str, ...] = ()
 
 
+@contextlib.contextmanager
+def _opening(
+    open_capture: Callable[P, Capture], *args: P.args, **kwargs: P.kwargs
+) -> Iterator[Future[Capture]]:
+    """Open a capture in another thread, which is gone afterwards; should the caller fail, the capture is
+    closed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_capture, *args, **kwargs)
+        try:
+            yield opening
+        except BaseException:
+            if opening.exception() is None:
+                opening.result().close()
+            raise
+
+
 class Recorder:
     """One session. ``progress`` may be read at any time, ``run_info`` once the sink is open."""
 
@@ -85,14 +107,21 @@ class Recorder:
             self.progress.notes += [str(outcome) for outcome in knobs.recovered]
             mode = balancing_mode()
             topology = Topology.read()
-            process_events = stack.enter_context(contextlib.closing(open_process_events()))
-            capture = stack.enter_context(Capture(options.sources, forced_rungs=options.forced_rungs))
+            kernel = Kernel()
+            choose_rungs(options.sources, kernel, options.forced_rungs)  # the kernel remembers the answers
+            with _opening(
+                Capture, options.sources, kernel=kernel, forced_rungs=options.forced_rungs
+            ) as opening:
+                # Most of that is the compiler's time, in another process: use this one's.
+                process_events = stack.enter_context(contextlib.closing(open_process_events()))
+                fault_cost_s = measure_fault_cost_s()
+                capture = stack.enter_context(opening.result())
             if options.arm and "hint" not in capture.rungs:
                 why = capture.refused.get("hint", "left out with --source")
                 raise UnsupportedError(f"--arm needs the source 'hint', which is not there ({why})")
             run = self._describe(selection, capture, mode)
             sink = self._open_sink(run)
-            account = ArmingAccount(options.budget_percent, measure_fault_cost_s())
+            account = ArmingAccount(options.budget_percent, fault_cost_s)
             arming = None
             if options.arm:
                 arming = stack.enter_context(contextlib.closing(Arming(knobs, topology, account)))
