@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
+from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, select
 from hotpage.heat.results import Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
@@ -52,11 +52,11 @@ class Observer:
         for pid, time_ns in replaced_ns.items():
             keep &= (events["tgid"] != pid) | (events["time_ns"] >= time_ns)
         if not keep.all():
-            events, process = events[keep], process[keep]
+            events, process = select(events, keep), process[keep]
         for armed in self.clock.take(events, process):
             self._arm(armed)
         accesses = np.isin(events["source"], (EventSource.HINT_FAULT, EventSource.PAGE_FAULT))
-        events, process = events[accesses], process[accesses]
+        events, process = select(events, accesses), process[accesses]
         if not last:
             events, process = self._hold_back(events, process)
         if len(events):
@@ -76,8 +76,8 @@ class Observer:
                 hold |= (process == owner) & (events["time_ns"] >= since_ns)
         if not hold.any():
             return events, process
-        self._held = events[hold]
-        return events[~hold], process[~hold]
+        self._held = select(events, hold)
+        return select(events, ~hold), process[~hold]
 
     def _account(self, events: Events, process: NDArray[np.int32]) -> None:
         time_s = (events["time_ns"].astype(np.int64) - self._origin_ns) / 1e9
