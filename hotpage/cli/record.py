@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from hotpage.cli.privilege import require_root
 from hotpage.errors import UsageError
 from hotpage.profile.naming import default_directory
 from hotpage.profile.snapshot import RunEnd, RunInfo
@@ -86,6 +87,7 @@ def record(
     )
     _require(interval_s >= 0.1, f"intervals of {interval_s} s are too short", "give --interval at least 0.1")
     sources, rungs = parse_sources(source)
+    require_root("recording")
     options = Options(
         selection=_selection(command or [], pids, cgroup, comm, everything),
         command=tuple(command or ()),
@@ -175,16 +177,18 @@ class StopReason:
 @contextmanager
 def stop_on_signals() -> Iterator[StopReason]:
     """The first signal ends the session in good order; a second one of the same kind does what it always
-    does.
+    does. A hang-up that is ignored (nohup) stays so.
     """
     stop = StopReason()
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def note(number: int, _frame: FrameType | None) -> None:
         stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         signal.signal(number, before[signal.Signals(number)])
 
-    for number in _STOP_SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield stop
@@ -225,8 +229,8 @@ def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Pat
         f"{end.status}: {end.end_s:.1f} s measured, {received} faults received, {lost:,} lost"
         if end.status != "complete"
         else f"{end.end_s:.1f} s measured, {received} faults received, {lost:,} lost",
-        f"own CPU {100 * progress.own_cpu_s / end.end_s:.2f} % of one CPU, "
-        f"BPF programs {100 * progress.bpf_s / end.end_s:.2f} %"
+        f"own CPU {100 * progress.own_cpu_s / end.end_s:.2f} % of one CPU after "
+        f"{progress.start_up_cpu_s:.1f} s to start, BPF programs {100 * progress.bpf_s / end.end_s:.2f} %"
         + (f", target slowed by about {progress.target_cost_percent:.2f} %" if run.armed else ""),
     ]
     lines += progress.notes

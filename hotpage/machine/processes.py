@@ -46,7 +46,8 @@ class ProcessTable:
 
     def __init__(self, proc_root: Path = PROC) -> None:
         self._proc_root = proc_root
-        self._all: list[Process] = []
+        self._all: dict[int, Process] = {}
+        self._next_index = 0
         # pid -> index + 1, so that untouched zero pages of this lazily filled array mean "unknown".
         self._slot_of_pid = np.zeros(_PID_LIMIT + 1, dtype=np.int32)
 
@@ -72,6 +73,17 @@ class ProcessTable:
         self._all[known.index] = self._describe(known.index, pid, stat)
         return self._all[known.index]
 
+    def is_alive(self, process: Process) -> bool:
+        """Whether that very process still runs, by /proc."""
+        stat = read_stat(process.pid, self._proc_root)
+        return stat is not None and not stat.has_ended and stat.start_time_ticks == process.start_time_ticks
+
+    def forget(self, index: int) -> None:
+        """Drop a process that no pid stands for any more; its index stays taken."""
+        process = self._all.get(index)
+        if process is not None and self.by_pid(process.pid) is not process:
+            del self._all[index]
+
     def exec(self, pid: int) -> tuple[Process | None, Process | None]:
         """The process replaced its memory: (the old, the new under a new index), None where there is none."""
         old = self.exit(pid)
@@ -90,7 +102,7 @@ class ProcessTable:
         return self._all[slot - 1] if slot else None
 
     def by_index(self, index: int) -> Process:
-        """The process of an index, gone or not."""
+        """The process of an index, gone or not, but not forgotten."""
         return self._all[index]
 
     def indices_of(self, tgid: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
@@ -99,16 +111,17 @@ class ProcessTable:
         return self._slot_of_pid.take(tgid, mode="clip") - np.int32(1)
 
     def all(self) -> tuple[Process, ...]:
-        """Every process of the session in order of index, with those that have gone."""
-        return tuple(self._all)
+        """Every process of the session in order of index, with those that have gone and are not forgotten."""
+        return tuple(self._all.values())
 
     def live(self) -> list[Process]:
         """The processes that some pid stands for now, in order of index."""
-        return [process for process in self._all if self.by_pid(process.pid) is process]
+        return [process for process in self._all.values() if self.by_pid(process.pid) is process]
 
     def _enter(self, pid: int, stat: Stat) -> Process:
-        process = self._describe(len(self._all), pid, stat)
-        self._all.append(process)
+        process = self._describe(self._next_index, pid, stat)
+        self._next_index += 1
+        self._all[process.index] = process
         self._slot_of_pid[pid] = process.index + 1
         return process
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ from hotpage.profile.snapshot import (
     RunEnd,
     RunInfo,
     SourceCounts,
+    VmaRecord,
 )
 from hotpage.recording.arming import Arming
 from hotpage.recording.budget import ArmingAccount, SamplingControl
@@ -122,13 +123,12 @@ class Session:
             HeatTable(run.horizons_s), self._processes, self._origin_ns, account.fault_cost_s
         )
         self._target_cpu = TargetCpu()
-        self._start_up_cpu_s = 0.0
         self._machine_cpu_before_s = machine_cpu_s()
         self._counters_before = capture.counters()
         self._watches: dict[int, MappingWatch] = {}
         self._records: dict[int, ProcessRecord] = {}
         self._changed_records: set[int] = set()
-        self._changed_mappings: set[int] = set()
+        self._changed_mappings: dict[int, Sequence[VmaRecord]] = {}
         self._gone: list[int] = []
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
@@ -146,7 +146,7 @@ class Session:
         self._progress.rss_before_events_bytes = resident_bytes()
         self._capture.set_target(self._selection.kernel_target())
         self._find_members()
-        self._start_up_cpu_s = self._progress.start_up_cpu_s = time.process_time()
+        self._progress.start_up_cpu_s = time.process_time()
         self._steered = replace(self._progress, bpf_s=self._capture.cost().run_time_s)
         if self._arming is not None:
             self._arming.start()
@@ -210,7 +210,7 @@ class Session:
         return events if helper is None else events[events["tgid"] != helper]
 
     def _find_members(self) -> None:
-        """Follow the selected processes that live now. All of them, or a command yet to begin: by their events."""
+        """Follow the selected processes that live now; with -a they are found by their events."""
         if self._command is not None:
             self._processes.add(self._command.pid)  # hotpage's own image until it has become the command
         elif not self._selection.everything:
@@ -245,7 +245,7 @@ class Session:
 
     def _look_again(self) -> list[Process]:
         """Process events were lost: find out what they would have told; the processes that ended."""
-        ended = [process for process in self._processes.live() if self._processes.refresh(process.pid) is None]
+        ended = [process for process in self._processes.live() if not self._processes.is_alive(process)]
         if self._selection.pids:
             living = set(list_pids())
             for pid in self._capture.target_pids() - living:
@@ -286,10 +286,10 @@ class Session:
     def _read_due_mappings(self, all_of_them: bool = False) -> None:
         for index, watch in list(self._watches.items()):
             if all_of_them or watch.is_due(self._progress.elapsed_s):
-                cleared = watch.read(self._progress.elapsed_s)
+                cleared = watch.read(self._progress.elapsed_s, len(self._watches))
                 if cleared is None:
                     continue  # its exit is about to be told
-                self._changed_mappings.add(index)
+                self._changed_mappings[index] = watch.records
                 for gone in cleared:
                     self._observer.table.forget(index, gone.start_vpn, gone.end_vpn)
                 self._cleared += cleared
@@ -338,7 +338,7 @@ class Session:
             end_s=progress.elapsed_s,
             changes=observer.changes(progress.elapsed_s, everything=last),
             processes=[self._records[index] for index in sorted(self._changed_records)],
-            vmas={i: self._watches[i].records for i in self._changed_mappings if i in self._watches},
+            vmas=self._changed_mappings,
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
             nodes=() if self._nodes_written else node_records(self._topology),
@@ -357,17 +357,22 @@ class Session:
             target_cpu_s=progress.target_cpu_s - written.target_cpu_s,
             rss_bytes=resident_bytes(),
         )
+        begun_cpu_s = time.process_time()
         try:
             self._sink.interval(data)
         except ProfileError:
             with contextlib.suppress(ProfileError):  # it has failed; if it still can, let it say how it ended
                 self._sink.close(RunEnd(progress.elapsed_s, "disk full"))
             raise
+        if not self._nodes_written:  # the first: it loads the library that writes
+            progress.start_up_cpu_s += time.process_time() - begun_cpu_s
         for index in self._gone:
             observer.forget(index)
+            self._processes.forget(index)
+            self._records.pop(index, None)
             self._armed_passes.pop(index, None)
         self._gone, self._cleared, self._nodes_written = [], [], True
-        self._changed_records, self._changed_mappings = set(), set()
+        self._changed_records, self._changed_mappings = set(), {}
         self._written = replace(
             progress,
             received=dict(progress.received),
@@ -377,8 +382,6 @@ class Session:
 
     def _changed_coverage(self) -> Iterable[tuple[int, ArmedRanges]]:
         for index in self._records:
-            if self._records[index].exited_s is not None and index not in self._gone:
-                continue
             ranges = self._observer.table.armed_ranges(index)
             passes = int(ranges.passes.sum()) + len(ranges.passes)
             if passes != self._armed_passes.get(index, 0):
