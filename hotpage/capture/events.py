@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +145,11 @@ class TargetKind(enum.IntEnum):
 def select(events: Events, rows: NDArray[np.bool_]) -> Events:
     """Copy the rows of a mask: as items without fields, which numpy copies eight times faster."""
     return events.view(_OPAQUE)[rows].view(EVENT_DTYPE)
+
+
+def join(batches: Sequence[Events]) -> Events:
+    """One array of several: numpy's own concatenation would lay overlapping fields side by side."""
+    return np.concatenate([batch.view(_OPAQUE) for batch in batches]).view(EVENT_DTYPE)
 
 
 def layout_assertions() -> str:

@@ -15,7 +15,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from hotpage.capture.events import EVENT_DTYPE, Events
+from hotpage.capture.events import EVENT_DTYPE, Events, join
 
 _BUSY = 1 << 31
 _EVENT_BYTES = EVENT_DTYPE.itemsize
@@ -77,5 +77,5 @@ def read_all(rings: list[Ring]) -> Events:
     """Take from every ring, merged into one array in order of time."""
     if len(rings) == 1:
         return rings[0].read()
-    events = np.concatenate([ring.read() for ring in rings])
+    events = join([ring.read() for ring in rings])
     return events[np.argsort(events["time_ns"], kind="stable")]

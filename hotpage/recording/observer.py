@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, select
+from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
 from hotpage.heat.results import Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
@@ -40,7 +40,7 @@ class Observer:
         says which pages it armed.
         """
         if len(self._held):
-            events, self._held = np.concatenate([self._held, events]), np.empty(0, EVENT_DTYPE)
+            events, self._held = join([self._held, events]), np.empty(0, EVENT_DTYPE)
         known = self._processes.indices_of(events["tgid"])
         new = []
         for pid in np.unique(events["tgid"][known < 0]):
