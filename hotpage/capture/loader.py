@@ -82,7 +82,7 @@ def compose_source(files: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _compiler_flags(defines: Mapping[str, int]) -> list[str]:
+def compiler_flags(defines: Mapping[str, int]) -> list[str]:
     include = bpf_source_directory() / "include"
     flags = [f"-I{include}", f"-I{include.parent}", "-Wno-macro-redefined", "-Wno-unused-function"]
     values = {"HOTPAGE_PAGE_BYTES": os.sysconf("SC_PAGE_SIZE"), **defines}
@@ -172,7 +172,7 @@ def load(
         raise CompileError(f"hotpage's BPF programs know x86-64 and arm64, not {platform.machine()}")
     request = {
         "source": compose_source(files),
-        "cflags": _compiler_flags(defines),
+        "cflags": compiler_flags(defines),
         "functions": dict(functions),
         "maps": list(maps),
     }
