@@ -59,9 +59,12 @@ class Vma:
         """Whether the kernel's NUMA scan would arm it (task_numa_work), as far as maps tells.
 
         It also skips mappings under an explicit memory policy (``Residency.policy``) and hugetlb ones
-        (``Residency.page_size_bytes``).
+        (``Residency.page_size_bytes``). Shared memory has policies of its own, by default none that allows
+        migration (shmem_get_policy, vma_policy_mof): it is never armed.
         """
         readable, writable = self.permissions[0] == "r", self.permissions[1] == "w"
+        if self.kind == "shared":
+            return False
         if self.kind == "vdso" or self.permissions[:3] == "---" or self.path.startswith("/anon_hugepage"):
             return False
         return writable or not readable or self.inode == 0

@@ -144,6 +144,22 @@ class Summary:
     nodes: Sequence[NodeHeat]
     hot_bytes_on_several_nodes: int
 
+    def unarmable_bytes(self) -> dict[str, int]:
+        """Unknown bytes of the total in mappings that hint faults never see, by why they do not."""
+        found: dict[str, int] = {}
+        has_ended = all(self.snapshot.has_exited(entry.process) for entry in self.processes)
+        for entry in self.mappings:
+            record = entry.record
+            left_out = self.snapshot.has_exited(entry.process) and not has_ended
+            if record is None or record.armable or left_out:
+                continue
+            vma = record.vma
+            why = "shared memory" if vma.kind == "shared" else "read-only files"
+            if vma.kind == "vdso" or (vma.kind != "shared" and "w" in vma.permissions):
+                why = "other mappings"
+            found[why] = found.get(why, 0) + entry.heat.unknown_bytes
+        return {why: count for why, count in found.items() if count}
+
     @cached_property
     def _runs(self) -> PageRuns:
         pages = self.snapshot.pages

@@ -128,6 +128,10 @@ class Report:
             f"cold {units.size(total.cold_bytes)}{silent}, unknown {units.size(total.unknown_bytes)}"
             f"{self._placement(total, ' on node')}",
         )
+        unarmable = self.summary.unarmable_bytes()
+        if unarmable and self._has_rates():
+            parts = ", ".join(f"{units.size(count)} {why}" for why, count in unarmable.items())
+            yield from self._labelled("", f"never armed by the kernel, so unknown: {parts}")
         if not total.accesses_per_s:
             return
         windows = ", ".join(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from profiles import armed, changes, interval, node, process, run_info, vma
 
+from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.live import LiveProfile
-from hotpage.profile.snapshot import Snapshot
+from hotpage.profile.snapshot import Snapshot, VmaRecord
 from hotpage.profile.summary import Heat, Summary, summarise
 
 PAGE = 4096
@@ -173,3 +174,23 @@ def test_a_page_just_outside_the_armed_range_is_not_taken_as_armed():
     beside = snapshot((1, 50, 8.0), vmas={1: [vma(0, 100, {0: 100 * PAGE})]}, armed={1: armed(0, 50)})
     heat = only_mapping(summarise(beside, hot_rate_hz=4.0))
     assert (heat.silent_bytes, heat.unknown_bytes) == (50 * PAGE, 49 * PAGE)
+
+
+def test_memory_that_is_never_armed_is_said_with_its_reason():
+    def mapping(start_vpn: int, permissions: str, path: str, kind: str) -> VmaRecord:
+        found = Vma(start_vpn << 12, (start_vpn + 10) << 12, permissions, 0, 7, path, kind)
+        return VmaRecord(found, Residency(PAGE, {0: 5 * PAGE}, "default"))
+
+    summary = summarise(
+        snapshot(
+            processes=[process(1, "postgres")],
+            vmas={
+                1: [
+                    mapping(10, "rw-s", "/dev/zero (deleted)", "shared"),
+                    mapping(30, "r-xp", "/usr/bin/postgres", "file"),
+                    mapping(50, "rw-p", "/usr/bin/postgres", "file"),
+                ]
+            },
+        )
+    )
+    assert summary.unarmable_bytes() == {"shared memory": 5 * PAGE, "read-only files": 5 * PAGE}
