@@ -21,11 +21,11 @@ from hotpage.heat.estimator import ALPHA, BETA_S
 from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.procevents import open_process_events
-from hotpage.machine.topology import Topology
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.arming import Arming, balancing_mode
 from hotpage.recording.budget import ArmingAccount, measure_fault_cost_s
 from hotpage.recording.command import Command
+from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import ProfileSink, Progress, Session
 
@@ -106,7 +106,7 @@ class Recorder:
             knobs = stack.enter_context(KnobSession())
             self.progress.notes += [str(outcome) for outcome in knobs.recovered]
             mode = balancing_mode()
-            topology = Topology.read()
+            nodes = stack.enter_context(NodeWatch())
             kernel = Kernel()
             choose_rungs(options.sources, kernel, options.forced_rungs)  # the kernel remembers the answers
             with _opening(
@@ -124,7 +124,7 @@ class Recorder:
             account = ArmingAccount(options.budget_percent, fault_cost_s)
             arming = None
             if options.arm:
-                arming = stack.enter_context(contextlib.closing(Arming(knobs, topology, account)))
+                arming = stack.enter_context(contextlib.closing(Arming(knobs, nodes.topology, account)))
             capture.measure_cost(True)  # needs a privilege that goes now
             keep_only((*_NEEDED_WHILE_RUNNING, *(_NEEDED_TO_ARM if arming else ())))
             session = Session(
@@ -133,7 +133,7 @@ class Recorder:
                 command,
                 capture,
                 process_events,
-                topology,
+                nodes,
                 sink,
                 account,
                 arming,

@@ -20,8 +20,8 @@ from hotpage.capture.events import Events, EventSource
 
 _END_OF_SPACE = 1 << 52
 _SAME_SCAN_NS = 300_000_000
-"""Scans of one process are at least a second apart (numa_balancing/scan_period_min_ms); the records of one lie
-milliseconds apart."""
+"""Scans of one process are at least a second apart (numa_balancing/scan_period_min_ms); the records of one
+lie milliseconds apart."""
 _SCANS_KEPT = 16
 _SKIPPED_INACTIVE = 4
 """NUMAB_SKIP_PID_INACTIVE: the thread that scans has not accessed the mapping lately."""
@@ -119,7 +119,7 @@ class ScanClock:
         return taken_s
 
     def went_on(self, process: int, vpn: NDArray[np.int64]) -> list[ArmedRange]:
-        """What the last scan armed behind its apparent end, if hint faults of pages not known to be armed prove it.
+        """What the last scan armed behind its apparent end, if hint faults of pages not known as armed prove it.
 
         When a scan has reached the end of the address space and has left out mappings that its thread does
         not use, the kernel scans one of those after all and stores *its* end as the scan's.

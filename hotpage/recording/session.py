@@ -21,11 +21,9 @@ from hotpage.heat.results import ArmedRanges
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable, list_pids
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvents
-from hotpage.machine.topology import Topology
 from hotpage.profile.snapshot import (
     ClearedRange,
     IntervalData,
-    NodeRecord,
     ProcessRecord,
     RunEnd,
     RunInfo,
@@ -37,6 +35,7 @@ from hotpage.recording.budget import ArmingAccount, SamplingControl
 from hotpage.recording.command import Command
 from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
 from hotpage.recording.mappings import MappingWatch
+from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.observer import Observer
 from hotpage.recording.selection import Selection
 
@@ -100,7 +99,7 @@ class Session:
         command: Command | None,
         capture: Capture,
         process_events: ProcessEvents,
-        topology: Topology,
+        nodes: NodeWatch,
         sink: ProfileSink,
         account: ArmingAccount,
         arming: Arming | None,
@@ -112,7 +111,7 @@ class Session:
         self._command = command
         self._capture = capture
         self._process_events = process_events
-        self._topology = topology
+        self._nodes = nodes
         self._sink = sink
         self._account = account
         self._arming = arming
@@ -134,7 +133,6 @@ class Session:
         self._armed_passes: dict[int, int] = {}
         self._written = replace(progress, received={}, lost={}, sampled_out={})
         self._steered = replace(progress)
-        self._nodes_written = False
 
     def run(
         self,
@@ -341,7 +339,7 @@ class Session:
             vmas=self._changed_mappings,
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
-            nodes=() if self._nodes_written else node_records(self._topology),
+            nodes=self._nodes.news(last),
             sources=[
                 SourceCounts(
                     name,
@@ -364,14 +362,14 @@ class Session:
             with contextlib.suppress(ProfileError):  # it has failed; if it still can, let it say how it ended
                 self._sink.close(RunEnd(progress.elapsed_s, "disk full"))
             raise
-        if not self._nodes_written:  # the first: it loads the library that writes
+        if not written.received:  # the first: it loads the library that writes
             progress.start_up_cpu_s += time.process_time() - begun_cpu_s
         for index in self._gone:
             observer.forget(index)
             self._processes.forget(index)
             self._records.pop(index, None)
             self._armed_passes.pop(index, None)
-        self._gone, self._cleared, self._nodes_written = [], [], True
+        self._gone, self._cleared = [], []
         self._changed_records, self._changed_mappings = set(), {}
         self._written = replace(
             progress,
@@ -387,21 +385,3 @@ class Session:
             if passes != self._armed_passes.get(index, 0):
                 self._armed_passes[index] = passes
                 yield index, ranges
-
-
-def node_records(topology: Topology) -> list[NodeRecord]:
-    """The machine's nodes as a profile keeps them."""
-    return [
-        NodeRecord(
-            node=node.id,
-            tier=node.tier or 0,
-            cpus=len(node.cpus),
-            total_bytes=node.total_bytes or 0,
-            free_bytes=node.free_bytes or 0,
-            read_latency_ns=node.read_latency_ns,
-            write_latency_ns=node.write_latency_ns,
-            read_bandwidth_mbps=node.read_bandwidth_mbps,
-            write_bandwidth_mbps=node.write_bandwidth_mbps,
-        )
-        for node in topology.nodes
-    ]
