@@ -14,7 +14,8 @@ from hotpage.machine.processes import Process
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
 
-_SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_max_ms")
+SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_max_ms")
+"""The longest pause between two arming scans; in debugfs, which may be unmounted or closed."""
 _PROMOTE_RATE_LIMIT = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 _WANTED_PERIOD_MAX_MS = 2000
 _MOST_HOLDS = 256
@@ -52,8 +53,8 @@ class Arming:
                     knobs.write(_PROMOTE_RATE_LIMIT, 0)
                     self._on_value = 3
         try:
-            if int(read_knob(_SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
-                knobs.write(_SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
+            if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
+                knobs.write(SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
         except (KnobError, ValueError):
             self.notes.append(
                 "the arming pace cannot be set here (debugfs sched/numa_balancing is closed): "

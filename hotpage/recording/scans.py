@@ -119,7 +119,7 @@ class ScanClock:
         return taken_s
 
     def went_on(self, process: int, vpn: NDArray[np.int64]) -> list[ArmedRange]:
-        """What the last scan armed behind its apparent end, if hint faults of pages not known as armed prove it.
+        """What the last scan armed beyond its apparent end, if hint faults of unarmed pages there prove it.
 
         When a scan has reached the end of the address space and has left out mappings that its thread does
         not use, the kernel scans one of those after all and stores *its* end as the scan's.
