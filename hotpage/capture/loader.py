@@ -93,7 +93,9 @@ def _receive_line(connection: socket.socket, descriptors: list[int]) -> bytes:
     """What the child sends, up to the end of the line or of the connection; its descriptors are appended."""
     line = b""
     while True:
-        part, received, _, _ = socket.recv_fds(connection, 1 << 16, _MOST_DESCRIPTORS)
+        part, received, _, _ = socket.recv_fds(
+            connection, 1 << 16, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
         descriptors += received
         line += part
         if not part or line.endswith(b"\n"):
