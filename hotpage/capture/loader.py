@@ -93,9 +93,9 @@ def _receive_line(connection: socket.socket, descriptors: list[int]) -> bytes:
     """What the child sends, up to the end of the line or of the connection; its descriptors are appended."""
     line = b""
     while True:
-        part, received, _, _ = socket.recv_fds(
-            connection, 1 << 16, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        part, received, _, _ = socket.recv_fds(connection, 1 << 16, _MOST_DESCRIPTORS)
+        for fd in received:
+            os.set_inheritable(fd, False)  # MSG_CMSG_CLOEXEC would do, but recv_fds drops its flags
         descriptors += received
         line += part
         if not part or line.endswith(b"\n"):
