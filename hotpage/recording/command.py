@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +40,8 @@ class Command:
         """Raises CommandError at once for a command that does not exist."""
         self._words = list(words)
         if shutil.which(self._words[0], mode=os.F_OK) is None:
-            raise CommandError(self._words[0], errno.ENOENT)
+            is_there = Path(self._words[0]).exists()  # a directory
+            raise CommandError(self._words[0], errno.EACCES if is_there else errno.ENOENT)
         self._status: int | None = None
         release_read, self._release = os.pipe()
         self._problem, problem_write = os.pipe()
