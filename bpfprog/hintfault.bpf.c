@@ -50,7 +50,7 @@ static __always_inline int armed(u64 start, u64 end)
 }
 
 #ifdef HOTPAGE_FENTRY
-/* bcc's macro, because what it puts before the name has changed: kfunc__, and kfunc__vmlinux__ since 0.29, which aborts
+/* bcc's macro, because what it puts before the name has changed: kfunc__, and kfunc__vmlinux__ since 0.28, which aborts
  * on a name in the old form. The context is the function's arguments, widened to 64 bits. */
 KFUNC_PROBE(mpol_misplaced, u64 page, u64 vma, u64 address)
 {

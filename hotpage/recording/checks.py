@@ -27,6 +27,7 @@ State = Literal["ok", "limited", "no"]
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _COMPILING_BYTES = 300 << 20
 """The loader child with LLVM takes up to 185 MB, and hotpage itself 90 MB."""
+_CONNECTOR_REMEDY = "boot a kernel with CONFIG_PROC_EVENTS, and do not run in a container"
 _YAMA_REMEDY = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
 ON_THE_HOST = "run hotpage on the host, or in a container with --privileged --pid=host"
 
@@ -163,7 +164,7 @@ def check_process_events(start: Callable[[], ProcessEvents] = open_process_event
             return Check(name, "ok", purpose, f"{events.rung} works")
         why, _, remedy = events.reason.partition(": ")
         finding = f"{events.rung} instead ({why}): processes that live for less than 0.5 s are missed"
-        return Check(name, "limited", purpose, finding, remedy or "boot a kernel with CONFIG_PROC_EVENTS")
+        return Check(name, "limited", purpose, finding, remedy or _CONNECTOR_REMEDY)
 
 
 def check_cgroups(level_of_root: Callable[[], int] = lambda: cgroup_level(cgroup_mount())) -> Check:

@@ -185,7 +185,11 @@ def test_closed_memory_of_others_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("", "ok", None),
         ("the proc connector is refused: run hotpage as root", "limited", "run hotpage as root"),
-        ("the kernel has none", "limited", "boot a kernel with CONFIG_PROC_EVENTS"),
+        (
+            "the kernel has none",
+            "limited",
+            "boot a kernel with CONFIG_PROC_EVENTS, and do not run in a container",
+        ),
     ],
 )
 def test_process_events(reason: str, state: str, next_step: str | None) -> None:

@@ -21,7 +21,7 @@ class PageFaults:
     events = EventSource.PAGE_FAULT
 
     def rungs(self, kernel: Kernel) -> list[Rung]:
-        """The tracepoints cost less than half of the perf event (docs/kernel-interfaces.md)."""
+        """The tracepoints cost less than the perf event (docs/kernel-interfaces.md)."""
         return [
             Rung("tracepoint", ("pagefault.bpf.c",), TRACEPOINTS),
             Rung("software event", ("pagefault.bpf.c",), SOFTWARE_EVENT),
