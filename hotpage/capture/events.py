@@ -143,8 +143,10 @@ class TargetKind(enum.IntEnum):
 
 
 def select(events: Events, rows: NDArray[np.bool_]) -> Events:
-    """Copy the rows of a mask: as items without fields, which numpy copies eight times faster."""
-    return events.view(_OPAQUE)[rows].view(EVENT_DTYPE)
+    """The rows of a mask: as they are if it selects all, as is usual; else a copy, as items without fields,
+    which numpy copies eight times faster.
+    """
+    return events if rows.all() else events.view(_OPAQUE)[rows].view(EVENT_DTYPE)
 
 
 def join(batches: Sequence[Events]) -> Events:
