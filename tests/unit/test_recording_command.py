@@ -110,7 +110,9 @@ def test_the_command_gets_default_signals_and_no_descriptors_of_ours(tmp_path: P
     ignored = int(first.split()[1], 16)
     assert not ignored & (1 << signal.SIGPIPE - 1)
     assert not ignored & (1 << signal.SIGXFSZ - 1)
-    assert set(descriptors) <= {"0", "1", "2", "3"}
+    inherited = subprocess.run(["sh", "-c", script], close_fds=False)
+    assert inherited.returncode == 0
+    assert descriptors == (tmp_path / "said").read_text().splitlines()[1:]
 
 
 def test_end_insists(monkeypatch: pytest.MonkeyPatch) -> None:
