@@ -18,11 +18,13 @@ from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import RunInfo
 from hotpage.profile.summary import Summary, summarise
 from hotpage.profile.threshold import HeatClass
-from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options, Recorder
+from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.selection import Selection
 from hotpage.views.terminal import print_report
 
 _RATE_BEARING = "hint"
+_BUDGET_PERCENT = 10.0
+"""More than record's: a demo is short, and slows down nobody's work."""
 
 
 class Layout(StrEnum):
@@ -61,7 +63,7 @@ def demo(
     layout: Annotated[Layout, typer.Option("--layout", help="Where its hot pages lie.")] = Layout.BLOCK,
     budget_percent: Annotated[
         float, typer.Option("--budget", metavar="PCT", help="Slowdown of the workload allowed.")
-    ] = DEFAULT_BUDGET_PERCENT,
+    ] = _BUDGET_PERCENT,
     json: Annotated[bool, typer.Option("--json", help="The verdict, for programs.")] = False,
 ) -> None:
     """Profile a bundled workload whose hot pages are known, and compare.
@@ -71,7 +73,8 @@ def demo(
     """
     if not 1 <= threads <= 1024 or mib < 1 or duration_s <= 0 or not 0 < budget_percent <= 100:
         raise UsageError(
-            "the demo needs 1 to 1024 threads, a size of at least 1 MiB, a positive duration and a budget up to 100 %"
+            "the demo cannot run like that",
+            "give 1 to 1024 threads, at least 1 MiB, a positive duration, and a budget of up to 100 %",
         )
     profiles: list[LiveProfile] = []
 
@@ -157,12 +160,14 @@ def _median(rates_hz: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
 
 
 def _comparison(verdict: Verdict) -> list[str]:
-    mib = 1 << 20
+    true_mib, called_mib = verdict.true_hot_bytes / (1 << 20), verdict.hot_bytes / (1 << 20)
+    true_hz, called_hz = verdict.true_hot_rate_hz, verdict.hot_rate_hz
+    true_cold_hz, called_cold_hz = verdict.true_cold_rate_hz, verdict.cold_rate_hz
     return [
         "The truth beside it:",
-        f"  hot memory        {verdict.true_hot_bytes / mib:8.1f} MiB, called hot {verdict.hot_bytes / mib:.1f} MiB",
-        f"  of the hot pages  {100 * verdict.recall:8.1f} %   were called hot (recall)",
-        f"  called hot        {100 * verdict.precision:8.1f} %   are (precision)",
-        f"  a hot page        {verdict.true_hot_rate_hz:8,.0f} accesses/s, estimated {verdict.hot_rate_hz:,.0f} (median)",
-        f"  a cold page       {verdict.true_cold_rate_hz:8,.0f} accesses/s, estimated {verdict.cold_rate_hz:,.0f} (median)",
+        f"  hot memory        {true_mib:8.1f} MiB; called hot: {called_mib:.1f} MiB",
+        f"  of the hot pages  {100 * verdict.recall:8.1f} % were called hot (recall)",
+        f"  called hot        {100 * verdict.precision:8.1f} % rightly (precision)",
+        f"  a hot page        {true_hz:8,.0f} accesses/s; estimated: {called_hz:,.0f} (median; a lower bound)",
+        f"  a cold page       {true_cold_hz:8,.0f} accesses/s; estimated: {called_cold_hz:,.0f} (median)",
     ]
