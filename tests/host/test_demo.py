@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole road, from the kernel's events to a verdict: the demo finds the hot set that it is known to have."""
+"""The whole road, from the kernel's events to a verdict: the demo finds the hot set that it has."""
 
 import json
 import subprocess
