@@ -168,6 +168,6 @@ def _comparison(verdict: Verdict) -> list[str]:
         f"  hot memory        {true_mib:8.1f} MiB; called hot: {called_mib:.1f} MiB",
         f"  of the hot pages  {100 * verdict.recall:8.1f} % were called hot (recall)",
         f"  called hot        {100 * verdict.precision:8.1f} % rightly (precision)",
-        f"  a hot page        {true_hz:8,.0f} accesses/s; estimated: {called_hz:,.0f} (median; a lower bound)",
-        f"  a cold page       {true_cold_hz:8,.0f} accesses/s; estimated: {called_cold_hz:,.0f}",
+        f"  a hot page        {true_hz:8,.0f} accesses/s; found: {called_hz:,.0f} (median; a lower bound)",
+        f"  a cold page       {true_cold_hz:8,.0f} accesses/s; found: {called_cold_hz:,.0f}",
     ]
