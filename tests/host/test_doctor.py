@@ -124,6 +124,7 @@ def test_a_pid_namespace_of_a_container_is_recognised() -> None:
     status, document = diagnose(prefix="unshare --pid --fork --mount-proc")
     assert status == 1
     assert document["main_job"]["blocked_by"] == "pid namespace"
+    assert rows(document)["source fault"]["finding"] == "not tested, for want of the right pid namespace"
     assert "--pid=host" in document["main_job"]["next_step"]
 
 
