@@ -16,7 +16,9 @@ from hotpage.profile.summary import MappingHeat
 class HeatStrip:
     """Cells of equal length from the mapping's start to its end; the arrays have one entry per cell."""
 
-    rate_hz: Float64s  # mean accesses/s of the pages of known rate; NaN where there are none
+    rate_hz: (
+        Float64s  # mean accesses/s of the pages of known rate and the silent ones; NaN without the former
+    )
     silent: Bools  # no known rate, but armed, so that what is resident there was not accessed
 
 
@@ -33,9 +35,12 @@ def heat_strip(snapshot: Snapshot, mapping: MappingHeat, cells: int) -> HeatStri
     cell = np.searchsorted(edges, pages.vpn[known], side="right") - 1
     counts = np.bincount(cell, minlength=cells)
     sums = np.bincount(cell, weights=pages.rate_hz[known], minlength=cells)
-    rate_hz = np.divide(sums, counts, out=np.full(cells, np.nan), where=counts > 0)
-    armed = snapshot.armed.get(mapping.process)
-    silent = np.zeros(cells, np.bool_)
-    if armed is not None:
-        silent = (Coverage(armed).armed_pages(edges[:-1], edges[1:]) > 0) & (counts == 0)
+    armed_pages = np.zeros(cells)
+    if (armed := snapshot.armed.get(mapping.process)) is not None:
+        armed_pages += Coverage(armed).armed_pages(edges[:-1], edges[1:])
+    # How many of them are resident is known of the mapping as a whole only; those were not accessed.
+    resident_share = (mapping.record.resident_bytes or 0) / mapping.record.vma.size_bytes
+    silent_pages = np.maximum(armed_pages * resident_share - counts, 0)
+    rate_hz = np.divide(sums, counts + silent_pages, out=np.full(cells, np.nan), where=counts > 0)
+    silent = (armed_pages > 0) & (counts == 0)
     return HeatStrip(rate_hz, silent)
