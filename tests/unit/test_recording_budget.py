@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the session may cost: the account of arming, the sampling of faults, time spent in faults."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotpage.recording.budget import SCAN_COST_S, ArmingAccount, SamplingControl, measure_fault_cost_s
+from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
+
+
+def test_the_first_scan_is_always_affordable() -> None:
+    assert ArmingAccount(2.0, 1e-6).affordable
+
+
+def test_the_next_scan_waits_until_it_is_earned() -> None:
+    account = ArmingAccount(2.0, 1e-6)
+    account.begin_scan()
+    account.update(10_000, 0.2)
+    scan_s = 10_000 * (1e-6 + SCAN_COST_S)
+    assert account.spent_s == pytest.approx(scan_s)
+    assert account.cost_percent == pytest.approx(100 * scan_s / 0.2)
+    assert not account.affordable
+    account.update(10_000, 0.99 * 2 * scan_s / 0.02)
+    assert not account.affordable, "one scan is paid, the next is not"
+    account.update(10_000, 1.01 * 2 * scan_s / 0.02)
+    assert account.affordable
+
+
+def test_a_scan_costs_what_the_last_one_did() -> None:
+    account = ArmingAccount(2.0, 1e-6)
+    account.begin_scan()
+    account.update(100_000, 100.0)
+    account.begin_scan()
+    account.update(101_000, 100.0)  # a small one
+    assert account.affordable
+    cheap_s = 1000 * (1e-6 + SCAN_COST_S)
+    account.update(101_000, (account.spent_s + 1.01 * cheap_s) / 0.02)
+    assert account.affordable
+    account.update(101_000, (account.spent_s + 0.99 * cheap_s) / 0.02)
+    assert not account.affordable
+
+
+@given(budget=st.floats(0.1, 50), faults_a_scan=st.integers(100, 100_000), cores=st.floats(0.1, 8))
+def test_the_budget_holds_in_the_long_run(budget: float, faults_a_scan: int, cores: float) -> None:
+    """A target that runs steadily, and scans that happen whenever the account allows one."""
+    account, faults, cpu_s = ArmingAccount(budget, 1e-6), 0, 0.0
+    for _ in range(2000):
+        cpu_s += 0.5 * cores
+        if account.affordable:
+            account.begin_scan()
+            faults += faults_a_scan
+        account.update(faults, cpu_s)
+    one_scan_s = faults_a_scan * (1e-6 + SCAN_COST_S)
+    assert account.spent_s <= max(budget / 100 * cpu_s, one_scan_s) * (1 + 1e-9)
+
+
+def test_sampling_follows_the_load_both_ways() -> None:
+    control = SamplingControl(2.0)
+    assert control.one_in == 1
+    risen = [control.update(0.5, 0.5) for _ in range(3)]
+    assert risen == sorted(risen)
+    high = control.one_in
+    assert high > 1
+    for _ in range(20):
+        control.update(0.012 * 0.5, 0.5)
+    assert control.one_in == high, "within the budget: it stays"
+    for _ in range(20):
+        control.update(0.0, 0.5)
+    assert control.one_in == 1
+    for _ in range(100):
+        control.update(0.5, 0.5)
+    assert control.one_in == SamplingControl.COARSEST
+
+
+def test_a_page_fault_costs_something_here() -> None:
+    assert 1e-8 < measure_fault_cost_s() < 1e-3
+
+
+def storm(start_s: float, faults: int, each_s: float) -> np.ndarray:
+    return start_s + each_s * np.arange(1, faults + 1)
+
+
+def test_the_thick_of_faults_is_spent_in_them() -> None:
+    clock = ServiceClock(1e-6)
+    times = storm(10.0, 50_000, 1e-6)
+    clock.advance(times)
+    served = clock.between(np.array([10.0]), times[-1:])[0]
+    assert served == pytest.approx((1 - RUNNING_FLOOR) * 0.05, rel=0.02)
+
+
+def test_rare_faults_leave_the_time_to_the_program() -> None:
+    clock = ServiceClock(1e-6)
+    times = storm(10.0, 1000, 5e-3)
+    clock.advance(times)
+    assert clock.between(np.array([10.0]), times[-1:])[0] < 0.01 * 5.0
+
+
+@given(
+    gaps=st.lists(st.floats(1e-7, 0.01), min_size=1, max_size=2000),
+    cuts=st.lists(st.integers(1, 600), min_size=1, max_size=5),
+    cost_s=st.floats(1e-7, 1e-4),
+)
+def test_the_clock_never_runs_backwards_nor_faster_than_time(
+    gaps: list[float], cuts: list[int], cost_s: float
+) -> None:
+    clock, times, at, turn = ServiceClock(cost_s), 5 + np.cumsum(gaps), 0, 0
+    while at < len(times):
+        step = cuts[turn % len(cuts)]
+        clock.advance(times[at : at + step])
+        at, turn = at + step, turn + 1
+    served = clock.between(np.full(len(times), times[0]), times)
+    spent = np.diff(served)
+    assert (spent >= -1e-12).all()
+    assert (served <= (1 - RUNNING_FLOOR) * (times - times[0]) * (1 + 1e-9) + 1e-3 + 1e-9).all()
+
+
+def test_a_long_session_is_remembered_in_bounded_memory() -> None:
+    clock = ServiceClock(1e-6)
+    for second in range(2000):
+        clock.advance(storm(second, 3000, 1e-5))
+    assert clock._time_s.nbytes + clock._served_s.nbytes < 1 << 20
+    assert clock.between(np.array([1999.0]), np.array([1999.03]))[0] > 0

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From batches of events to heat."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakeproc import FakeProc
+from recorded import PID, arm, batch, fault, hint, scan, scan_end
+
+from hotpage.capture.events import EVENT_DTYPE, Events
+from hotpage.heat.table import HeatTable
+from hotpage.machine.processes import ProcessTable
+from hotpage.recording.observer import Observer
+
+FAULT_COST_S = 1e-9
+NOTHING = np.empty(0, EVENT_DTYPE)
+HUGE_HEAD = 512 * 1000
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> FakeProc:
+    proc = FakeProc(tmp_path)
+    proc.put(PID, start=5, threads=2)
+    return proc
+
+
+@pytest.fixture
+def processes(proc: FakeProc) -> ProcessTable:
+    return ProcessTable(proc.root)
+
+
+@pytest.fixture
+def observer(processes: ProcessTable) -> Observer:
+    return Observer(HeatTable(), processes, 0, FAULT_COST_S)
+
+
+def rates(observer: Observer, now_s: float, process: int = 0) -> dict[int, float]:
+    found = observer.table.rates(process, now_s)
+    return dict(zip(found.vpn.tolist(), found.rate_hz.tolist(), strict=True))
+
+
+def test_the_sooner_a_page_faults_after_arming_the_hotter(observer: Observer) -> None:
+    new = observer.take(batch(arm(100, 50, 1000), hint(120, 1010), hint(110, 1500)), {})
+    assert [process.pid for process in new] == [PID]
+    found = rates(observer, 1.5)
+    assert found.keys() == {110, 120}
+    assert found[120] > 5 * found[110] > 0
+    assert observer.take(batch(hint(130, 1600)), {}) == [], "known by now"
+
+
+def test_first_touches_have_no_rate(observer: Observer) -> None:
+    observer.take(batch(fault(7, 1000), fault(8, 1001)), {})
+    found = rates(observer, 2.0)
+    assert found.keys() == {7, 8} and all(np.isnan(rate) for rate in found.values())
+
+
+def test_a_page_armed_before_the_session_is_known_without_a_rate(observer: Observer) -> None:
+    observer.take(batch(hint(7, 1000)), {})
+    assert np.isnan(rates(observer, 2.0)[7])
+
+
+def test_faults_during_a_scan_wait_for_its_end(observer: Observer) -> None:
+    observer.take(batch(scan(0, 1000), hint(50, 1005), fault(900, 1006)), {})
+    assert rates(observer, 1.1) == {}
+    observer.take(batch(scan_end(100, 1010), hint(60, 1020)), {})
+    found = rates(observer, 1.1)
+    assert found[50] > found[60] > 0
+    assert np.isnan(found[900])
+
+
+def test_nothing_waits_at_the_end_of_the_session(observer: Observer) -> None:
+    observer.take(batch(scan(0, 1000), hint(50, 1005)), {})
+    observer.take(NOTHING, {}, last=True)
+    assert rates(observer, 1.1).keys() == {50}
+
+
+def test_a_scan_that_never_ends_does_not_withhold_for_ever(observer: Observer) -> None:
+    observer.take(batch(scan(0, 1000), hint(50, 1005)), {})
+    observer.take(batch(hint(60, 5000)), {})
+    observer.take(batch(hint(70, 5001)), {})
+    assert {50, 60, 70} <= rates(observer, 5.1).keys()
+
+
+def test_what_was_done_before_an_exec_is_past(observer: Observer) -> None:
+    observer.take(batch(fault(1, 1000), fault(2, 1010), fault(3, 1020)), {PID: 1_010_000_000})
+    assert rates(observer, 2.0).keys() == {2, 3}
+
+
+def test_an_exec_reaches_what_waits(observer: Observer) -> None:
+    observer.take(batch(scan(0, 1000), fault(1, 1005), fault(2, 1015)), {})
+    observer.take(batch(scan_end(100, 1030)), {PID: 1_010_000_000})
+    assert rates(observer, 2.0).keys() == {2}
+
+
+def test_processes_that_have_gone_are_passed_over(observer: Observer, proc: FakeProc) -> None:
+    assert observer.take(batch(fault(1, 1000, pid=777)), {}) == []
+    assert observer.table.tracked_pages == 0
+
+
+def test_a_huge_page_comes_as_its_base_pages_with_equal_shares(observer: Observer) -> None:
+    events = batch(
+        arm(HUGE_HEAD, 512, 1000), arm(7, 1, 1000), hint(7, 1100), hint(HUGE_HEAD + 77, 1100, huge=True)
+    )
+    observer.take(events, {})
+    whole = rates(observer, 1.2)
+    assert whole.keys() == {7, HUGE_HEAD}
+    changes = observer.changes(1.2)
+    assert changes.vpn.tolist() == [7, *range(HUGE_HEAD, HUGE_HEAD + 512)]
+    np.testing.assert_allclose(changes.rate_hz[0], whole[7])
+    np.testing.assert_allclose(changes.rate_hz[1:], whole[HUGE_HEAD] / 512)
+    assert changes.rate_hz[1:].sum() == pytest.approx(whole[HUGE_HEAD], rel=1e-4)
+    assert len(observer.changes(1.2, everything=True)) == 0
+
+
+def test_a_huge_page_that_was_split_is_base_pages_again(observer: Observer) -> None:
+    observer.take(batch(arm(HUGE_HEAD, 512, 1000), hint(HUGE_HEAD, 1100, huge=True)), {})
+    observer.changes(1.2)
+    observer.take(batch(arm(HUGE_HEAD, 512, 2000), hint(HUGE_HEAD, 2001), hint(HUGE_HEAD + 3, 2002)), {})
+    assert observer.changes(2.1).vpn.tolist() == [HUGE_HEAD, HUGE_HEAD + 3]
+
+
+def test_huge_pages_of_two_processes(observer: Observer, proc: FakeProc) -> None:
+    proc.put(2, start=6, threads=2)
+    other = HUGE_HEAD + 512
+    events = batch(
+        arm(HUGE_HEAD, 1024, 1000),
+        arm(HUGE_HEAD, 1024, 1000, pid=2),
+        hint(HUGE_HEAD, 1100, huge=True),
+        hint(other, 1100, huge=True, pid=2),
+        hint(HUGE_HEAD, 1100, pid=2),
+    )
+    observer.take(events, {})
+    changes = observer.changes(1.2)
+    order = np.lexsort((changes.vpn, changes.process))
+    assert (order == np.arange(len(order))).all()
+    count = dict(zip(*np.unique(changes.process, return_counts=True), strict=True))
+    assert sorted(count.values()) == [512, 513]
+
+
+def test_a_process_that_left_is_forgotten(observer: Observer) -> None:
+    observer.take(batch(arm(HUGE_HEAD, 512, 1000), hint(HUGE_HEAD, 1100, huge=True), scan(0, 1200)), {})
+    observer.forget(0)
+    assert observer.table.tracked_pages == 0
+    assert len(observer.changes(2.0, everything=True)) == 0
+    assert observer.clock.running_since_ns(0, 1_200_000_000) is None
+
+
+def session(seed: int) -> Events:
+    """Some seconds of a process: scans, hint faults, first touches, in order of time."""
+    random = np.random.default_rng(seed)
+    records = []
+    for start_ms in (1000, 2500, 4000):
+        records += [scan(0, start_ms), scan_end(0, start_ms + 10)]
+        pages = random.permutation(400)[:300]
+        delays = np.sort(random.exponential(200, len(pages)))
+        records += [
+            hint(int(v), start_ms + 11 + float(d)) for v, d in zip(pages, delays, strict=True) if d < 1400
+        ]
+    records += [fault(1000 + n, 5500 + n) for n in range(50)]
+    events = batch(*records)
+    return events[np.argsort(events["time_ns"], kind="stable")]
+
+
+def test_a_capture_replayed_gives_the_same_heat(
+    observer: Observer, processes: ProcessTable, tmp_path: Path
+) -> None:
+    events = session(1)
+    tick_ns = 100_000_000
+    ticks = [events[events["time_ns"] // tick_ns == tick] for tick in np.unique(events["time_ns"] // tick_ns)]
+    for number, part in enumerate(ticks):
+        part.tofile(tmp_path / f"{number:04}")
+        observer.take(part, {}, last=number == len(ticks) - 1)
+    replayed = Observer(HeatTable(), processes, 0, FAULT_COST_S)
+    saved = sorted(tmp_path.glob("00*"))
+    for path in saved:
+        replayed.take(np.fromfile(path, "V32").view(EVENT_DTYPE), {}, last=path == saved[-1])
+    live, again = observer.table.rates(0, 7.0), replayed.table.rates(0, 7.0)
+    assert len(live.vpn) > 300
+    np.testing.assert_array_equal(live.vpn, again.vpn)
+    np.testing.assert_array_equal(live.rate_hz, again.rate_hz)
+    np.testing.assert_array_equal(live.rate_short_hz, again.rate_short_hz)
+
+
+def test_how_the_ring_was_cut_into_batches_matters_little(
+    observer: Observer, processes: ProcessTable
+) -> None:
+    events = session(2)
+    observer.take(events, {}, last=True)
+    other = Observer(HeatTable(), processes, 0, FAULT_COST_S)
+    for part in np.array_split(np.arange(len(events)), 37):
+        other.take(events[part], {}, last=part[-1] == len(events) - 1)
+    whole, parts = observer.table.rates(0, 7.0), other.table.rates(0, 7.0)
+    np.testing.assert_array_equal(whole.vpn, parts.vpn)
+    np.testing.assert_allclose(whole.rate_hz, parts.rate_hz, rtol=0.02)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session's loop, with a capture and process events of our own making and real processes."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from profiles import run_info
+from recorded import fault
+
+from hotpage.capture.capture import Counters, ProgramCost
+from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
+from hotpage.capture.target import Target
+from hotpage.errors import ProfileError
+from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
+from hotpage.profile.live import LiveProfile
+from hotpage.profile.snapshot import IntervalData, RunEnd
+from hotpage.recording.budget import ArmingAccount
+from hotpage.recording.selection import Selection
+from hotpage.recording.session import Progress, Session
+
+
+class FakeCapture:
+    """A kernel side that says what it is told to."""
+
+    follows_forks = True
+    fullest_ring = 0.0
+
+    def __init__(self) -> None:
+        self.rungs = {"fault": SimpleNamespace(name="tracepoint")}
+        self.targets: set[int] = set()
+        self.set_targets: list[Target] = []
+        self.batches: list[Events] = []
+        self.page_fault_one_in = 1
+        self.covered_cpus = 0
+        self.emitted = 0
+
+    def set_target(self, target: Target) -> None:
+        self.set_targets.append(target)
+        self.targets = set(target.pids)
+
+    def add_pid(self, pid: int) -> None:
+        self.targets.add(pid)
+
+    def remove_pid(self, pid: int) -> None:
+        self.targets.discard(pid)
+
+    def target_pids(self) -> set[int]:
+        return set(self.targets)
+
+    def read(self) -> Events:
+        return self.batches.pop(0) if self.batches else np.empty(0, EVENT_DTYPE)
+
+    def counters(self) -> Counters:
+        return Counters(*(np.zeros(8, np.uint64) for _ in range(3)))
+
+    def cost(self) -> ProgramCost:
+        return ProgramCost(0.0, 0, 0)
+
+    def attach_new_cpus(self) -> None:
+        self.covered_cpus += 1
+
+
+class FakeProcessEvents:
+    rung, reason = "fake", ""
+
+    def __init__(self) -> None:
+        self.queue: list[list[ProcessEvent]] = []
+
+    def fileno(self) -> None:
+        return None
+
+    def drain(self) -> list[ProcessEvent]:
+        return self.queue.pop(0) if self.queue else []
+
+    def close(self) -> None:
+        return None
+
+
+class FakeNodes:
+    """No change of the machine's nodes."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *words: []
+
+
+class Bench:
+    """A session over fakes; ``steps`` run one after the other, one a tick, then it is interrupted."""
+
+    def __init__(self, selection: Selection, budget_percent: float = 50.0) -> None:
+        self.capture, self.events = FakeCapture(), FakeProcessEvents()
+        self.run = run_info(budget_percent=budget_percent, interval_s=0.25)
+        self.sink: Any = LiveProfile(self.run)
+        self.selection = selection
+        self.progress = Progress()
+        self.session: Any = None
+
+    def record(self, steps: Sequence[Callable[[], object]] = (), ticks: int = 0) -> RunEnd:
+        todo = [*steps, *[lambda: None] * ticks]
+        self.session = Session(
+            self.run, self.selection, None, self.capture, self.events, FakeNodes(), self.sink,
+            ArmingAccount(2.0, 1e-6), None, self.progress,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+        def next_step() -> str | None:
+            if not todo:
+                return "interrupted"
+            todo.pop(0)()
+            return None
+
+        return self.session.run(None, next_step, lambda progress: None)
+
+    def says(self, *events: ProcessEvent) -> Callable[[], None]:
+        """A step: the kernel tells of these."""
+        return lambda: self.events.queue.append(list(events))
+
+
+Sleeper = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Sleeper]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "1000"]))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def pids(bench: Bench, *, ended: bool = False) -> set[int]:
+    records = bench.sink.snapshot().processes.values()
+    return {record.process.pid for record in records if (record.exited_s is not None) == ended}
+
+
+def test_forks_and_exits_are_followed(sleeper: Sleeper) -> None:
+    first, child = sleeper(), sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    bench.record([
+        bench.says(Fork(child.pid, first.pid, 1)),
+        lambda: None,
+        lambda: end(child),
+        bench.says(Exit(child.pid, 2)),
+        lambda: None,
+    ])  # fmt: skip
+    assert pids(bench) == {first.pid}
+    assert pids(bench, ended=True) == {child.pid}
+    assert bench.capture.set_targets[-1] == Target.nothing()
+
+
+def test_pids_of_unseen_children_do_not_stay_targets(sleeper: Sleeper) -> None:
+    """The kernel made them targets; they were gone before anybody looked; their pids will be others'."""
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    gone, reused = 2**22 - 5, 2**22 - 7
+    seen: list[set[int]] = []
+    bench.record([
+        lambda: bench.capture.targets.update({gone, reused}),
+        bench.says(
+            Fork(gone, first.pid, 1), Exit(gone, 2), Exit(reused, 3), Fork(reused, first.pid, 4)
+        ),
+        lambda: None,
+        lambda: seen.append(bench.capture.target_pids()),
+    ])  # fmt: skip
+    assert seen == [{first.pid, reused}]
+
+
+def test_after_a_loss_of_events_all_is_looked_at_again(sleeper: Sleeper) -> None:
+    first, ended, child = sleeper(), sleeper(), sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid, ended.pid})))
+    seen: list[set[int]] = []
+    bench.record([
+        lambda: end(ended),
+        # The kernel followed a fork that nobody told of, and one that is over.
+        lambda: bench.capture.targets.update({child.pid, 2**22 - 5}),
+        bench.says(Lost(1)),
+        lambda: None,
+        lambda: seen.append(bench.capture.target_pids()),
+    ])  # fmt: skip
+    assert pids(bench) == {first.pid, child.pid}
+    assert pids(bench, ended=True) == {ended.pid}
+    assert seen == [{first.pid, child.pid}]
+
+
+def test_after_a_loss_new_processes_of_a_name_are_found(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(comm="sleep"))
+    late: list[int] = []
+    bench.record([lambda: late.append(sleeper().pid), lambda: None, bench.says(Lost(1)), lambda: None], 2)
+    assert {first.pid, *late} <= pids(bench)
+
+
+def test_the_session_ends_with_its_last_process(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    result = bench.record([lambda: end(first), bench.says(Exit(first.pid, 1))], ticks=1000)
+    assert result.status == "target exited"
+
+
+def test_the_mappings_of_a_process_that_ended_within_the_interval_are_kept(sleeper: Sleeper) -> None:
+    first, other = sleeper(), sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid, other.pid})))
+    bench.record([lambda: end(first), bench.says(Exit(first.pid, 1))], ticks=2)
+    snapshot = bench.sink.snapshot()
+    process = next(p for p, record in snapshot.processes.items() if record.process.pid == first.pid)
+    assert any(record.vma.kind == "stack" for record in snapshot.vmas[process])
+
+
+def test_an_exec_makes_another_process_of_it(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    bench.record([bench.says(Exec(first.pid, 1))], ticks=3)
+    old, new = sorted(bench.sink.snapshot().processes.items())
+    assert old[1].exited_s is not None and new[1].exited_s is None
+    assert new[1].previous_index == old[0]
+
+
+def test_an_exec_into_another_name_leaves_a_selection_by_name(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(comm="sleep"))
+    bench.record([
+        lambda: setattr(bench.session, "_selection", Selection(comm="other")),
+        bench.says(Exec(first.pid, 1)),
+    ], ticks=3)  # fmt: skip
+    assert first.pid in pids(bench, ended=True)
+    assert first.pid not in pids(bench)
+
+
+def test_what_starting_cost_does_not_thin_the_events(sleeper: Sleeper) -> None:
+    bench = Bench(Selection(pids=frozenset({sleeper().pid})))
+    bench.record(ticks=8)
+    assert bench.capture.page_fault_one_in == 1
+    assert bench.progress.start_up_cpu_s > 0.2  # this test's imports
+    assert bench.progress.own_cpu_s < bench.progress.start_up_cpu_s
+
+
+def test_processes_that_have_gone_leave_nothing_behind(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    children = [sleeper() for _ in range(5)]
+    steps: list[Callable[[], object]] = []
+    for child in children:
+        steps += [
+            bench.says(Fork(child.pid, first.pid, 1)),
+            lambda child=child: bench.capture.batches.append(fault(7, 1, pid=child.pid)),
+            lambda child=child: end(child),
+            bench.says(Exit(child.pid, 2)),
+            lambda: None,
+        ]
+    bench.record(steps, ticks=4)
+    session = bench.session
+    assert pids(bench, ended=True) == {child.pid for child in children}
+    assert len(session._records) == len(session._watches) == len(session._processes.all()) == 1
+    assert session._observer.table.tracked_pages == 0
+
+
+def test_new_cpus_are_looked_for(sleeper: Sleeper) -> None:
+    bench = Bench(Selection(pids=frozenset({sleeper().pid})))
+    bench.record(ticks=12)
+    assert bench.capture.covered_cpus >= 2
+
+
+def test_events_are_counted_by_source(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    bench.record([lambda: bench.capture.batches.extend([fault(1, 1, pid=first.pid)] * 3)], ticks=3)
+    assert bench.progress.received == {"hint": 0, "fault": 3}
+    assert {s.source: s.received for s in bench.sink.snapshot().usage.sources} == {"fault": 3}
+    assert len(bench.sink.snapshot().pages) == 1
+    assert EventSource.PAGE_FAULT == 2
+
+
+class FullDisk(LiveProfile):
+    closed: RunEnd | None = None
+
+    def interval(self, data: IntervalData) -> None:
+        if self._usage.intervals == 2:
+            raise ProfileError("no space left")
+        super().interval(data)
+
+    def close(self, end: RunEnd) -> None:
+        self.closed = end
+
+
+def test_a_sink_that_fails_ends_the_session(sleeper: Sleeper) -> None:
+    bench = Bench(Selection(pids=frozenset({sleeper().pid})))
+    bench.sink = FullDisk(bench.run)
+    with pytest.raises(ProfileError, match="no space left"):
+        bench.record(ticks=1000)
+    assert bench.sink.closed is not None and bench.sink.closed.status == "disk full"
