@@ -25,6 +25,8 @@ from hotpage.errors import CompileError, PrivilegeError, UnsupportedError, Usage
 _KEY = struct.pack("<I", 0)
 DEFAULT_RING_BYTES = 8 << 20
 """209,715 records: 0.1 s of two million faults a second."""
+_EVENTS_MEASURED = 20_000
+"""So many say what a run costs; more would only cost."""
 _CPUS_PER_RING = 16
 """Contention on one ring begins to cost around this many CPUs (docs/kernel-interfaces.md)."""
 
@@ -40,7 +42,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class ProgramCost:
-    """What the programs took: ``run_time_s`` while statistics were on, and runs the kernel refused."""
+    """What the programs took while it was measured, ``run_time_s`` also after; runs the kernel refused."""
 
     run_time_s: float
     runs: int
@@ -137,6 +139,7 @@ class Capture:
         self._programs = loader.LoadedPrograms({}, {})
         self._config = np.zeros(1, CONFIG_DTYPE)
         self._statistics_fd: int | None = None
+        self._measured_from = self._measured_to = 0
         self.received = 0
         """Records taken from the rings: counters().emitted less lost."""
         hint = self.rungs.get("hint")
@@ -278,9 +281,14 @@ class Capture:
         return Counters(*(per_cpu[name].sum(axis=0) for name in ("emitted", "lost", "sampled_out")))
 
     def measure_cost(self, on: bool) -> None:
-        """Turn the kernel's run-time statistics for BPF programs on or off; two clock reads a run."""
+        """Turn the kernel's run-time statistics for BPF programs on or off.
+
+        They cost almost as much as the programs themselves, so ``cost`` turns them off when it has seen
+        enough runs, and from then on reckons with their mean cost per event.
+        """
         if on and self._statistics_fd is None:
             self._statistics_fd = bpf.enable_run_time_statistics()
+            self._measured_from = self._measured_to = self._events_counted()
         elif not on and self._statistics_fd is not None:
             os.close(self._statistics_fd)
             self._statistics_fd = None
@@ -289,7 +297,18 @@ class Capture:
         """Totals over hotpage's programs."""
         figures = np.array([bpf.program_statistics(fd) for fd in self._programs.programs.values()])
         run_time_ns, runs, missed = figures.sum(axis=0)
+        counted = self._events_counted()
+        if self._statistics_fd is not None:
+            self._measured_to = counted
+            if counted - self._measured_from >= _EVENTS_MEASURED:
+                self.measure_cost(False)
+        elif self._measured_to > self._measured_from:
+            run_time_ns *= (counted - self._measured_from) / (self._measured_to - self._measured_from)
         return ProgramCost(run_time_ns / 1e9, int(runs), int(missed))
+
+    def _events_counted(self) -> int:
+        counters = self.counters()
+        return int(counters.emitted.sum() + counters.sampled_out.sum())
 
     def close(self) -> None:
         """Detach, unmap, close. Safe to call twice."""
