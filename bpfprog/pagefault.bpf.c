@@ -162,6 +162,8 @@ int scan_skip(struct raw_arguments *ctx)
 #define ERROR_PRESENT 1
 #define ERROR_WRITE 2
 
+#define ERROR_UNKNOWN (1ULL << 63)
+
 static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 {
 	struct hotpage_config *c = read_config();
@@ -184,6 +186,12 @@ static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 			emit(HOTPAGE_HINT_FAULT, huge ? flags | HOTPAGE_HUGE : flags, address, HOTPAGE_UNKNOWN_LATENCY,
 			     HOTPAGE_UNKNOWN_NODE);
 			return 0;
+		}
+		if (entry & ENTRY_PRESENT) {
+			/* Another thread's fault has been handled meanwhile; its record tells. */
+			if (!(error_code & ERROR_UNKNOWN))
+				return 0;
+			flags |= HOTPAGE_PRESENT;
 		}
 	}
 #endif
@@ -221,5 +229,5 @@ struct perf_context {
 /* PERF_COUNT_SW_PAGE_FAULTS, for machines without the tracepoints: neither error code nor access type is known. */
 int software_page_fault(struct perf_context *ctx)
 {
-	return page_fault(ctx->address, 0, 0);
+	return page_fault(ctx->address, ERROR_UNKNOWN, 0);
 }

@@ -47,7 +47,7 @@ def read(name):
     memory = regions[name]
     return sum(memory[offset + 9] for offset in range(0, len(memory), PAGE))
 def code(name):
-    # A return instruction every 64 KiB: within those the kernel maps a file's pages around the one that faults.
+    # A return every 64 KiB: within those the kernel maps the pages around the one that faults, too.
     file = os.memfd_create(name)
     os.ftruncate(file, COUNT * STEP)
     for offset in range(0, COUNT * STEP, STEP):
