@@ -18,9 +18,9 @@ from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links
 from hotpage.capture.pairs import without_faults_behind_hints
 from hotpage.capture.ring import Ring, read_all
-from hotpage.capture.sources import Attachment, Rung, ladders
+from hotpage.capture.sources import Attachment, Rung, RungFailed, ladders
 from hotpage.capture.target import Target
-from hotpage.errors import CompileError, PrivilegeError, UnsupportedError, UsageError
+from hotpage.errors import AttachError, PrivilegeError, UnsupportedError, UsageError
 
 _KEY = struct.pack("<I", 0)
 DEFAULT_RING_BYTES = 8 << 20
@@ -100,7 +100,10 @@ def _choose_rung(
             raise UsageError(
                 f"the rungs '{clashing[0]}' and '{wanted}' see the same faults", "name one of them"
             )
-        reason = known[name].refusal(rung, kernel) if not clashing else "another source sees the same faults"
+        if clashing:
+            reason: str | None = "another source sees the same faults"
+        else:
+            reason = kernel.failures.get((name, rung.name)) or known[name].refusal(rung, kernel)
         if reason is None:
             return rung, ""
         reasons.append(f"{rung.name}: {reason}")
@@ -131,7 +134,6 @@ class Capture:
         if os.geteuid() != 0:
             raise PrivilegeError("capturing page accesses needs root", "run it with sudo")
         self.kernel = kernel or Kernel()
-        self.rungs, self.refused = choose_rungs(sources, self.kernel, forced_rungs)
         self._ring_bytes = ring_bytes
         self._shards = shards or shards_for(bpf.possible_cpus())
         self._links = Links()
@@ -142,18 +144,29 @@ class Capture:
         self._measured_from = self._measured_to = 0
         self.received = 0
         """Records taken from the rings: counters().emitted less lost."""
-        hint = self.rungs.get("hint")
-        self._sees_hints_twice = hint is not None and not hint.walks_page_tables and "fault" in self.rungs
+        while not self._try_rungs(tuple(sources), forced_rungs):
+            self.close()
+
+    def _try_rungs(self, sources: Iterable[str], forced_rungs: Mapping[str, str] | None) -> bool:
+        """Open with the best rungs left; False if one of them failed, which the kernel remembers."""
+        self.rungs, self.refused = choose_rungs(sources, self.kernel, forced_rungs)
         if not self.rungs:
             raise UnsupportedError(
                 "no source of page accesses works here: "
                 + "; ".join(f"{n}: {r}" for n, r in self.refused.items())
             )
+        hint = self.rungs.get("hint")
+        self._sees_hints_twice = hint is not None and not hint.walks_page_tables and "fault" in self.rungs
         try:
             self._open()
+        except RungFailed as failure:
+            for name in failure.sources:
+                self.kernel.failures[name, self.rungs[name].name] = str(failure)
+            return False
         except BaseException:
             self.close()
             raise
+        return True
 
     def _open(self) -> None:
         attachments = {a.function: a for rung in self.rungs.values() for a in rung.attachments}
@@ -184,6 +197,7 @@ class Capture:
         )
         self._rings = [Ring(self._programs.maps[name], self._ring_bytes) for name in ring_names]
 
+        self._config = np.zeros(1, CONFIG_DTYPE)
         self._config["self_tgid"] = os.getpid()
         self._config["page_faults"] = "fault" in self.rungs
         self._config["page_fault_one_in"] = 1
@@ -194,7 +208,8 @@ class Capture:
                 self._programs.programs["calibrate"], self._programs.maps["config"]
             )
             if problem is not None:
-                raise UnsupportedError(f"page tables cannot be read here: {problem}", "use --source fault")
+                walking = [name for name, rung in self.rungs.items() if rung.walks_page_tables]
+                raise RungFailed(walking, f"page tables cannot be read here: {problem}")
             self._config = np.frombuffer(
                 bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)),
                 CONFIG_DTYPE,
@@ -205,11 +220,15 @@ class Capture:
 
     def _attach(self, attachment: Attachment) -> None:
         program = self._programs.programs.get(attachment.function)
+        users = [name for name, rung in self.rungs.items() if attachment in rung.attachments]
         if program is not None:
-            self._links.attach(attachment, program)
+            try:
+                self._links.attach(attachment, program)
+            except AttachError as error:
+                raise RungFailed(users, str(error)) from error
         elif not attachment.optional:
             reason = self._programs.failures.get(attachment.function)
-            raise CompileError(f"the kernel refused the program {attachment.function} ({reason})")
+            raise RungFailed(users, f"the kernel refused the program {attachment.function} ({reason})")
 
     def attach_new_cpus(self) -> None:
         """Cover CPUs that came online since."""

@@ -35,6 +35,8 @@ class Kernel:
 
     def __init__(self) -> None:
         self._refusals: dict[tuple[str, str], str | None] = {}
+        self.failures: dict[tuple[str, str], str] = {}
+        """By source and rung: why a rung that seemed to work did not when it was used."""
 
     @functools.cached_property
     def _types(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hotpage.capture.events import EventSource
-from hotpage.errors import UnsupportedError
+from hotpage.capture.sources import RungFailed
 
 if TYPE_CHECKING:
     from hotpage.capture.capture import Capture
@@ -27,9 +27,7 @@ _PROT_NONE, _PROT_READ_WRITE = 0, 3
 
 
 def run(capture: Capture) -> None:
-    """Test every source of a capture that has no target yet; raises UnsupportedError naming the one that
-    fails.
-    """
+    """Test every source of a capture that has no target yet; raises RungFailed for the first that fails."""
     length = TOUCHED_PAGES * mmap.PAGESIZE
     with mmap.mmap(-1, length) as pages:
         anchor = ctypes.c_char.from_buffer(pages)
@@ -52,10 +50,7 @@ def run(capture: Capture) -> None:
         source = EventSource.HINT_FAULT if name == "hint" else EventSource.PAGE_FAULT
         seen = len(np.unique(mine["address"][mine["source"] == source] // mmap.PAGESIZE))
         if seen != TOUCHED_PAGES:
-            raise UnsupportedError(
-                f"source '{name}' ({rung.name}) attached, but saw {seen} of {TOUCHED_PAGES} test accesses",
-                "leave it out with --source",
-            )
+            raise RungFailed([name], f"attached, but saw {seen} of {TOUCHED_PAGES} test accesses")
 
 
 def _fault_on_protected_pages(pages: mmap.mmap, start: int, length: int) -> None:

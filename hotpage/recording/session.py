@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from hotpage.capture.capture import Capture
-from hotpage.capture.events import Events, EventSource
+from hotpage.capture.events import Events, EventSource, select
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges
@@ -205,7 +205,7 @@ class Session:
     def _without_helper(self, events: Events) -> Events:
         """The process that holds memory for --arm is hotpage, too."""
         helper = self._arming.helper_pid if self._arming else None
-        return events if helper is None else events[events["tgid"] != helper]
+        return events if helper is None else select(events, events["tgid"] != helper)
 
     def _find_members(self) -> None:
         """Follow the selected processes that live now; with -a they are found by their events."""

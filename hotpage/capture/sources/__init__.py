@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
+from hotpage.errors import HotpageError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class Rung:
         """Whether one fault would be emitted twice: programs of one file, attached to different hooks."""
         share_files = set(self.files) & set(other.files)
         return bool(share_files) and not set(self.attachments) & set(other.attachments)
+
+
+class RungFailed(HotpageError):
+    """A rung whose hooks could be tried did not work after all; ``sources`` have chosen it."""
+
+    def __init__(self, sources: Iterable[str], problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.sources = tuple(sources)
 
 
 class Ladder(Protocol):
