@@ -106,13 +106,13 @@ class Recorder:
             knobs = stack.enter_context(KnobSession())
             self.progress.notes += [str(outcome) for outcome in knobs.recovered]
             mode = balancing_mode()
-            nodes = stack.enter_context(NodeWatch())
             kernel = Kernel()
             choose_rungs(options.sources, kernel, options.forced_rungs)  # the kernel remembers the answers
             with _opening(
                 Capture, options.sources, kernel=kernel, forced_rungs=options.forced_rungs
             ) as opening:
                 # Most of that is the compiler's time, in another process: use this one's.
+                nodes = stack.enter_context(NodeWatch())
                 process_events = stack.enter_context(contextlib.closing(open_process_events()))
                 fault_cost_s = measure_fault_cost_s()
                 capture = stack.enter_context(opening.result())
