@@ -94,10 +94,6 @@ class Reading:
     def accesses_per_cpu_s(self) -> float:
         return self.accesses / self.cpu_s
 
-    @property
-    def system_percent(self) -> float:
-        return 100 * self.system_s / self.cpu_s
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -117,11 +113,6 @@ class Pair:
     def slowdown_per_cpu_percent(self) -> float:
         """CPU time an access takes more."""
         return 100 * (self.without.accesses_per_cpu_s / self.recorded.accesses_per_cpu_s - 1)
-
-    @property
-    def system_percent(self) -> float:
-        """System time, as a share of the CPU time, that recording added."""
-        return self.recorded.system_percent - self.without.system_percent
 
 
 def run() -> dict[str, object]:
@@ -150,28 +141,32 @@ def _steady(scratch: Path) -> dict[str, object]:
     counts = {BUDGET_PERCENT: PAIRS, **OTHER_BUDGETS_PERCENT}
     pairs = {budget: [_armed_pair(scratch, budget) for _ in range(n)] for budget, n in counts.items()}
     own = pairs[BUDGET_PERCENT]
+    alone_percent = system_percent([pair.without for some in pairs.values() for pair in some])
     return {
         "steady_slowdown_pct": statistics.median(pair.slowdown_percent for pair in own),
         "steady_slowdown_per_cpu_pct": statistics.median(pair.slowdown_per_cpu_percent for pair in own),
-        "steady_system_time_pct": added_system_percent(own),
+        "steady_system_time_pct": system_percent([pair.recorded for pair in own]) - alone_percent,
         "budget_pct": BUDGET_PERCENT,
         "pairs": PAIRS,
         "assumed_us_per_hint_fault": 1e6 * (measure_fault_cost_s() + SCAN_COST_S),
-        "by_budget": {f"{budget:g}": _of_budget(some) for budget, some in sorted(pairs.items())},
+        "by_budget": {
+            f"{budget:g}": _of_budget(some, alone_percent) for budget, some in sorted(pairs.items())
+        },
     }
 
 
-def added_system_percent(pairs: list[Pair]) -> float:
-    """System time that recording added, of all windows together: a single one holds few clock ticks."""
-    cpu_s = sum(pair.recorded.cpu_s for pair in pairs)
-    return sum(pair.system_percent * pair.recorded.cpu_s for pair in pairs) / cpu_s
+def system_percent(windows: list[Reading]) -> float:
+    """System time as a share of the CPU time of all windows together: a single one holds few clock ticks."""
+    return 100 * sum(window.system_s for window in windows) / sum(window.cpu_s for window in windows)
 
 
-def _of_budget(pairs: list[Pair]) -> dict[str, float]:
-    added_s = sum(pair.system_percent / 100 * pair.recorded.cpu_s for pair in pairs)
+def _of_budget(pairs: list[Pair], alone_percent: float) -> dict[str, float]:
+    """``alone_percent``: the system time that the workload takes unrecorded."""
+    added_percent = system_percent([pair.recorded for pair in pairs]) - alone_percent
+    added_s = added_percent / 100 * sum(pair.recorded.cpu_s for pair in pairs)
     kernel = sum(pair.recorded.hint_faults for pair in pairs)
     figures = {
-        "system_time_pct": added_system_percent(pairs),
+        "system_time_pct": added_percent,
         "hint_faults_per_s": kernel / sum(pair.recorded.time_s for pair in pairs),
         "received_per_hint_fault": sum(pair.sources["hint"].received for pair in pairs) / max(kernel, 1),
         "us_per_hint_fault": 1e6 * added_s / max(kernel, 1),

@@ -38,7 +38,7 @@ def test_a_window_is_the_growth_of_every_total(overhead: ModuleType) -> None:
     first, last = overhead.Reading(100.0, 1000, 5.0, 1.0, 70), overhead.Reading(102.0, 5000, 8.0, 2.0, 90)
     grown = last.since(first)
     assert grown == overhead.Reading(2.0, 4000, 3.0, 1.0, 20)
-    assert (grown.accesses_per_s, grown.accesses_per_cpu_s, grown.system_percent) == (2000, 1000, 25)
+    assert (grown.accesses_per_s, grown.accesses_per_cpu_s) == (2000, 1000)
 
 
 def test_slowdowns_compare_windows_of_different_length(overhead: ModuleType) -> None:
@@ -46,13 +46,11 @@ def test_slowdowns_compare_windows_of_different_length(overhead: ModuleType) -> 
     recorded = pair(overhead, (1.0, 1000, 2.0, 0.0, 0), (10.0, 9000, 9.0, 1.0, 0))
     assert recorded.slowdown_percent == pytest.approx(10)
     assert recorded.slowdown_per_cpu_percent == pytest.approx(100 * (500 / 900 - 1))
-    assert recorded.system_percent == pytest.approx(10)
 
 
-def test_system_time_of_pairs_is_weighted_by_cpu_time(overhead: ModuleType) -> None:
-    alone = (1.0, 1, 1.0, 0.0, 0)
-    pairs = [pair(overhead, alone, (1.0, 1, 0.9, 0.1, 0)), pair(overhead, alone, (3.0, 1, 3.0, 0.0, 0))]
-    assert overhead.added_system_percent(pairs) == pytest.approx(2.5)
+def test_system_time_of_windows_is_weighted_by_cpu_time(overhead: ModuleType) -> None:
+    windows = [overhead.Reading(1.0, 1, 0.9, 0.1, 0), overhead.Reading(3.0, 1, 3.0, 0.0, 0)]
+    assert overhead.system_percent(windows) == pytest.approx(2.5)
 
 
 def test_the_peer_gets_the_same_layout_and_a_target() -> None:
