@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from hotpage.errors import HotpageError, KnobError
 from hotpage.machine.hold import MmHolder
-from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
+from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
@@ -39,14 +40,17 @@ class Arming:
     """
 
     def __init__(self, knobs: KnobSession, topology: Topology, account: ArmingAccount) -> None:
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._asked: set[int] = set()
+        self._not_held: Counter[str] = Counter()
         self._account = account
         found = balancing_mode()
         if found is None:
             raise KnobError("this kernel cannot arm pages", "it lacks CONFIG_NUMA_BALANCING: leave out --arm")
         self._switch: Knob | None = None
         self._on_value = 1
-        if found == 0:
+        # Another session's switch may be on: then this one relies on it, and takes over when that ends.
+        if found == 0 or str(NUMA_BALANCING) in {knob.path for knob in pending() if knob.saved == "0"}:
             self._switch = knobs.knob(NUMA_BALANCING)
             if len(topology.tiers) > 1:
                 with contextlib.suppress(KnobError):
@@ -56,7 +60,7 @@ class Arming:
             if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
                 knobs.write(SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
         except (KnobError, ValueError):
-            self.notes.append(
+            self._notes.append(
                 "the arming pace cannot be set here (debugfs sched/numa_balancing is closed): "
                 "the kernel slows its scans down, to a minute apart at most"
             )
@@ -65,7 +69,7 @@ class Arming:
         try:
             self._holder = MmHolder()
         except HotpageError as error:
-            self.notes.append(f"single-threaded processes will show no hint faults: {error}")
+            self._notes.append(f"single-threaded processes will show no hint faults: {error}")
 
     def start(self) -> None:
         """Begin to arm."""
@@ -82,29 +86,33 @@ class Arming:
                 self._account.begin_scan()
 
     def hold(self, processes: Iterable[Process]) -> None:
-        """Make single-threaded processes armable: the kernel passes over memory that has one user only."""
-        if self._holder is None:
-            return
-        for process in processes:
-            if len(self._holder.held) >= _MOST_HOLDS:
-                return
-            if process.pid not in self._holder.held:
-                self._holder.hold(process)
+        """Make single-threaded processes armable: the kernel passes over memory that has one user only.
 
-    def poll(self) -> None:
-        """Take the holder's reports; what cannot be held is noted."""
+        To be called again and again: a process with several threads is left alone as long as it has them.
+        """
         if self._holder is None:
             return
+        room = _MOST_HOLDS - len(self._holder.held)
         try:
             for event in self._holder.poll():
                 if event.kind == "failed":
-                    self.notes.append(
-                        f"process {event.pid} cannot be held, so it will show no hint faults: {event.reason}"
-                    )
+                    self._not_held[event.reason] += 1
+            for process in processes:
+                if room > 0 and process.index not in self._asked and self._holder.hold(process):
+                    self._asked.add(process.index)
+                    room -= 1
         except HotpageError as error:
-            self.notes.append(f"single-threaded processes show no hint faults from now on: {error}")
+            self._notes.append(f"single-threaded processes show no hint faults from now on: {error}")
             self._holder.close()
             self._holder = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be had so far."""
+        return self._notes + [
+            f"{count} single-threaded processes could not be held, and show no hint faults: {reason}"
+            for reason, count in self._not_held.items()
+        ]
 
     @property
     def held(self) -> frozenset[int]:

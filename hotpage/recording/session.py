@@ -44,6 +44,7 @@ _BUSY_TICK_S = 0.02
 _BUSY_RING = 0.2
 """Fill of the fullest ring from which on it is read more often."""
 _STEER_PERIOD_S = 0.5
+_SAMPLING_PERIOD_S = 1.0
 _LONGEST_MAPPING_PERIOD_S = 10.0
 _SOURCES = {"hint": EventSource.HINT_FAULT, "fault": EventSource.PAGE_FAULT}
 
@@ -131,6 +132,9 @@ class Session:
         self._gone: list[int] = []
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
+        self._fresh: set[int] = set()
+        self._events_cpu_s = 0.0
+        self._sampled = (0.0, 0.0)
         self._written = replace(progress, received={}, lost={}, sampled_out={})
         self._steered = replace(progress)
 
@@ -143,13 +147,15 @@ class Session:
         """The loop; see Recorder.run."""
         self._progress.rss_before_events_bytes = resident_bytes()
         self._capture.set_target(self._selection.kernel_target())
-        self._find_members()
         self._progress.start_up_cpu_s = time.process_time()
-        self._steered = replace(self._progress, bpf_s=self._capture.cost().run_time_s)
+        self._steered = replace(self._progress)
+        self._sampled = (0.0, self._capture.cost().run_time_s)
         if self._arming is not None:
             self._arming.start()
         if self._command is not None:
-            self._command.release()
+            self._command.release()  # on return it has begun
+            self._fresh.add(self._command.pid)
+        self._find_members()
         status: str | None = None
         next_interval_s = self._now_s() + self._interval_s
         while status is None:
@@ -166,6 +172,8 @@ class Session:
         self._capture.set_target(Target.nothing())
         self._tick(last=True)
         self._write_interval(last=True)
+        if self._arming is not None:
+            self._progress.notes += self._arming.notes
         end = RunEnd(self._progress.elapsed_s, status, exit_status, self._progress.first_event_s)
         self._sink.close(end)
         return end
@@ -183,12 +191,17 @@ class Session:
 
     def _tick(self, last: bool = False) -> None:
         """Take what has happened since the last tick."""
+        begun_cpu_s = time.thread_time()
         events = self._without_helper(self._capture.read())
+        self._events_cpu_s += time.thread_time() - begun_cpu_s
         # Afterwards, so that every exec among those events is known.
         ended, replaced_ns = self._follow_processes()
         if len(events) and self._progress.first_event_s is None:
             self._progress.first_event_s = self._now_s()
-        for process in self._observer.take(events, replaced_ns, last):
+        begun_cpu_s = time.thread_time()
+        new = self._observer.take(events, replaced_ns, last)
+        self._events_cpu_s += time.thread_time() - begun_cpu_s
+        for process in new:
             self._enter(process)
         received = np.bincount(events["source"], minlength=8)
         for name, source in _SOURCES.items():
@@ -209,9 +222,7 @@ class Session:
 
     def _find_members(self) -> None:
         """Follow the selected processes that live now; with -a they are found by their events."""
-        if self._command is not None:
-            self._processes.add(self._command.pid)  # hotpage's own image until it has become the command
-        elif not self._selection.everything:
+        if not self._selection.everything:
             for pid in self._selection.members():
                 self._enter(self._processes.add(pid))
 
@@ -219,6 +230,8 @@ class Session:
         """The processes that ended, and by pid when those that replaced their memory did."""
         ended: list[Process] = []
         replaced_ns: dict[int, int] = {}
+        # Read from /proc just now, after all that the events tell: an exec among them is in it already.
+        fresh, self._fresh = self._fresh, set()
         for event in self._process_events.drain():
             known = None if isinstance(event, Lost) else self._processes.by_pid(event.pid)
             if isinstance(event, Fork):
@@ -227,10 +240,15 @@ class Session:
                     # process that was told only now has undone it.
                     self._capture.add_pid(event.pid)
                     self._enter(self._processes.add(event.pid))
+                    fresh.add(event.pid)
             elif isinstance(event, Exec):
                 if known is not None:
-                    self._replace(known)
                     replaced_ns[event.pid] = event.time_ns
+                    if event.pid in fresh:
+                        self._describe_again(known)
+                    else:
+                        self._replace(known)
+                        fresh.add(event.pid)
             elif isinstance(event, Exit):
                 if self._selection.pids:
                     # Also those too short-lived to be known: their pids will be others'.
@@ -252,6 +270,15 @@ class Session:
                 self._enter(self._processes.add(pid))
         self._find_members()
         return ended
+
+    def _describe_again(self, known: Process) -> None:
+        """A process may have been met in the middle of its exec, still under its former name."""
+        record = self._records.get(known.index)
+        if record is not None and self._processes.is_alive(known):
+            current = self._processes.refresh(known.pid)
+            if current is not None:
+                self._records[known.index] = replace(record, process=current)
+                self._changed_records.add(known.index)
 
     def _replace(self, known: Process) -> None:
         """A process has replaced its memory (exec), and maybe its name."""
@@ -313,17 +340,23 @@ class Session:
         self._account.update(progress.received["hint"], progress.target_cpu_s)
         progress.target_cost_percent = self._account.cost_percent
 
-        elapsed_s = max(progress.elapsed_s - self._steered.elapsed_s, _TICK_S)
-        own_cpu_s = progress.own_cpu_s + progress.bpf_s - self._steered.own_cpu_s - self._steered.bpf_s
-        one_in = self._sampling.update(own_cpu_s, elapsed_s)
-        if one_in != progress.one_in:
-            progress.one_in = self._capture.page_fault_one_in = one_in
         self._steered = replace(progress)
+        self._sample()
         self._capture.attach_new_cpus()
         if self._arming is not None:
-            self._arming.poll()
             self._arming.hold(self._processes.live())
             self._arming.steer()
+
+    def _sample(self) -> None:
+        """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""
+        cost_s = self._events_cpu_s + self._progress.bpf_s
+        since_s, before_s = self._sampled
+        if self._progress.elapsed_s - since_s < _SAMPLING_PERIOD_S:
+            return
+        one_in = self._sampling.update(cost_s - before_s, self._progress.elapsed_s - since_s)
+        if one_in != self._progress.one_in:
+            self._progress.one_in = self._capture.page_fault_one_in = one_in
+        self._sampled = self._progress.elapsed_s, cost_s
 
     def _write_interval(self, last: bool = False) -> None:
         self._steer()
