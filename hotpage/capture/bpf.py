@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import platform
 import struct
@@ -99,6 +100,7 @@ def map_keys(fd: int, key_bytes: int) -> Iterator[bytes]:
         key = following
 
 
+@functools.cache
 def possible_cpus() -> int:
     """Number of CPUs a per-CPU map has values for."""
     return int(Path("/sys/devices/system/cpu/possible").read_text().strip().rsplit("-", 1)[-1]) + 1

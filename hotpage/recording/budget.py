@@ -70,19 +70,28 @@ class ArmingAccount:
 
 
 class SamplingControl:
-    """Chooses N, so that keeping one page fault in N holds hotpage's own CPU time under the budget."""
+    """Chooses N, so that keeping one page fault in N holds hotpage's own CPU time under the budget.
+
+    Where that stops helping it stops, too: a fault that is left out still costs the run of a program.
+    """
 
     COARSEST = 1024
+    _HELPED, _GREW = 0.9, 1.5
+    """Shares of the cost before the last step up: below, it helped; above, there is more to do since."""
 
     def __init__(self, budget_percent: float) -> None:
         self._share = budget_percent / 100
         self.one_in = 1
+        self._before_step = 0.0
 
     def update(self, own_cpu_s: float, elapsed_s: float) -> int:
         """CPU seconds of hotpage and its programs in the last ``elapsed_s``; returns N."""
         share = own_cpu_s / elapsed_s
         if share > self._share:
-            self.one_in = min(self.one_in * 2, self.COARSEST)
+            if not self._HELPED * self._before_step <= share <= self._GREW * self._before_step:
+                self.one_in = min(self.one_in * 2, self.COARSEST)
+                self._before_step = share
         elif share < self._share / 4 and self.one_in > 1:
             self.one_in //= 2
+            self._before_step = 0.0
         return self.one_in

@@ -41,6 +41,8 @@ class Observer:
         """
         if len(self._held):
             events, self._held = join([self._held, events]), np.empty(0, EVENT_DTYPE)
+        if not len(events):
+            return []
         known = self._processes.indices_of(events["tgid"])
         new = []
         for pid in np.unique(events["tgid"][known < 0]):
@@ -83,14 +85,15 @@ class Observer:
         time_s = (events["time_ns"].astype(np.int64) - self._origin_ns) / 1e9
         vpn = (events["address"] >> np.uint64(12)).astype(np.int64)
         hints = events["source"] == EventSource.HINT_FAULT
-        if not hints.all():
-            self.table.touch(process[~hints], vpn[~hints], time_s[~hints])
         huge = (events["flags"] & EventFlag.HUGE) != 0
         vpn[huge] &= ~np.int64(_HUGE_PAGES - 1)
         for owner in np.unique(process[hints]):
             mine = hints & (process == owner)
             self._note_huge(int(owner), vpn[mine], huge[mine])
             self._observe_hints(int(owner), vpn[mine], time_s[mine])
+        # Afterwards: a fault that follows on the page (copy on write) must not hide when it was armed.
+        if not hints.all():
+            self.table.touch(process[~hints], vpn[~hints], time_s[~hints])
 
     def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
         """Hint faults: the exposure is the time that the program ran since the page was first armed."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the session may cost: the account of arming, the sampling of faults, time spent in faults."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,22 +58,30 @@ def test_the_budget_holds_in_the_long_run(budget: float, faults_a_scan: int, cor
     assert account.spent_s <= max(budget / 100 * cpu_s, one_scan_s) * (1 + 1e-9)
 
 
+def sampled(control: SamplingControl, cost: Callable[[int], float], updates: int = 60) -> int:
+    """N after so many half seconds in which hotpage takes ``cost(N)`` seconds each."""
+    for _ in range(updates):
+        control.update(cost(control.one_in), 0.5)
+    return control.one_in
+
+
 def test_sampling_follows_the_load_both_ways() -> None:
     control = SamplingControl(2.0)
     assert control.one_in == 1
-    risen = [control.update(0.5, 0.5) for _ in range(3)]
-    assert risen == sorted(risen)
-    high = control.one_in
-    assert high > 1
-    for _ in range(20):
-        control.update(0.012 * 0.5, 0.5)
-    assert control.one_in == high, "within the budget: it stays"
-    for _ in range(20):
-        control.update(0.0, 0.5)
-    assert control.one_in == 1
-    for _ in range(100):
-        control.update(0.5, 0.5)
-    assert control.one_in == SamplingControl.COARSEST
+    assert sampled(control, lambda n: 0.08 / n) == 8, "the first N within 2 % of half a second"
+    assert sampled(control, lambda n: 0.004) == 8, "within the budget: it stays"
+    assert sampled(control, lambda n: 0.4 / n) == 64, "it was coarse when the load grew"
+    assert sampled(control, lambda n: 0.0) == 1
+    assert sampled(control, lambda n: 1000 / n) == SamplingControl.COARSEST
+
+
+def test_sampling_stops_where_it_does_not_help() -> None:
+    """Programs run for faults that are left out, too: that part of the cost stays."""
+    control = SamplingControl(2.0)
+    n = sampled(control, lambda n: 0.015 + 0.01 / n)
+    assert 1 < n <= 16
+    assert sampled(control, lambda n: 0.15 + 0.1 / n) > n, "the load grew"
+    assert sampled(control, lambda n: 0.0001) == 1
 
 
 def test_a_page_fault_costs_something_here() -> None:

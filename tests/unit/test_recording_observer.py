@@ -82,6 +82,12 @@ def test_a_scan_that_never_ends_does_not_withhold_for_ever(observer: Observer) -
     assert {50, 60, 70} <= rates(observer, 5.1).keys()
 
 
+def test_a_fault_on_the_page_right_afterwards_hides_nothing(observer: Observer) -> None:
+    """Another thread's at the same moment, or a copy on write, in the same batch."""
+    observer.take(batch(arm(100, 50, 1000), hint(120, 1010), fault(120, 1011)), {})
+    assert rates(observer, 1.5)[120] > 0
+
+
 def test_what_was_done_before_an_exec_is_past(observer: Observer) -> None:
     observer.take(batch(fault(1, 1000), fault(2, 1010), fault(3, 1020)), {PID: 1_010_000_000})
     assert rates(observer, 2.0).keys() == {2, 3}
