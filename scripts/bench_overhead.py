@@ -31,7 +31,7 @@ from hotpage.errors import HotpageError
 from hotpage.exerciser import Exerciser
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import SourceCounts
-from hotpage.recording.budget import SCAN_COST_S, measure_fault_cost_s
+from hotpage.recording.budget import hint_fault_cost_s, measure_fault_cost_s
 
 PAIRS = 10
 BUDGET_PERCENT = 2.0
@@ -148,7 +148,7 @@ def _steady(scratch: Path) -> dict[str, object]:
         "steady_system_time_pct": system_percent([pair.recorded for pair in own]) - alone_percent,
         "budget_pct": BUDGET_PERCENT,
         "pairs": PAIRS,
-        "assumed_us_per_hint_fault": 1e6 * (measure_fault_cost_s() + SCAN_COST_S),
+        "assumed_us_per_hint_fault": 1e6 * hint_fault_cost_s(measure_fault_cost_s()),
         "by_budget": {
             f"{budget:g}": _of_budget(some, alone_percent) for budget, some in sorted(pairs.items())
         },

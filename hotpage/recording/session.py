@@ -41,6 +41,8 @@ from hotpage.recording.selection import Selection
 
 _TICK_S = 0.1
 _BUSY_TICK_S = 0.02
+_EAGER_S = 1.0
+"""The first events of a session are looked for more often, as long as this."""
 _BUSY_RING = 0.2
 """Fill of the fullest ring from which on it is read more often."""
 _STEER_PERIOD_S = 0.5
@@ -159,7 +161,7 @@ class Session:
         status: str | None = None
         next_interval_s = self._now_s() + self._interval_s
         while status is None:
-            time.sleep(_BUSY_TICK_S if self._capture.fullest_ring > _BUSY_RING else _TICK_S)
+            time.sleep(self._pause_s())
             self._tick()
             status = should_stop() or self._end_of_target()
             if status is None and duration_s is not None and self._progress.elapsed_s >= duration_s:
@@ -177,6 +179,11 @@ class Session:
         end = RunEnd(self._progress.elapsed_s, status, exit_status, self._progress.first_event_s)
         self._sink.close(end)
         return end
+
+    def _pause_s(self) -> float:
+        """Until the next tick: short while much arrives, and at the start."""
+        starting = self._progress.first_event_s is None and self._now_s() < _EAGER_S
+        return _BUSY_TICK_S if starting or self._capture.fullest_ring > _BUSY_RING else _TICK_S
 
     def _now_s(self) -> float:
         return (time.monotonic_ns() - self._origin_ns) / 1e9

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotpage.recording.budget import SCAN_COST_S, ArmingAccount, SamplingControl, measure_fault_cost_s
+from hotpage.recording.budget import ArmingAccount, SamplingControl, hint_fault_cost_s, measure_fault_cost_s
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
 
 
@@ -20,7 +20,7 @@ def test_the_next_scan_waits_until_it_is_earned() -> None:
     account = ArmingAccount(2.0, 1e-6)
     account.begin_scan()
     account.update(10_000, 0.2)
-    scan_s = 10_000 * (1e-6 + SCAN_COST_S)
+    scan_s = 10_000 * hint_fault_cost_s(1e-6)
     assert account.spent_s == pytest.approx(scan_s)
     assert account.cost_percent == pytest.approx(100 * scan_s / 0.2)
     assert not account.affordable
@@ -37,7 +37,7 @@ def test_a_scan_costs_what_the_last_one_did() -> None:
     account.begin_scan()
     account.update(101_000, 100.0)  # a small one
     assert account.affordable
-    cheap_s = 1000 * (1e-6 + SCAN_COST_S)
+    cheap_s = 1000 * hint_fault_cost_s(1e-6)
     account.update(101_000, (account.spent_s + 1.01 * cheap_s) / 0.02)
     assert account.affordable
     account.update(101_000, (account.spent_s + 0.99 * cheap_s) / 0.02)
@@ -54,7 +54,7 @@ def test_the_budget_holds_in_the_long_run(budget: float, faults_a_scan: int, cor
             account.begin_scan()
             faults += faults_a_scan
         account.update(faults, cpu_s)
-    one_scan_s = faults_a_scan * (1e-6 + SCAN_COST_S)
+    one_scan_s = faults_a_scan * hint_fault_cost_s(1e-6)
     assert account.spent_s <= max(budget / 100 * cpu_s, one_scan_s) * (1 + 1e-9)
 
 
