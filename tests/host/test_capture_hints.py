@@ -99,7 +99,10 @@ def test_every_hint_fault_is_seen_and_is_one(exerciser: Exerciser, tmp_path: Pat
     mine = within(events, exerciser.base, exerciser.pages)
     pages = (mine["address"][mine["source"] == HINT] - np.uint64(exerciser.base)) >> np.uint64(12)
     assert len(np.unique(pages)) == exerciser.pages
-    assert (mine["source"] == FAULT).sum() == 0, "its pages were all there before"
+    others = mine[mine["source"] == FAULT]
+    # Without an error code, the loser of a race between two threads looks like a copy on write.
+    assert rung == "software event" or not len(others), "its pages were all there before"
+    assert (others["flags"] & EventFlag.PRESENT).all()
     assert set(mine["tgid"].tolist()) == {exerciser.pid}
     if rung == "tracepoint":
         assert ((mine["flags"] & EventFlag.WRITE) != 0).mean() > 0.4, "it writes"
