@@ -66,7 +66,7 @@ class RunEnd:
 
     end_s: float
     status: str  # "complete", or what cut it short: "interrupted", "target exited", "disk full"
-    command_exit_status: int | None = None  # of ``record -- CMD``
+    command_exit_status: int | None = None  # of ``record -- CMD``; None also where the duration ended it
     first_event_s: float | None = None  # when hotpage had the first event in hand; None: there was none
 
 

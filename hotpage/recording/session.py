@@ -170,7 +170,12 @@ class Session:
                 self._write_interval()
                 next_interval_s = self._now_s() + self._interval_s
             on_progress(self._progress)
-        exit_status = self._command.end() if self._command else None
+        exit_status = None
+        if self._command is not None:
+            has_outlasted_session = status == "complete" and self._command.poll() is None
+            exit_status = self._command.end()
+            if has_outlasted_session:  # ended as -d asked: no failure of its own
+                exit_status = None
         self._capture.set_target(Target.nothing())
         self._tick(last=True)
         self._write_interval(last=True)
