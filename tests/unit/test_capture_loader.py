@@ -62,7 +62,8 @@ class Interpreters:
 
     def add(self, code: str) -> None:
         path = self._directory / f"python{len(self.paths)}"
-        path.write_text(INTERPRETER.format(python=sys.executable, code=code))
+        # A virtualenv's own python may lie where a #! line cannot point: below a path with spaces.
+        path.write_text(INTERPRETER.format(python=Path(sys.executable).resolve(), code=code))
         path.chmod(0o755)
         self.paths.append(str(path))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What doctor says of sources, their rungs and bcc, with kernels and captures of our own making."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -209,7 +210,9 @@ def interpreter(tmp_path: Path) -> Callable[[str], str]:
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}/bcc.py").write_text(body)
         script = tmp_path / f"{number}/python3"
-        script.write_text(f'#!/bin/sh\nshift\ncd {tmp_path}/{number}\nexec {sys.executable} "$@"\n')
+        script.write_text(
+            f'#!/bin/sh\nshift\ncd {tmp_path}/{number}\nexec {shlex.quote(sys.executable)} "$@"\n'
+        )
         script.chmod(0o755)
         return str(script)
 

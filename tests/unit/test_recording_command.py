@@ -2,6 +2,8 @@
 """A command that waits for its release, and what a record command line means."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -225,7 +227,9 @@ def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) 
         require_root("recording")
     assert str(error.value) == ("recording needs root: sudo '/opt/a b/hotpage' record -- sh -c 'echo $HOME'")
     monkeypatch.setattr(sys, "argv", ["/opt/hotpage/__main__.py", "record", "-a"])
-    with pytest.raises(PrivilegeError, match=f"sudo {sys.executable} -m hotpage record -a$"):
+    with pytest.raises(
+        PrivilegeError, match=re.escape(f"sudo {shlex.quote(sys.executable)} -m hotpage record -a")
+    ):
         require_root("recording")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     require_root("recording")
