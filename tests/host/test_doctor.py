@@ -2,6 +2,7 @@
 """hotpage doctor on this machine, and on what this machine becomes when something is hidden from it."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hotpage.capture.findbcc import find_bcc
 from hotpage.machine.knobs import NUMA_BALANCING
 
-DOCTOR = f"{sys.executable} -B -m hotpage doctor"
+DOCTOR = f"{shlex.quote(sys.executable)} -B -m hotpage doctor"
 # Nobody, but able to read the checkout and the virtualenv wherever they are.
 AS_NOBODY = (
     "setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs "

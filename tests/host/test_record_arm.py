@@ -87,7 +87,12 @@ def test_rates_of_every_page_arrive(record: Callable[..., Recording], threads: i
 def test_a_signal_restores_at_once(
     record: Callable[..., Recording], exerciser: Exerciser, number: signal.Signals
 ) -> None:
-    recording = record("-p", str(exerciser.pid), "--arm").await_start()
+    # Where these tests run under nohup a hang-up is ignored, by children too, and record keeps to that.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        recording = record("-p", str(exerciser.pid), "--arm").await_start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert recording.stop(number) == 0
     assert balancing() == 0
     assert recording.snapshot().end is not None
