@@ -78,6 +78,8 @@ class SamplingControl:
     """
 
     COARSEST = 1024
+    STEP = 4
+    """Factor of N: large enough for a step that helps to show."""
     _HELPED, _GREW = 0.9, 1.5
     """Shares of the cost before the last step up: below, it helped; above, there is more to do since."""
 
@@ -91,9 +93,9 @@ class SamplingControl:
         share = own_cpu_s / elapsed_s
         if share > self._share:
             if not self._HELPED * self._before_step <= share <= self._GREW * self._before_step:
-                self.one_in = min(self.one_in * 2, self.COARSEST)
+                self.one_in = min(self.one_in * self.STEP, self.COARSEST)
                 self._before_step = share
         elif share < self._share / 4 and self.one_in > 1:
-            self.one_in //= 2
+            self.one_in //= self.STEP
             self._before_step = 0.0
         return self.one_in

@@ -68,9 +68,9 @@ def sampled(control: SamplingControl, cost: Callable[[int], float], updates: int
 def test_sampling_follows_the_load_both_ways() -> None:
     control = SamplingControl(2.0)
     assert control.one_in == 1
-    assert sampled(control, lambda n: 0.08 / n) == 8, "the first N within 2 % of half a second"
-    assert sampled(control, lambda n: 0.004) == 8, "within the budget: it stays"
-    assert sampled(control, lambda n: 0.4 / n) == 64, "it was coarse when the load grew"
+    assert sampled(control, lambda n: 0.08 / n) == 16, "the first step within 2 % of half a second"
+    assert sampled(control, lambda n: 0.004) == 16, "within the budget: it stays"
+    assert sampled(control, lambda n: 0.8 / n) == 256, "it was coarse when the load grew"
     assert sampled(control, lambda n: 0.0) == 1
     assert sampled(control, lambda n: 1000 / n) == SamplingControl.COARSEST
 
@@ -79,7 +79,7 @@ def test_sampling_stops_where_it_does_not_help() -> None:
     """Programs run for faults that are left out, too: that part of the cost stays."""
     control = SamplingControl(2.0)
     n = sampled(control, lambda n: 0.015 + 0.01 / n)
-    assert 1 < n <= 16
+    assert 1 < n <= SamplingControl.STEP**3
     assert sampled(control, lambda n: 0.15 + 0.1 / n) > n, "the load grew"
     assert sampled(control, lambda n: 0.0001) == 1
 
