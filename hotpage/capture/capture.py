@@ -181,7 +181,6 @@ class Capture:
             functions["follow_fork"] = "raw_tracepoint"
             fork = Attachment("raw_tracepoint", "sched_process_fork", "follow_fork", optional=True)
             attachments["follow_fork"] = fork
-        self.follows_forks = follow and self.kernel.refusal("raw_tracepoint", "sched_process_fork") is None
         ring_names = [f"ring{shard}" for shard in range(self._shards)]
         defines = {
             "HOTPAGE_RING_PAGES": self._ring_bytes // os.sysconf("SC_PAGE_SIZE"),

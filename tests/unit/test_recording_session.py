@@ -26,7 +26,6 @@ from hotpage.recording.session import Progress, Session
 class FakeCapture:
     """A kernel side that says what it is told to."""
 
-    follows_forks = True
     fullest_ring = 0.0
 
     def __init__(self) -> None:
