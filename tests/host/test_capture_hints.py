@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toucher import DEADLINE_S, Toucher, loaded_programs, vmstat, wait_for, within
+from toucher import DEADLINE_S, Toucher, loaded_programs, minor_faults, vmstat, wait_for, within
 
 from hotpage.capture.capture import Capture
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
@@ -71,31 +71,45 @@ def read_passes(capture: Capture, exerciser: Exerciser, passes: int) -> Events:
     return joined(parts)
 
 
+def stop(pid: int) -> None:
+    """Halt the process, every thread of it."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    wait_for(
+        lambda: all("T (stopped)" in (thread / "status").read_text() for thread in threads.iterdir()),
+        "all its threads stop",
+    )
+
+
 @pytest.mark.parametrize("rung", ["tracepoint", "software event"])
 def test_every_hint_fault_is_seen_and_is_one(exerciser: Exerciser, tmp_path: Path, rung: str) -> None:
     rungs = {"hint": rung, "fault": rung}
     with Capture(forced_rungs=rungs) as capture, KnobSession(tmp_path) as session:
-        # All, hotpage included: the kernel's count is of the machine.
-        capture.set_self_test(True)
-        capture.set_target(Target.everything())
+        capture.set_target(Target.processes([exerciser.pid]))
         capture.read()
-        begun = vmstat("numa_hint_faults")
+        minor_begun, counted_begun = minor_faults(exerciser.pid), vmstat("numa_hint_faults")
         assert session.write(NUMA_BALANCING, 1)
         events = read_passes(capture, exerciser, 2)
         assert session.write(NUMA_BALANCING, 0)
-        os.kill(exerciser.pid, signal.SIGSTOP)
-        wait_for(lambda: "T (stopped)" in Path(f"/proc/{exerciser.pid}/status").read_text(), "it stops")
-        counted = vmstat("numa_hint_faults") - begun
+        stop(exerciser.pid)
+        minor = minor_faults(exerciser.pid) - minor_begun
+        counted = vmstat("numa_hint_faults") - counted_begun
         capture.set_target(Target.nothing())
-        capture.set_self_test(False)
         events = joined([events, capture.read()])
         counters = capture.counters()
     assert not counters.lost.any()
     seen = int((events["source"] == HINT).sum())
-    print(f"{seen} hint faults seen, {counted} counted by the kernel")
-    # Two threads that fault on one page at once are two faults, of which the kernel counts the one that
-    # repairs the page table entry. Hence not fewer; processes without a memory of their own may add a few.
-    assert counted - 5 <= seen <= counted * 1.05 + 5, (seen, counted)
+    faults = seen + int((events["source"] == FAULT).sum())
+    print(f"{seen} hint faults of {faults} seen; the kernel: {minor} minor faults, {counted} hint faults")
+    if len(list(Path(f"/proc/{exerciser.pid}/task").iterdir())) == 1:
+        assert faults == minor
+    else:
+        # Where two threads fault on one page at once, the later one may find the fault handled already: no
+        # event, a minor fault all the same.
+        assert minor * 0.95 <= faults <= minor
+    # The kernel's count of hint faults is of the machine: all processes, and pages that the kernel itself
+    # writes to for them. And of two threads that fault at once it counts the one that repairs the entry.
+    assert seen <= counted * 1.05, "each hint fault is one"
     mine = within(events, exerciser.base, exerciser.pages)
     pages = (mine["address"][mine["source"] == HINT] - np.uint64(exerciser.base)) >> np.uint64(12)
     assert len(np.unique(pages)) == exerciser.pages

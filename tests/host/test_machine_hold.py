@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toucher import minor_faults, vmstat
 
 from hotpage.errors import HotpageError
 from hotpage.machine.hold import HoldEvent, MmHolder
@@ -150,18 +151,6 @@ def memory_of() -> Iterator[Callable[[int], Memory]]:
         memory.close()
 
 
-def minor_faults(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
-
-
-def hint_faults() -> int:
-    return next(
-        int(line.split()[1])
-        for line in Path("/proc/vmstat").read_text().splitlines()
-        if line.startswith("numa_hint_faults ")
-    )
-
-
 def anonymous_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonPages:"))
@@ -184,10 +173,10 @@ def test_a_held_process_gets_hint_faults_on_every_page(
         alone, cpu_s = minor_faults(child.pid), cpu_seconds(child.pid)
         wait_for(lambda: cpu_seconds(child.pid) > cpu_s + 3, "three seconds of CPU time")
         assert minor_faults(child.pid) < alone + pages // 10, "it gets hint faults without being held"
-        held, counted = minor_faults(child.pid), hint_faults()
+        held, counted = minor_faults(child.pid), vmstat("numa_hint_faults")
         hold(holder, child)
         wait_for(lambda: minor_faults(child.pid) > held + pages * 0.95, "a fault on every page")
-        assert hint_faults() > counted + pages * 0.95
+        assert vmstat("numa_hint_faults") > counted + pages * 0.95
 
 
 def test_memory_is_freed_when_a_held_process_exits(start: Start, holder: MmHolder) -> None:
