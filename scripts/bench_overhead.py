@@ -9,9 +9,12 @@ CPU time in /proc/PID/stat, the kernel's count of hint faults in /proc/vmstat.
 budget the recorder keeps fewer of them as soon as it notices; "keeping all" is recorded with all the CPU time
 that the recorder wants.
 
-*Steady*: random accesses by two threads, hint faults turned on by ``--arm``. Throughput is noisy where other
-work goes on; the workload's system time, hardly any of which it has by itself, is not. Each pair has a fresh
-workload: the kernel scans a process more and more rarely, and a long-lived one would hardly be armed.
+*Steady*: random accesses by two threads, hint faults turned on by ``--arm``. Each pair has a fresh workload:
+the kernel scans a process more and more rarely, and a long-lived one would hardly be armed. The window with
+recording stands between two without, so that a drift cancels. Throughput is noisy on a machine that is
+shared, if only by its host: as many controls, the same windows with nothing recorded, alternate with the
+pairs, and their median and quartiles say what throughput can tell. The workload's system time, hardly any of
+which it has by itself, is not noisy.
 """
 
 import json
@@ -24,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from hotpage.errors import HotpageError
@@ -33,7 +36,7 @@ from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import SourceCounts
 from hotpage.recording.budget import hint_fault_cost_s, measure_fault_cost_s
 
-PAIRS = 10
+PAIRS = 16
 BUDGET_PERCENT = 2.0
 OTHER_BUDGETS_PERCENT = {0.5: 2, 10.0: 3}
 """With the number of pairs: their throughput is not asked for."""
@@ -74,13 +77,11 @@ class Reading:
 
     def since(self, before: "Reading") -> "Reading":
         """The growth."""
-        return Reading(
-            self.time_s - before.time_s,
-            self.accesses - before.accesses,
-            self.user_s - before.user_s,
-            self.system_s - before.system_s,
-            self.hint_faults - before.hint_faults,
-        )
+        return Reading(*(mine - its for mine, its in zip(astuple(self), astuple(before), strict=True)))
+
+    def plus(self, other: "Reading") -> "Reading":
+        """Two windows taken as one."""
+        return Reading(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def cpu_s(self) -> float:
@@ -97,10 +98,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two neighbouring windows."""
+    """Neighbouring windows of one workload."""
 
     without: Reading
     recorded: Reading
+    """In a control, not recorded either."""
     sources: dict[str, SourceCounts]
     """What the recorder took, by source."""
 
@@ -138,13 +140,22 @@ def _storm(scratch: Path) -> dict[str, float]:
 
 
 def _steady(scratch: Path) -> dict[str, object]:
-    counts = {BUDGET_PERCENT: PAIRS, **OTHER_BUDGETS_PERCENT}
-    pairs = {budget: [_armed_pair(scratch, budget) for _ in range(n)] for budget, n in counts.items()}
-    own = pairs[BUDGET_PERCENT]
+    own, controls = [], []
+    for _ in range(PAIRS):
+        own.append(_armed_pair(scratch, BUDGET_PERCENT))
+        controls.append(_control())
+    pairs = {BUDGET_PERCENT: own} | {
+        budget: [_armed_pair(scratch, budget) for _ in range(n)]
+        for budget, n in OTHER_BUDGETS_PERCENT.items()
+    }
     alone_percent = system_percent([pair.without for some in pairs.values() for pair in some])
     return {
         "steady_slowdown_pct": statistics.median(pair.slowdown_percent for pair in own),
+        "steady_slowdown_quartiles_pct": _quartiles([pair.slowdown_percent for pair in own]),
+        "control_slowdown_pct": statistics.median(pair.slowdown_percent for pair in controls),
+        "control_slowdown_quartiles_pct": _quartiles([pair.slowdown_percent for pair in controls]),
         "steady_slowdown_per_cpu_pct": statistics.median(pair.slowdown_per_cpu_percent for pair in own),
+        "control_slowdown_per_cpu_pct": statistics.median(pair.slowdown_per_cpu_percent for pair in controls),
         "steady_system_time_pct": system_percent([pair.recorded for pair in own]) - alone_percent,
         "budget_pct": BUDGET_PERCENT,
         "pairs": PAIRS,
@@ -153,6 +164,12 @@ def _steady(scratch: Path) -> dict[str, object]:
             f"{budget:g}": _of_budget(some, alone_percent) for budget, some in sorted(pairs.items())
         },
     }
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    """The lower and the upper one."""
+    lower, _, upper = statistics.quantiles(values, n=4)
+    return [round(lower, 2), round(upper, 2)]
 
 
 def system_percent(windows: list[Reading]) -> float:
@@ -187,10 +204,20 @@ def _pair(workload: Exerciser, scratch: Path, windows_s: tuple[float, float], *o
 
 
 def _armed_pair(scratch: Path, budget_percent: float) -> Pair:
-    windows_s = _QUIET_WINDOW_S, _ARMED_WINDOW_S[budget_percent]
     with Exerciser.start(pattern="steady", threads=2) as workload:
         time.sleep(_WARM_UP_S)
-        return _pair(workload, scratch, windows_s, "--arm", "--budget", str(budget_percent))
+        windows_s = _QUIET_WINDOW_S, _ARMED_WINDOW_S[budget_percent]
+        pair = _pair(workload, scratch, windows_s, "--arm", "--budget", str(budget_percent))
+        return replace(pair, without=pair.without.plus(_window(workload, _QUIET_WINDOW_S)))
+
+
+def _control() -> Pair:
+    """The windows of an armed pair, with nothing recorded."""
+    with Exerciser.start(pattern="steady", threads=2) as workload:
+        time.sleep(_WARM_UP_S)
+        before = _window(workload, _QUIET_WINDOW_S)
+        middle = _window(workload, _ARMED_WINDOW_S[BUDGET_PERCENT])
+        return Pair(before.plus(_window(workload, _QUIET_WINDOW_S)), middle, {})
 
 
 def _window(workload: Exerciser, seconds: float) -> Reading:

@@ -19,19 +19,28 @@
 #include <unistd.h>
 
 #define PAGE 4096
+#define HUGE_PAGE (2ul << 20)
 #define MAX_THREADS 64
 #define BATCH 1024	 /* accesses between two looks at the clock */
 #define COUNTER_STRIDE 8 /* one cache line per thread */
 
 static const char usage_text[] =
-	"usage: exerciser access|storm --counters FILE [options]\n"
-	"  access: every thread writes to random pages, --hot-share of the writes to the hot pages\n"
+	"usage: exerciser access|sweep|storm --counters FILE [options]\n"
+	"  access: every thread writes to random pages, --hot-share of the writes to the hot pages, or as --draws "
+	"says\n"
+	"  sweep:  every thread writes to every --stride'th page in turn, over and over\n"
 	"  storm:  every thread maps its part of the pages, touches each once, unmaps, and again: page faults only\n"
 	"  --mib N           memory (200)\n"
 	"  --threads N       1: really one thread (1)\n"
 	"  --seconds S       0: until SIGTERM (0)\n"
 	"  --hot-pages FILE  32-bit page numbers that are hot (none)\n"
 	"  --hot-share S     share of the accesses that go to hot pages (0.9)\n"
+	"  --draws FILE      32-bit page numbers, each as likely as any other to be the next access: repeat the hot "
+	"ones\n"
+	"  --shift N         SIGUSR1 moves every access N pages up, around the end (0)\n"
+	"  --stride N        (1)\n"
+	"  --work N          rounds of arithmetic between two accesses (0)\n"
+	"  --huge            in huge pages\n"
 	"  --interval S      print {\"time_s\", \"accesses\"} each S seconds; 0: never (0)\n"
 	"  --counters FILE   each thread's accesses so far, or faults: 64-bit, one every 64 bytes\n"
 	"  --parent PID      die with this process\n"
@@ -41,9 +50,14 @@ static uint64_t pages;
 static uint64_t hot_pages;
 static uint32_t hot_share_32; /* of 2^32 */
 static uint32_t *order;	      /* page numbers, the hot ones first */
+static uint32_t *draws;	      /* or those to draw from */
+static uint64_t draw_count;
+static uint64_t stride = 1, work;
+static uint64_t shift_step;
+static volatile uint64_t shift; /* below pages */
 static unsigned char *memory;
 static volatile uint64_t *counters;
-static int threads = 1;
+static int threads = 1, huge;
 static double interval_s, end_s;
 static volatile sig_atomic_t stop;
 
@@ -57,6 +71,12 @@ static void on_signal(int signal)
 {
 	(void)signal;
 	stop = 1;
+}
+
+static void on_shift(int signal)
+{
+	(void)signal;
+	shift = (shift + shift_step) % pages;
 }
 
 static double now_s(void)
@@ -101,28 +121,46 @@ static void keep_time(int thread, double *next_s)
 		stop = 1;
 }
 
+/* Time in which nothing but registers is accessed. */
+static void compute(uint64_t *state)
+{
+	for (uint64_t i = 0; i < work; i++)
+		next_random(state);
+}
+
 static void access_batch(uint64_t *state)
 {
 	for (int i = 0; i < BATCH; i++) {
 		uint64_t r = next_random(state);
-		uint32_t page;
+		uint64_t page;
 
-		if (hot_pages == pages || (hot_pages && (uint32_t)r < hot_share_32))
+		compute(state);
+		if (draws)
+			page = draws[((r >> 32) * draw_count) >> 32];
+		else if (hot_pages == pages || (hot_pages && (uint32_t)r < hot_share_32))
 			page = order[((r >> 32) * hot_pages) >> 32];
 		else
 			page = order[hot_pages + (((r >> 32) * (pages - hot_pages)) >> 32)];
+		page += shift;
+		if (page >= pages)
+			page -= pages;
 		/* Another cache line each time: the pages' first lines would share one cache set. */
-		memory[(uint64_t)page * PAGE + ((r & 63) << 6)]++;
+		memory[page * PAGE + ((r & 63) << 6)]++;
 	}
 }
 
 static unsigned char *map_pages(uint64_t count)
 {
-	unsigned char *p = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t size = count * PAGE + (huge ? HUGE_PAGE : 0);
+	unsigned char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (p == MAP_FAILED)
 		die("mmap");
-	madvise(p, count * PAGE, MADV_NOHUGEPAGE); /* EINVAL: a kernel without huge pages, as good */
+	if (huge)
+		p = (unsigned char *)(((uintptr_t)p + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+	/* EINVAL: a kernel without huge pages, as good for base pages */
+	if (madvise(p, count * PAGE, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) && huge)
+		die("madvise");
 	return p;
 }
 
@@ -136,6 +174,24 @@ static void *run_access(void *argument)
 		access_batch(&state);
 		counters[thread * COUNTER_STRIDE] += BATCH;
 		keep_time(thread, &next_s);
+	}
+	return NULL;
+}
+
+static void *run_sweep(void *argument)
+{
+	int thread = (int)(intptr_t)argument;
+	uint64_t state = thread + 1;
+	double next_s = now_s() + interval_s;
+
+	while (!stop) {
+		for (uint64_t page = 0, i = 0; page < pages && !stop; page += stride, i++) {
+			compute(&state);
+			memory[page * PAGE + ((i & 63) << 6)]++;
+			counters[thread * COUNTER_STRIDE]++;
+			if (i % BATCH == 0)
+				keep_time(thread, &next_s);
+		}
 	}
 	return NULL;
 }
@@ -185,6 +241,26 @@ static void read_hot_pages(const char *path)
 	free(is_hot);
 }
 
+static void read_draws(const char *path)
+{
+	FILE *file = fopen(path, "rb");
+	long bytes;
+
+	if (!file || fseek(file, 0, SEEK_END) || (bytes = ftell(file)) < 0)
+		die(path);
+	draw_count = bytes / sizeof(*draws);
+	draws = malloc(bytes);
+	rewind(file);
+	if (!draw_count || !draws || fread(draws, sizeof(*draws), draw_count, file) != draw_count)
+		die(path);
+	fclose(file);
+	for (uint64_t i = 0; i < draw_count; i++)
+		if (draws[i] >= pages) {
+			fprintf(stderr, "exerciser: %s: page %u out of range\n", path, draws[i]);
+			exit(2);
+		}
+}
+
 static void map_counters(const char *path)
 {
 	size_t size = MAX_THREADS * COUNTER_STRIDE * sizeof(uint64_t);
@@ -208,13 +284,13 @@ static __attribute__((noreturn)) void usage(FILE *to, int status)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"mib", 1, 0, 'm'},	  {"threads", 1, 0, 't'},
-		{"seconds", 1, 0, 's'},	  {"hot-pages", 1, 0, 'p'},
-		{"hot-share", 1, 0, 'h'}, {"interval", 1, 0, 'i'},
-		{"counters", 1, 0, 'c'},  {"parent", 1, 0, 'd'},
-		{"help", 0, 0, 'H'},	  {0, 0, 0, 0},
+		{"mib", 1, 0, 'm'},	  {"threads", 1, 0, 't'},   {"seconds", 1, 0, 's'},
+		{"hot-pages", 1, 0, 'p'}, {"hot-share", 1, 0, 'h'}, {"interval", 1, 0, 'i'},
+		{"counters", 1, 0, 'c'},  {"parent", 1, 0, 'd'},    {"draws", 1, 0, 'D'},
+		{"shift", 1, 0, 'S'},	  {"stride", 1, 0, 'r'},    {"work", 1, 0, 'w'},
+		{"huge", 0, 0, 'u'},	  {"help", 0, 0, 'H'},	    {0, 0, 0, 0},
 	};
-	const char *hot_path = NULL, *counter_path = NULL;
+	const char *hot_path = NULL, *draws_path = NULL, *counter_path = NULL;
 	double hot_share = 0.9, seconds = 0;
 	pthread_t started[MAX_THREADS];
 	void *(*run)(void *);
@@ -248,16 +324,34 @@ int main(int argc, char **argv)
 		case 'd':
 			parent = atol(optarg);
 			break;
+		case 'D':
+			draws_path = optarg;
+			break;
+		case 'S':
+			shift_step = strtoull(optarg, NULL, 10);
+			break;
+		case 'r':
+			stride = strtoull(optarg, NULL, 10);
+			break;
+		case 'w':
+			work = strtoull(optarg, NULL, 10);
+			break;
+		case 'u':
+			huge = 1;
+			break;
 		case 'H':
 			usage(stdout, 0);
 		default:
 			usage(stderr, 2);
 		}
 	}
-	if (optind != argc - 1 || !mib || threads < 1 || threads > MAX_THREADS || hot_share < 0 || hot_share > 1)
+	if (optind != argc - 1 || !mib || threads < 1 || threads > MAX_THREADS || hot_share < 0 || hot_share > 1 ||
+	    !stride)
 		usage(stderr, 2);
 	if (!strcmp(argv[optind], "access"))
 		run = run_access;
+	else if (!strcmp(argv[optind], "sweep"))
+		run = run_sweep;
 	else if (!strcmp(argv[optind], "storm"))
 		run = run_storm;
 	else
@@ -265,13 +359,14 @@ int main(int argc, char **argv)
 
 	if (parent && (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent))
 		return 1;
+	pages = mib << 8;
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);
+	signal(SIGUSR1, on_shift);
 
-	pages = mib << 8;
 	hot_share_32 = hot_share >= 1 ? UINT32_MAX : (uint32_t)(hot_share * 4294967296.0);
 	map_counters(counter_path);
-	if (run == run_access) {
+	if (run != run_storm) {
 		order = malloc(pages * sizeof(*order));
 		if (!order)
 			die("malloc");
@@ -279,6 +374,8 @@ int main(int argc, char **argv)
 			order[i] = i;
 		if (hot_path)
 			read_hot_pages(hot_path);
+		if (draws_path)
+			read_draws(draws_path);
 		memory = map_pages(pages);
 		for (uint64_t i = 0; i < pages; i++)
 			memory[i * PAGE] = 1;

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hotpage
-from hotpage.exerciser import Exerciser, ExerciserError, choose_hot_pages
+from hotpage.exerciser import Exerciser, ExerciserError, choose_hot_pages, zipf_shares
 
 COMPILERS = [pytest.param("cc", marks=pytest.mark.needs("compiler"), id="c"), pytest.param(None, id="numpy")]
 
@@ -57,6 +57,16 @@ def test_it_has_the_threads_and_pages_it_was_given(compiler: str | None, threads
         assert area.get("AnonHugePages", 0) == 0
 
 
+def changed_pages(exerciser: Exerciser) -> np.ndarray:
+    """The numbers of the pages that were written to after the first touch."""
+    with Path(f"/proc/{exerciser.pid}/mem").open("rb", buffering=0) as memory:
+        memory.seek(exerciser.base)
+        content = np.frombuffer(memory.read(exerciser.pages * 4096), np.uint8).reshape(-1, 64, 64)
+    untouched = np.zeros((64, 64), np.uint8)
+    untouched[0, 0] = 1
+    return np.flatnonzero((content != untouched).any(axis=(1, 2)))
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("layout", ["block", "scattered"])
 def test_only_the_hot_pages_change_when_all_accesses_are_theirs(compiler: str | None, layout: str) -> None:
@@ -65,13 +75,49 @@ def test_only_the_hot_pages_change_when_all_accesses_are_theirs(compiler: str | 
     ) as exerciser:
         # Enough accesses that no hot page was left out but with a chance below 1e-100.
         wait_for(lambda: exerciser.accesses() > 1_000_000)
-        with Path(f"/proc/{exerciser.pid}/mem").open("rb", buffering=0) as memory:
-            memory.seek(exerciser.base)
-            content = np.frombuffer(memory.read(exerciser.pages * 4096), np.uint8).reshape(-1, 64, 64)
-    untouched = np.zeros((64, 64), np.uint8)
-    untouched[0, 0] = 1  # the first touch
-    changed = np.flatnonzero((content != untouched).any(axis=(1, 2)))
+        changed = changed_pages(exerciser)
     np.testing.assert_array_equal(changed + (exerciser.base >> 12), exerciser.hot_vpns)
+    np.testing.assert_array_equal(changed, np.flatnonzero(exerciser.page_shares))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_accesses_follow_the_shares_and_shift(compiler: str | None) -> None:
+    shares = np.zeros(1024)
+    shares[[3, 500, 1000]] = 1, 2, 1
+    options = {"mib": 4, "threads": 1, "compiler": compiler, "work": 2}
+    with Exerciser.start(page_shares=shares, shift_pages=100, **options) as exerciser:
+        np.testing.assert_allclose(exerciser.page_shares[[3, 500, 1000]], [0.25, 0.5, 0.25], atol=1e-6)
+        wait_for(lambda: exerciser.accesses() > 100_000)
+        assert changed_pages(exerciser).tolist() == [3, 500, 1000]
+        exerciser.shift()
+        before = exerciser.accesses()
+        wait_for(lambda: exerciser.accesses() > before + 100_000)
+        assert changed_pages(exerciser).tolist() == [3, 76, 103, 500, 600, 1000]
+        assert np.flatnonzero(exerciser.page_shares).tolist() == [76, 103, 600]
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_sweep_strides(compiler: str | None) -> None:
+    with Exerciser.start(mib=4, threads=1, pattern="sweep", stride=7, compiler=compiler) as exerciser:
+        wait_for(lambda: exerciser.accesses() > 10_000)
+        assert changed_pages(exerciser).tolist() == list(range(0, 1024, 7))
+        assert np.flatnonzero(exerciser.page_shares).tolist() == list(range(0, 1024, 7))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_huge_pages_on_request(compiler: str | None) -> None:
+    with Exerciser.start(mib=8, threads=1, huge=True, compiler=compiler) as exerciser:
+        assert exerciser.base % (2 << 20) == 0
+        if "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+            assert mapping_of(exerciser.pid, exerciser.base)["AnonHugePages"] >= 4 * 1024
+
+
+def test_zipf_shares_fall_as_the_law_says() -> None:
+    shares = zipf_shares(1000, exponent=1.0)
+    assert shares.sum() == pytest.approx(1)
+    ranked = np.sort(shares)[::-1]
+    np.testing.assert_allclose(ranked[0] / ranked[[1, 9, 999]], [2, 10, 1000])
+    assert not np.array_equal(shares, ranked), "dealt out at random"
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
