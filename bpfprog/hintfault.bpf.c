@@ -25,7 +25,8 @@ static __always_inline int hint_begins(u64 address)
 
 static __always_inline int hint_ends(u32 node, u32 pages, u32 fault_flags)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id;
 	u64 *address = hint_addresses.lookup(&tid);
 	u8 flags = 0;
 
@@ -35,7 +36,7 @@ static __always_inline int hint_ends(u32 node, u32 pages, u32 fault_flags)
 		flags |= HOTPAGE_MIGRATED;
 	if (pages >= HUGE_PAGES)
 		flags |= HOTPAGE_HUGE;
-	emit(HOTPAGE_HINT_FAULT, flags, *address, HOTPAGE_UNKNOWN_LATENCY, node);
+	emit(id, HOTPAGE_HINT_FAULT, flags, *address, HOTPAGE_UNKNOWN_LATENCY, node);
 	hint_addresses.delete(&tid);
 	return 0;
 }
@@ -43,9 +44,10 @@ static __always_inline int hint_ends(u32 node, u32 pages, u32 fault_flags)
 static __always_inline int armed(u64 start, u64 end)
 {
 	struct hotpage_config *c = read_config();
+	u64 id = bpf_get_current_pid_tgid();
 
-	if (c && is_target(c, bpf_get_current_pid_tgid() >> 32))
-		emit(HOTPAGE_ARM, 0, start, (end - start) >> 12, HOTPAGE_UNKNOWN_NODE);
+	if (c && is_target(c, id >> 32))
+		emit(id, HOTPAGE_ARM, 0, start, (end - start) >> 12, HOTPAGE_UNKNOWN_NODE);
 	return 0;
 }
 

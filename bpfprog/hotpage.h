@@ -75,6 +75,7 @@ struct hotpage_counters {
 	__u64 emitted[8];
 	__u64 lost[8];	      /* no room in the ring */
 	__u64 sampled_out[8]; /* left out by page_fault_one_in */
+	__u64 draw;	      /* the random number that decided the last one */
 };
 
 #endif

@@ -85,8 +85,9 @@ BPF_TABLE("lru_hash", u32, struct scan, scans, 16384);
 /* The kernel stores where the next scan begins into the mm when a scan returns: the end of this one, or 0 and a new
  * round when it has reached the end of the address space. Nothing can be hooked there, so the next hint fault or the
  * next scan's first flush looks. */
-static __always_inline void close_scan(u32 tgid, u64 mm)
+static __always_inline void close_scan(u64 id, u64 mm)
 {
+	u32 tgid = id >> 32;
 	struct scan *scan = scans.lookup(&tgid);
 	u64 offset;
 
@@ -96,7 +97,7 @@ static __always_inline void close_scan(u32 tgid, u64 mm)
 	if (offset == scan->start && (u32)read_kernel(mm + HOTPAGE_MM_NUMA_SCAN_SEQ) == scan->round)
 		return;
 	scan->open = 0;
-	emit(HOTPAGE_SCAN_END, 0, offset, 0, HOTPAGE_UNKNOWN_NODE);
+	emit(id, HOTPAGE_SCAN_END, 0, offset, 0, HOTPAGE_UNKNOWN_NODE);
 }
 
 #define STACK_DEPTH 24
@@ -109,7 +110,8 @@ BPF_PERCPU_ARRAY(stacks, struct stack, 1);
 int tlb_flush(struct raw_arguments *ctx)
 {
 	struct hotpage_config *c = read_config();
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32;
 	struct scan next = {};
 	struct stack *stack;
 	u64 mm;
@@ -132,12 +134,12 @@ int tlb_flush(struct raw_arguments *ctx)
 	return 0;
 arming:
 	mm = current_mm();
-	close_scan(tgid, mm);
+	close_scan(id, mm);
 	next.start = read_kernel(mm + HOTPAGE_MM_NUMA_SCAN_OFFSET);
 	next.round = read_kernel(mm + HOTPAGE_MM_NUMA_SCAN_SEQ);
 	next.open = 1;
 	scans.update(&tgid, &next);
-	emit(HOTPAGE_SCAN, 0, next.start, 0, HOTPAGE_UNKNOWN_NODE);
+	emit(id, HOTPAGE_SCAN, 0, next.start, 0, HOTPAGE_UNKNOWN_NODE);
 	return 0;
 }
 
@@ -146,17 +148,34 @@ arming:
 int scan_skip(struct raw_arguments *ctx)
 {
 	struct hotpage_config *c = read_config();
+	u64 id = bpf_get_current_pid_tgid();
 	u64 start, end;
 
-	if (!c || !is_target(c, bpf_get_current_pid_tgid() >> 32))
+	if (!c || !is_target(c, id >> 32))
 		return 0;
 	start = read_kernel(ctx->args[1] + HOTPAGE_VMA_VM_START);
 	end = read_kernel(ctx->args[1] + HOTPAGE_VMA_VM_END);
-	emit(HOTPAGE_SCAN_SKIP, ctx->args[2], start, (end - start) >> 12, HOTPAGE_UNKNOWN_NODE);
+	emit(id, HOTPAGE_SCAN_SKIP, ctx->args[2], start, (end - start) >> 12, HOTPAGE_UNKNOWN_NODE);
 	return 0;
 }
 #endif
 #endif /* HOTPAGE_WALK */
+
+/* Whether this page fault is one of those that one in `one_in` is kept of; counted if it is not kept. The random numbers
+ * are a congruential sequence of our own per CPU (Knuth's MMIX constants): a helper's call would cost as much as the rest.
+ * A draw lost to a race between two programs on a CPU is as random as any. */
+static __always_inline bool left_out(u64 one_in)
+{
+	struct hotpage_counters *count = read_counters();
+
+	if (!count)
+		return true;
+	count->draw = count->draw * 6364136223846793005ULL + 1442695040888963407ULL;
+	if (((count->draw >> 32) * one_in) >> 32 == 0)
+		return false;
+	count_event(&count->sampled_out[HOTPAGE_PAGE_FAULT]);
+	return true;
+}
 
 /* x86 page fault error code bits */
 #define ERROR_PRESENT 1
@@ -167,9 +186,9 @@ int scan_skip(struct raw_arguments *ctx)
 static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 {
 	struct hotpage_config *c = read_config();
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 id = bpf_get_current_pid_tgid();
 
-	if (!c || (s64)address < 0 || !is_target(c, tgid))
+	if (!c || (s64)address < 0 || !is_target(c, id >> 32))
 		return 0;
 	if (error_code & ERROR_WRITE)
 		flags |= HOTPAGE_WRITE;
@@ -182,9 +201,9 @@ static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 		u64 entry = walk(read_kernel(mm + HOTPAGE_MM_PGD), c->page_offset_base, address, &huge);
 
 		if (!(entry & ENTRY_PRESENT) && (entry & ENTRY_PROTNONE)) {
-			close_scan(tgid, mm);
-			emit(HOTPAGE_HINT_FAULT, huge ? flags | HOTPAGE_HUGE : flags, address, HOTPAGE_UNKNOWN_LATENCY,
-			     HOTPAGE_UNKNOWN_NODE);
+			close_scan(id, mm);
+			emit(id, HOTPAGE_HINT_FAULT, huge ? flags | HOTPAGE_HUGE : flags, address,
+			     HOTPAGE_UNKNOWN_LATENCY, HOTPAGE_UNKNOWN_NODE);
 			return 0;
 		}
 		if (entry & ENTRY_PRESENT) {
@@ -197,14 +216,9 @@ static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 #endif
 	if (!c->page_faults)
 		return 0;
-	if (c->page_fault_one_in > 1 && bpf_get_prandom_u32() % c->page_fault_one_in) {
-		struct hotpage_counters *count = read_counters();
-
-		if (count)
-			count_event(&count->sampled_out[HOTPAGE_PAGE_FAULT]);
+	if (c->page_fault_one_in > 1 && left_out(c->page_fault_one_in))
 		return 0;
-	}
-	emit(HOTPAGE_PAGE_FAULT, flags, address, HOTPAGE_UNKNOWN_LATENCY, HOTPAGE_UNKNOWN_NODE);
+	emit(id, HOTPAGE_PAGE_FAULT, flags, address, HOTPAGE_UNKNOWN_LATENCY, HOTPAGE_UNKNOWN_NODE);
 	return 0;
 }
 
