@@ -4,8 +4,9 @@
 ``--budget PCT`` bounds two things, each on its own:
 
 * The target's slowdown: CPU time spent in hint faults and in arming, as a share of the CPU time that the
-  target uses. It is spent in whole arming scans, so this is an account: a scan may begin when what the last
-  one cost fits into what the target's CPU time has earned so far. Only the first scan may overdraw it.
+  target uses, and the share of the machine that hotpage itself takes, for a target that would use all of it
+  loses that, too. It is spent in whole arming scans, so this is an account: a scan may begin when what the
+  last one cost fits into what the target's CPU time has earned so far. Only the first scan may overdraw it.
 * hotpage's own CPU time, its BPF programs included, as a share of one CPU: over it, fewer page faults are
   kept.
 """
@@ -15,9 +16,9 @@ from __future__ import annotations
 import mmap
 import time
 
-_HINT_SHARE = 0.5
+_HINT_SHARE = 0.7
 """A hint fault and the arming that it takes, against a first touch, which also allocates and clears a page:
-1.1-1.8 us of the target's system time against 2.5-3.9 us on a 6.18 VM (docs/benchmarks.md)."""
+1.6-1.8 us of the target's system time against 2.5 us on a 6.18 VM (docs/benchmarks.md)."""
 _TEST_PAGES = 2048
 
 
@@ -46,24 +47,30 @@ class ArmingAccount:
         self._share = budget_percent / 100
         self.fault_cost_s = fault_cost_s
         self._target_cpu_s = 0.0
-        self._spent_before_scan_s = 0.0
-        self.spent_s = 0.0
-        """What hint faults, and arming the pages that took them, have cost the target."""
+        self._faults_before_scan_s = 0.0
+        self._faults_s = 0.0
+        self._displaced_s = 0.0
 
-    def update(self, hint_faults: int, target_cpu_s: float) -> None:
-        """Totals since the session began."""
-        self.spent_s = hint_faults * hint_fault_cost_s(self.fault_cost_s)
+    def update(self, hint_faults: int, target_cpu_s: float, own_share: float = 0.0) -> None:
+        """Totals since the session began; ``own_share`` of the machine's CPU time went to hotpage, 0..1."""
+        self._faults_s = hint_faults * hint_fault_cost_s(self.fault_cost_s)
+        self._displaced_s = own_share * target_cpu_s
         self._target_cpu_s = target_cpu_s
 
     def begin_scan(self) -> None:
-        """Arming is switched on: what is spent from now on is the cost of the scan that follows."""
-        self._spent_before_scan_s = self.spent_s
+        """Arming is switched on: what faults cost from now on is the cost of the scan that follows."""
+        self._faults_before_scan_s = self._faults_s
+
+    @property
+    def spent_s(self) -> float:
+        """What hint faults, arming the pages that took them, and hotpage's own work have cost the target."""
+        return self._faults_s + self._displaced_s
 
     @property
     def affordable(self) -> bool:
         """Whether another scan as costly as the last one fits into the budget."""
-        last_scan_s = self.spent_s - self._spent_before_scan_s
-        return self.spent_s == 0 or self.spent_s + last_scan_s <= self._share * self._target_cpu_s
+        last_scan_s = self._faults_s - self._faults_before_scan_s
+        return self._faults_s == 0 or self.spent_s + last_scan_s <= self._share * self._target_cpu_s
 
     @property
     def cost_percent(self) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,7 @@ _BUSY_RING = 0.2
 _STEER_PERIOD_S = 0.5
 _SAMPLING_PERIOD_S = 1.0
 _LONGEST_MAPPING_PERIOD_S = 10.0
+_CPUS = os.cpu_count() or 1
 _SOURCES = {"hint": EventSource.HINT_FAULT, "fault": EventSource.PAGE_FAULT}
 
 
@@ -349,7 +351,8 @@ class Session:
         else:
             progress.target_cpu_s = self._target_cpu.update(process.pid for process in self._processes.live())
         progress.tracked_pages = self._observer.table.tracked_pages
-        self._account.update(progress.received["hint"], progress.target_cpu_s)
+        own_share = progress.own_cpu_s / (max(progress.elapsed_s, _TICK_S) * _CPUS)
+        self._account.update(progress.received["hint"], progress.target_cpu_s, own_share)
         progress.target_cost_percent = self._account.cost_percent
 
         self._steered = replace(progress)

@@ -44,6 +44,16 @@ def test_a_scan_costs_what_the_last_one_did() -> None:
     assert not account.affordable
 
 
+def test_what_hotpage_takes_of_the_machine_is_charged() -> None:
+    account = ArmingAccount(2.0, 1e-6)
+    account.begin_scan()
+    account.update(10_000, 100.0, own_share=0.0199)
+    assert account.cost_percent == pytest.approx(1.99 + 100 * hint_fault_cost_s(1e-6) * 10_000 / 100)
+    assert not account.affordable
+    account.update(10_000, 100.0, own_share=0.001)
+    assert account.affordable
+
+
 @given(budget=st.floats(0.1, 50), faults_a_scan=st.integers(100, 100_000), cores=st.floats(0.1, 8))
 def test_the_budget_holds_in_the_long_run(budget: float, faults_a_scan: int, cores: float) -> None:
     """A target that runs steadily, and scans that happen whenever the account allows one."""
