@@ -45,8 +45,8 @@ def main(words: Sequence[str]) -> int:
         machine = topology.Topology.load(options.topology)
         image = _image(options.kernel)
         if command:
-            return _run(image, machine, command, options.limit)
-        return terminal.shell(image, machine)
+            return _run(image, options.kernel, machine, command, options.limit)
+        return terminal.shell(image, options.kernel, machine)
     except GuestError as error:
         _say(f"{error}; its console, the end last:")
         print(error.console, file=sys.stderr)
@@ -95,10 +95,12 @@ def _fetch(kernel: kernels.SupportedKernel) -> kernels.CachedKernel:
     return found
 
 
-def _run(image: Path, machine: topology.Topology, command: Sequence[str], limit_s: float) -> int:
+def _run(
+    image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float
+) -> int:
     where = Path.cwd()
     directory = where if where.is_relative_to(CHECKOUT) else CHECKOUT
-    with Guest(image, machine, command, output=_write, directory=directory) as guest:
+    with Guest(image, machine, command, kernel=kernel, output=_write, directory=directory) as guest:
         return guest.wait(limit_s)
 
 
@@ -116,7 +118,7 @@ def _matrix(command: Sequence[str], limit_s: float) -> int:
             print(f"--- Linux {kernel}, {name}", flush=True)
             started = time.monotonic()
             try:
-                status = _run(image, topology.Topology.load(name), command, limit_s)
+                status = _run(image, kernel.name, topology.Topology.load(name), command, limit_s)
                 outcome = f"status {status}"
             except GuestError as error:
                 print(error.console, file=sys.stderr)

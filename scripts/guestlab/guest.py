@@ -26,14 +26,16 @@ BOOT_LIMIT_S: Final = 240.0
 """Until the command starts. A boot takes 15 to 20 s on an idle machine without KVM."""
 _POLL_S: Final = 0.1
 _CONSOLE_TAIL_LINES: Final = 60
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Guest:
     """A guest that runs one command; ``with`` ends it however the block is left.
 
     ``image``: a kernel image, with its modules in lib/modules beside or above it. ``command``: words, run in
-    ``directory`` with the guest's own environment and ``environment``. ``output`` is called with the bytes it
-    writes to standard output (1) and standard error (2), from threads.
+    ``directory`` with the guest's own environment and ``environment``, the virtualenv's programs first.
+    ``kernel``: what it is called there. ``output`` is called with the bytes it writes to standard output (1)
+    and standard error (2), from threads.
 
     Start it in a thread that lives as long as the guest shall: the kernel ends the guest with that thread.
     """
@@ -44,6 +46,7 @@ class Guest:
         topology: Topology,
         command: Sequence[str],
         *,
+        kernel: str,
         output: Callable[[int, bytes], None],
         directory: Path = CHECKOUT,
         environment: Mapping[str, str] | None = None,
@@ -58,7 +61,8 @@ class Guest:
         self.exchange = Path(self._home.name) / "lab"
         """/run/lab in the guest; what either side writes there, the other one sees at once."""
         self.exchange.mkdir()
-        self._write_settings(command, directory, environment or {})
+        told = {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
+        self._write_settings(command, directory, {**(environment or {}), **told})
         self._pumps: list[threading.Thread] = []
         pipes = {number: os.pipe() for number in (1, 2)}
         writing = {number: pipe[1] for number, pipe in pipes.items()}
@@ -95,9 +99,9 @@ class Guest:
         deadline = self._started + limit_s
         while not self._has_booted():
             if self._process.poll() is not None and not self._has_booted():
-                raise GuestError("the guest did not boot", self._explain())
+                raise self.failure("the guest did not boot")
             if time.monotonic() > deadline:
-                raise GuestError(f"the guest did not boot within {limit_s:.0f} s", self._explain())
+                raise self.failure(f"the guest did not boot within {limit_s:.0f} s")
             time.sleep(_POLL_S)
 
     def wait(self, limit_s: float | None = None) -> int:
@@ -106,21 +110,27 @@ class Guest:
         deadline = time.monotonic() + limit_s if limit_s is not None else None
         while self._process.poll() is None:
             if deadline is not None and time.monotonic() > deadline:
-                raise GuestError(f"the command did not end within {limit_s:.0f} s", self._explain())
+                raise self.failure(f"the command did not end within {limit_s:.0f} s")
             time.sleep(_POLL_S)
         for pump in self._pumps:
             pump.join()
         try:
             return int((self.exchange / "status").read_text())
         except (OSError, ValueError):
-            raise GuestError("the guest died before the command ended", self._explain()) from None
+            raise self.failure("the guest died before the command ended") from None
+
+    def is_running(self) -> bool:
+        """Whether it may still write anything."""
+        return self._process.poll() is None
+
+    def failure(self, message: str) -> GuestError:
+        """End the guest; return the error to raise, with its console."""
+        self._kill()
+        return GuestError(message, self.console)
 
     def close(self) -> None:
         """End the guest at once, whatever it does."""
-        if self._process.poll() is None:
-            # QEMU is in the group as well, and dies with the parent in any case.
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._kill()
         for pump in self._pumps:
             pump.join()
         self._home.cleanup()
@@ -128,10 +138,11 @@ class Guest:
     def _has_booted(self) -> bool:
         return (self.exchange / "booted").exists()
 
-    def _explain(self) -> str:
-        os.killpg(self._process.pid, signal.SIGKILL) if self._process.poll() is None else None
-        self._process.wait()
-        return self.console
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            # QEMU is in the group as well, and dies with the parent in any case.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _pump(self, number: int, pipe: int) -> None:
         try:
@@ -151,6 +162,7 @@ class Guest:
         }
         lines = [f"{name}={shlex.quote(str(value))}" for name, value in settings.items()]
         (self.exchange / "settings").write_text("\n".join(lines) + "\n")
+        environment = {"PATH": f"{venv}/bin:{_PATH}", "HOME": "/root", "TMPDIR": "/tmp", **environment}
         exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
         (self.exchange / "command").write_text("\n".join([*exports, f"exec {shlex.join(command)}"]) + "\n")
         shutil.copyfile(_HERE / "guest.sh", self.exchange / "guest.sh")

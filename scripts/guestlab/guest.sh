@@ -13,6 +13,7 @@ share() { # TAG DIRECTORY
     mount -t 9p -o "$options" "$1" "$2"
 }
 
+mount -t tmpfs none /tmp
 share lab.usr /usr
 share lab.modules /run/modules
 modprobe -d /run/modules overlay
