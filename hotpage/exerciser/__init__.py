@@ -5,6 +5,7 @@ The work is done by another process: exerciser.c, compiled on the spot, or exerc
 compiler. Which pages are hot is chosen here and handed to it, so the truth has one source.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -237,20 +238,33 @@ def _shares_of(pages: int, hot: NDArray[np.int64], hot_share: float) -> NDArray[
 
 
 def _compile(directory: Path, compiler: str | None) -> list[str] | None:
-    """Build exerciser.c into ``directory``; None where no compiler makes a program that runs."""
-    if compiler is None:
+    """Put exerciser.c's program into ``directory``; None where no compiler makes one that runs."""
+    code = _compiled(compiler) if compiler is not None else None
+    if code is None:
         return None
-    program = str(directory / "exerciser")
-    source = str(_HERE / "exerciser.c")
-    try:
-        subprocess.run(
-            [compiler, "-O2", "-pthread", "-o", program, source], check=True, capture_output=True, timeout=60
-        )
-        subprocess.run([program, "--help"], check=True, capture_output=True)
-    except (OSError, subprocess.SubprocessError):
-        (directory / "exerciser").unlink(missing_ok=True)
-        return None
-    return [program]
+    program = directory / "exerciser"
+    program.write_bytes(code)
+    program.chmod(0o700)
+    return [str(program)]
+
+
+@functools.cache
+def _compiled(compiler: str) -> bytes | None:
+    """exerciser.c's program, which is compiled once for each process."""
+    with tempfile.TemporaryDirectory(prefix="hotpage-exerciser-") as scratch:
+        program = str(Path(scratch, "exerciser"))
+        source = str(_HERE / "exerciser.c")
+        try:
+            subprocess.run(
+                [compiler, "-O2", "-pthread", "-o", program, source],
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+            subprocess.run([program, "--help"], check=True, capture_output=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return Path(program).read_bytes()
 
 
 def _end(process: subprocess.Popen[bytes], directory: Path) -> None:

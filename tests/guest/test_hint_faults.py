@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rung of the hint-fault ladder on every kernel, held against the kernel's own counts."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from test_capture_hints import joined, stop
+from toucher import vmstat, wait_for, within
+from workload import BALANCING, balancing, held, move, nodes_of, present_pages, set_scan_period
+
+from hotpage.capture.capture import Capture
+from hotpage.capture.events import EventFlag, Events, EventSource
+from hotpage.capture.target import Target
+from hotpage.exerciser import Exerciser
+
+HINT, ARM = EventSource.HINT_FAULT, EventSource.ARM
+HOOKS = ["fentry", "kprobe"]
+"""The rungs that hook the kernel's functions."""
+WALKS = ["tracepoint", "software event"]
+"""Those that read page tables."""
+MIB = 16
+_RING_BYTES = 512 << 10
+"""13,107 records: more than the tests read, fewer than a test of loss leaves unread."""
+
+
+@pytest.fixture(scope="module", params=HOOKS + WALKS)
+def capture(request: pytest.FixtureRequest) -> Iterator[Capture]:
+    """One rung: to open it takes most of the time."""
+    with Capture(["hint"], forced_rungs={"hint": request.param}, ring_bytes=_RING_BYTES) as capture:
+        assert capture.rungs["hint"].name == request.param
+        yield capture
+
+
+class Window:
+    """Everybody's hint faults for a time, for the kernel's counts are of the machine; hotpage's own included.
+
+    Between the kernel's count and the moment that capturing begins or ends there are a few faults of our own;
+    so the count is taken on both sides of that moment, and between the two lies what must have been seen.
+    """
+
+    def __init__(self, capture: Capture, kernel_count: str = "numa_hint_faults") -> None:
+        BALANCING.write_text("0")
+        self._capture = capture
+        self._kernel_count = kernel_count
+        self._parts: list[Events] = []
+        self._counters = capture.counters()
+        before = vmstat(kernel_count)
+        capture.set_self_test(True)
+        capture.set_target(Target.everything())
+        self._begun = before, vmstat(kernel_count)
+
+    def read(self) -> Events:
+        """Take what has come since."""
+        self._parts.append(self._capture.read())
+        return self._parts[-1]
+
+    def run(self, workload: Exerciser, passes: float) -> None:
+        """Until so many hint faults have come for each of the workload's pages."""
+        seen = 0
+
+        def enough() -> bool:
+            nonlocal seen
+            mine = within(self.read(), workload.base, workload.pages)
+            mine = mine[mine["source"] == HINT]
+            seen += int(np.where(mine["flags"] & EventFlag.HUGE, 512, 1).sum())
+            return seen >= passes * workload.pages
+
+        with balancing():
+            wait_for(enough, f"{passes} hint faults a page")
+
+    def end(self, workload: Exerciser) -> Events:
+        """Halt the workload; all events. From now on there are ``emitted`` and ``lost``, by source,
+        and ``counted``, what the kernel counted at most."""
+        stop(workload.pid)
+        before = vmstat(self._kernel_count)
+        self._capture.set_target(Target.nothing())
+        self._capture.set_self_test(False)
+        self._ended = before, vmstat(self._kernel_count)
+        self.read()
+        counters = self._capture.counters()
+        self.counted = self._ended[1] - self._begun[0]
+        self.emitted = counters.emitted - self._counters.emitted
+        self.lost = counters.lost - self._counters.lost
+        return joined(self._parts)
+
+    def assert_counted(self, seen: int) -> None:
+        """Hold ``seen`` against the kernel's count."""
+        least, most = self._ended[0] - self._begun[1], self._ended[1] - self._begun[0]
+        print(f"{seen} {self._kernel_count} seen; the kernel: {least} to {most}")
+        assert least <= seen <= most
+        assert most - least <= 20 + 0.02 * least, "too much on the edges to tell anything"
+
+
+@pytest.mark.needs("bcc", "compiler")
+@pytest.mark.guest(topology="cxl")
+@pytest.mark.parametrize("huge", [False, True], ids=["base pages", "huge pages"])
+def test_as_many_events_as_the_kernel_counts(capture: Capture, huge: bool) -> None:
+    set_scan_period(200)
+    # Where two threads fault on one page at once, only the function hooks see which one the kernel counts.
+    threads = 1 if capture.rungs["hint"].walks_page_tables else 2
+    with (
+        Exerciser.start(mib=4 * MIB if huge else MIB, threads=threads, huge=huge) as workload,
+        held(workload) if threads == 1 else contextlib.nullcontext(),
+    ):
+        window = Window(capture)
+        window.run(workload, 2)
+        events = window.end(workload)
+    hints = events[events["source"] == HINT]
+    assert not window.lost.any()
+    assert len(hints) == window.emitted[HINT]
+    window.assert_counted(len(hints))
+    mine = within(hints, workload.base, workload.pages)
+    pages = mine["address"] >> np.uint64(21 if huge else 12)
+    assert len(np.unique(pages)) == workload.pages // (512 if huge else 1)
+    assert (((mine["flags"] & EventFlag.HUGE) != 0) == huge).all()
+
+
+@pytest.mark.needs("bcc", "compiler")
+@pytest.mark.guest(topology="cxl")
+@pytest.mark.parametrize("capture", HOOKS, indirect=True)
+def test_armed_ranges_are_what_the_kernel_armed(capture: Capture) -> None:
+    set_scan_period(400)
+    with Exerciser.start(mib=MIB, threads=2) as workload:
+        window = Window(capture, "numa_pte_updates")
+        window.run(workload, 1)
+        events = window.end(workload)
+        armed = events[events["source"] == ARM]
+        present = [
+            present_pages(int(event["tgid"]), int(event["address"]) >> 12, int(event["pages"]))
+            for event in armed
+        ]
+    mine = armed[armed["tgid"] == workload.pid]
+    first, last = workload.base >> 12, (workload.base >> 12) + workload.pages
+    starts = (mine["address"] >> np.uint64(12)).astype(np.int64)
+    ends = starts + mine["pages"]
+    covered = int(np.clip(np.minimum(ends, last) - np.maximum(starts, first), 0, None).sum())
+    assert covered >= workload.pages
+    # Some pages of a range stay as they are: those of files, if they are dirty, and those that are shared.
+    assert covered <= window.counted <= sum(present)
+
+
+@pytest.mark.needs("bcc", "compiler")
+@pytest.mark.guest(topology="cxl")
+@pytest.mark.parametrize("capture", HOOKS, indirect=True)
+def test_node_and_migration_are_the_kernels(capture: Capture) -> None:
+    set_scan_period(200)
+    with Exerciser.start(mib=MIB, threads=2) as workload:
+        move(workload.pid, workload.base, workload.pages, node=1)
+        window = Window(capture, "numa_pages_migrated")
+        window.run(workload, 3)
+        events = window.end(workload)
+        where = nodes_of(workload.pid, workload.base, workload.pages)
+    assert not window.lost.any()
+    hints = events[events["source"] == HINT]
+    moved = hints[(hints["flags"] & EventFlag.MIGRATED) != 0]
+    assert len(moved) >= workload.pages / 2
+    window.assert_counted(len(moved))
+    assert (moved["node"] == 0).all()
+    mine = within(hints, workload.base, workload.pages)
+    page = ((mine["address"] - np.uint64(workload.base)) >> np.uint64(12)).astype(np.int64)
+    last_node = np.full(workload.pages, -1)
+    last_node[page] = mine["node"]  # in order of time
+    np.testing.assert_array_equal(last_node, where)
+
+
+@pytest.mark.needs("bcc", "compiler")
+@pytest.mark.guest(topology="cxl")
+def test_loss_is_counted_exactly(capture: Capture) -> None:
+    set_scan_period(100)
+    with Exerciser.start(mib=MIB, threads=1) as workload, held(workload):
+        window = Window(capture)
+        unread = vmstat("numa_hint_faults") + 4 * workload.pages
+        with balancing():
+            wait_for(lambda: vmstat("numa_hint_faults") > unread, "passes that nobody reads")
+        received = window.end(workload)
+    assert window.lost[HINT] > 0
+    window.assert_counted(int(window.emitted[HINT]))
+    assert (received["source"] == HINT).sum() == window.emitted[HINT] - window.lost[HINT]
+    assert len(received) == window.emitted.sum() - window.lost.sum()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload in a guest: armed fast, halted, moved between nodes, and looked at past hotpage."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from toucher import wait_for
+
+from hotpage.exerciser import Exerciser
+from hotpage.machine.hold import MmHolder
+from hotpage.machine.processes import ProcessTable
+
+BALANCING = Path("/proc/sys/kernel/numa_balancing")
+_SCAN_KNOBS = Path("/sys/kernel/debug/sched/numa_balancing")
+_MOVE_PAGES = 279  # x86-64
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def set_scan_period(milliseconds: int) -> None:
+    """So much of the target's CPU time lies between two arming scans; each covers all of a small process."""
+    (_SCAN_KNOBS / "scan_delay_ms").write_text(str(milliseconds))
+    # Of two limits the kernel refuses to let the lower one pass the upper one.
+    (_SCAN_KNOBS / "scan_period_min_ms").write_text("100")
+    (_SCAN_KNOBS / "scan_period_max_ms").write_text(str(milliseconds))
+    (_SCAN_KNOBS / "scan_period_min_ms").write_text(str(milliseconds))
+
+
+@contextlib.contextmanager
+def balancing(mode: int = 1) -> Iterator[None]:
+    """Hint faults for everybody."""
+    BALANCING.write_text(str(mode))
+    try:
+        yield
+    finally:
+        BALANCING.write_text("0")
+
+
+@contextlib.contextmanager
+def held(workload: Exerciser) -> Iterator[None]:
+    """Have a single-threaded workload armed as well."""
+    with MmHolder() as holder:
+        process = ProcessTable().add(workload.pid)
+        assert process is not None and holder.hold(process)
+        wait_for(lambda: holder.poll() is not None and workload.pid in holder.held, "it is held")
+        yield
+
+
+def scans(pid: int) -> int:
+    """How many arming passes over its memory a process has had, by the kernel's own count."""
+    lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
+    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("mm->numa_scan_seq"))
+
+
+def nodes_of(pid: int, base: int, pages: int) -> NDArray[np.int32]:
+    """By move_pages(2): the node of each page, or a negative errno."""
+    return _move_pages(pid, base + 4096 * np.arange(pages, dtype=np.uint64), None)
+
+
+def move(pid: int, base: int, pages: int, node: int) -> None:
+    """By move_pages(2), all of them."""
+    status = _move_pages(pid, base + 4096 * np.arange(pages, dtype=np.uint64), node)
+    assert (status == node).all(), np.unique(status, return_counts=True)
+
+
+def _move_pages(pid: int, addresses: NDArray[np.uint64], node: int | None) -> NDArray[np.int32]:
+    status = np.full(len(addresses), -1000, np.int32)
+    nodes = None if node is None else np.full(len(addresses), node, np.int32)
+    result = _libc.syscall(
+        _MOVE_PAGES,
+        pid,
+        ctypes.c_ulong(len(addresses)),
+        ctypes.c_void_p(addresses.ctypes.data),
+        None if nodes is None else ctypes.c_void_p(nodes.ctypes.data),
+        ctypes.c_void_p(status.ctypes.data),
+        2 if node is not None else 0,  # MPOL_MF_MOVE
+    )
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return status
+
+
+def present_pages(pid: int, start_vpn: int, pages: int) -> int:
+    """How many pages of a range are in memory, by /proc/PID/pagemap."""
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        pagemap.seek(start_vpn * 8)
+        entries = np.frombuffer(pagemap.read(pages * 8), np.uint64)
+    return int((entries >> np.uint64(63)).sum())
