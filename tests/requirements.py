@@ -56,10 +56,21 @@ def _package_index() -> str | None:
     return None if probe.returncode == 0 else "no Python package index can be reached"
 
 
+def _breakpoints() -> str | None:
+    from hotpage.capture import perf
+
+    try:
+        perf.try_event(perf.breakpoint_at(0x1000))
+    except OSError as error:
+        return f"no hardware breakpoint can be had ({error.strerror})"
+    return None
+
+
 REQUIREMENTS = {
     "root": Requirement(_root),
     "compiler": Requirement(_compiler),
     "bcc": Requirement(_bcc),
+    "breakpoints": Requirement(_breakpoints, may_lack=True),
     "package index": Requirement(_package_index, may_lack=True),
 }
 
