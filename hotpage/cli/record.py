@@ -55,7 +55,7 @@ def record(
         typer.Option(
             "--source",
             metavar="NAME[,NAME]",
-            help="hint, fault, or both; NAME=RUNG insists on a rung (see doctor).",
+            help="hint, fault, sample, or several; NAME=RUNG insists on a rung (see doctor).",
         ),
     ] = "hint,fault",
     arm: Annotated[
@@ -129,7 +129,7 @@ def parse_sources(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
         names.append(name)
         if rung:
             rungs[name] = rung
-    _require(bool(names), "no source is named", "choose from hint, fault")
+    _require(bool(names), "no source is named", "choose from hint, fault, sample")
     return tuple(dict.fromkeys(names)), rungs
 
 
@@ -226,9 +226,9 @@ def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Pat
     )
     lost = sum(progress.lost.values())
     lines = [
-        f"{end.status}: {end.end_s:.1f} s measured, {received} faults received, {lost:,} lost"
+        f"{end.status}: {end.end_s:.1f} s measured, {received} events received, {lost:,} lost"
         if end.status != "complete"
-        else f"{end.end_s:.1f} s measured, {received} faults received, {lost:,} lost",
+        else f"{end.end_s:.1f} s measured, {received} events received, {lost:,} lost",
         f"own CPU {100 * progress.own_cpu_s / end.end_s:.2f} % of one CPU after "
         f"{progress.start_up_cpu_s:.1f} s to start, BPF programs {100 * progress.bpf_s / end.end_s:.2f} %"
         + (f", target slowed by about {progress.target_cost_percent:.2f} %" if run.armed else ""),
