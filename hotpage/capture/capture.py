@@ -323,6 +323,13 @@ class Capture:
         """How full the fullest ring is, 0..1."""
         return max(ring.waiting_bytes / ring.size_bytes for ring in self._rings)
 
+    def unwatched_s(self) -> float:
+        """For how long memory was not sampled so far, on average over CPUs and events: throttled, or the
+        counters lent to others.
+        """
+        total_s, events = self._links.unwatched_s()
+        return total_s / events if events else 0.0
+
     def counters(self) -> Counters:
         """What the kernel side counted, over all CPUs."""
         cpus = bpf.possible_cpus()

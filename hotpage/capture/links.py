@@ -8,6 +8,7 @@ import os
 
 from hotpage.capture import bpf, perf
 from hotpage.capture.sources import Attachment
+from hotpage.capture.watch import Watch
 from hotpage.errors import AttachError
 
 _NO_CPU = -1
@@ -18,6 +19,7 @@ class Links:
 
     def __init__(self) -> None:
         self._fds: dict[tuple[str, str, int], list[int]] = {}
+        self._watches: dict[tuple[str, str, int], Watch] = {}
 
     def attach(self, attachment: Attachment, program: int) -> None:
         """Attach; a perf event on every CPU that is online. Raises AttachError unless it is optional."""
@@ -40,6 +42,8 @@ class Links:
             return
         online = _cpus(attachment)
         for key in [key for key in self._fds if key[:2] == _hook(attachment) and key[2] not in online]:
+            if key in self._watches:
+                self._watches.pop(key).close()
             _close(self._fds.pop(key))
         for cpu in online:
             with contextlib.suppress(OSError):
@@ -51,6 +55,7 @@ class Links:
             return
         if attachment.event is not None:
             self._fds[key] = perf.attach(attachment.event, cpu, program)
+            self._watches[key] = Watch(self._fds[key][-1])
         elif attachment.kind == "raw_tracepoint":
             self._fds[key] = [bpf.attach_raw_tracepoint(attachment.hook, program)]
         elif attachment.kind == "fentry":
@@ -60,8 +65,16 @@ class Links:
         else:
             self._fds[key] = [bpf.attach_page_fault_event(cpu, program)]
 
+    def unwatched_s(self) -> tuple[float, int]:
+        """Seconds for which the sampling events attached now stood still, summed, and their number."""
+        total_ns = sum(watch.unwatched_ns() for watch in self._watches.values())
+        return total_ns / 1e9, len(self._watches)
+
     def close(self) -> None:
         """Detach everything."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
         for fds in self._fds.values():
             _close(fds)
         self._fds.clear()

@@ -22,6 +22,7 @@ BREAKPOINT_WRITE, BREAKPOINT_READ_WRITE = 2, 3
 SAMPLE_ADDR, SAMPLE_DATA_SRC = 1 << 3, 1 << 15
 _DISABLED, _EXCLUDE_KERNEL, _EXCLUDE_HV, _FREQUENCY = 1 << 0, 1 << 5, 1 << 6, 1 << 10
 _PRECISE_SHIFT = 15
+_READ_TIMES = 1 << 0 | 1 << 1  # PERF_FORMAT_TOTAL_TIME_ENABLED, _RUNNING
 _FLAG_FD_CLOEXEC = 8
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 # struct perf_event_attr up to PERF_ATTR_SIZE_VER5: type, size, config, period or frequency, sample_type,
@@ -66,7 +67,7 @@ class PerfEvent:
             self.config,
             self.frequency_hz or self.period,
             SAMPLE_ADDR | (SAMPLE_DATA_SRC if self.data_source else 0),
-            0,
+            _READ_TIMES,
             flags,
             1,
             self.breakpoint_type,
@@ -100,7 +101,9 @@ def _open(attributes: bytes, pid: int, cpu: int, group: int) -> int:
 
 
 def attach(event: PerfEvent, cpu: int, program: int, pid: int = -1) -> list[int]:
-    """Run the program for every sample of a CPU, or with cpu -1 of a thread; the descriptors to keep open."""
+    """Run the program for every sample of a CPU, or with cpu -1 of a thread; the descriptors to keep open,
+    that of the sampling event last.
+    """
     opened: list[int] = []
     try:
         group = -1

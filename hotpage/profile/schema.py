@@ -53,6 +53,7 @@ _COUNTS = pa.struct(
         pa.field("stands_for", pa.int64()),
         pa.field("without_address", pa.int64()),
         pa.field("cache_hits", pa.int64()),
+        pa.field("unwatched_s", pa.float64()),
     ]
 )
 

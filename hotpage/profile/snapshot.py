@@ -143,6 +143,7 @@ class SourceCounts:
     stands_for: int = 0
     without_address: int = 0
     cache_hits: int = 0
+    unwatched_s: float = 0.0  # sampling stood still: throttled, or its counters lent to others
 
 
 @dataclass(frozen=True)
@@ -287,4 +288,5 @@ def _sum_counts(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
         left.stands_for + right.stands_for,
         left.without_address + right.without_address,
         left.cache_hits + right.cache_hits,
+        left.unwatched_s + right.unwatched_s,
     )

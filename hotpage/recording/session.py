@@ -77,6 +77,8 @@ class Progress:
     without_address: int = 0
     """Memory samples that told no address, and of cache hits: dropped in the kernel."""
     cache_hits: int = 0
+    unwatched_s: float = 0.0
+    """For how long memory was not sampled: throttled, or the counters lent to others."""
     own_cpu_s: float = 0.0
     """Without what starting took, which is ``start_up_cpu_s``."""
     start_up_cpu_s: float = 0.0
@@ -357,6 +359,12 @@ class Session:
             )
         progress.without_address = counters.without_address - self._counters_before.without_address
         progress.cache_hits = counters.cache_hits - self._counters_before.cache_hits
+        if self._weights is not None:
+            progress.unwatched_s = self._capture.unwatched_s()
+            before = self._steered
+            self._weights.unwatched(
+                progress.unwatched_s - before.unwatched_s, progress.elapsed_s - before.elapsed_s
+            )
         helper = self._arming.helper_pid if self._arming else None
         helper_cpu_s = process_cpu_s(helper) or 0.0 if helper else 0.0
         progress.own_cpu_s = time.process_time() + helper_cpu_s - progress.start_up_cpu_s
@@ -448,6 +456,7 @@ class Session:
             stands_for=progress.stands_for - written.stands_for,
             without_address=progress.without_address - written.without_address,
             cache_hits=progress.cache_hits - written.cache_hits,
+            unwatched_s=max(progress.unwatched_s - written.unwatched_s, 0.0),
         )
 
     def _changed_coverage(self) -> Iterable[tuple[int, ArmedRanges]]:

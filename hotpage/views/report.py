@@ -386,4 +386,6 @@ def _counts(counts: SourceCounts) -> str:
         text += f", {counts.without_address:,} more without an address"
     if counts.cache_hits:
         text += f", {counts.cache_hits:,} more of cache hits"
+    if counts.unwatched_s >= 0.001:
+        text += f", not sampled for {units.seconds(counts.unwatched_s)} (throttled)"
     return text

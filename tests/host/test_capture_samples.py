@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from toucher import DEADLINE_S, TOUCHED, Toucher, loaded_programs, read_until, wait_for
 
-from hotpage.capture import perf
+from hotpage.capture import bpf, perf
 from hotpage.capture.capture import Capture
 from hotpage.capture.events import Events, EventSource
 from hotpage.capture.perf import PerfEvent
 from hotpage.capture.target import Target
+from hotpage.capture.watch import Watch
 from hotpage.profile.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc")
@@ -183,6 +184,28 @@ def test_a_sample_without_an_address_is_dropped_and_counted_apart_from_loss(touc
         received = samples(capture.read())
     assert (received["address"] != 0).all()
     assert int(counters.lost.sum()) == 0
+
+
+def test_a_throttled_event_tells_for_how_long(toucher: Toucher) -> None:
+    """A clock that ticks far oftener than the kernel allows, once that allows little."""
+    limit = Path("/proc/sys/kernel/perf_event_max_sample_rate")
+    allowed = limit.read_text()
+    limit.write_text("1000")
+    try:
+        program = bpf.load_perf_trial()
+        (clock,) = perf.attach(PerfEvent(perf.PERF_TYPE_SOFTWARE, 0, period=10_000), -1, program, toucher.pid)
+        watch = Watch(clock)
+        begun_ns = time.monotonic_ns()
+        end = time.monotonic() + DEADLINE_S
+        while not watch.unwatched_ns():
+            assert time.monotonic() < end, "nothing was throttled"
+            toucher.run("sum(range(1000000))")
+        assert watch.unwatched_ns() <= time.monotonic_ns() - begun_ns
+        watch.close()
+        os.close(clock)
+        os.close(program)
+    finally:
+        limit.write_text(allowed)
 
 
 def record(directory: Path, *options: str) -> subprocess.Popen[str]:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ladder of memory samples, on sysfs trees like real processors'; attributes by the kernel's header."""
 
+import mmap
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +17,7 @@ from hotpage.capture.links import Links
 from hotpage.capture.perf import PerfEvent, breakpoint_at
 from hotpage.capture.sources import Attachment, Rung, ladders, register
 from hotpage.capture.sources.memsample import SAMPLES_HZ, MemorySamples, Pmu
+from hotpage.capture.watch import Watch
 from hotpage.errors import UsageError
 
 INTEL_FORMAT = {
@@ -239,6 +243,7 @@ def test_an_event_covers_the_cpus_that_have_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(perf, "attach", attach)
     monkeypatch.setattr(bpf, "online_cpus", lambda: [0, 1, 2, 3])
     monkeypatch.setattr("hotpage.capture.links.os.close", closed.append)
+    monkeypatch.setattr("hotpage.capture.links.Watch", lambda fd: SimpleNamespace(close=lambda: None))
     attachment = Attachment(
         "perf_event", "cpu_atom/mem-loads", "memory_sample", event=PerfEvent(10, cpus=frozenset({2, 3, 9}))
     )
@@ -252,17 +257,60 @@ def test_an_event_covers_the_cpus_that_have_it(monkeypatch: pytest.MonkeyPatch) 
     assert sorted(closed) == sorted(opened)
 
 
+def throttle_record(kind: int, time_ns: int) -> bytes:
+    return struct.pack("<IHHQQQ", kind, 0, 32, time_ns, 1, 2)
+
+
+def test_standing_still_is_summed_up_also_around_the_buffer_s_end(tmp_path: Path) -> None:
+    """The event's memory, as the kernel lays it out, in a file whose beginning read(2) gives."""
+    throttle, unthrottle, sample = 5, 6, 9
+    records = [
+        throttle_record(unthrottle, 5),  # began before it was watched
+        throttle_record(throttle, 1000),
+        throttle_record(sample, 1100),
+        throttle_record(unthrottle, 1700),
+        throttle_record(throttle, 5000),
+    ]
+    data = b"".join(records)
+    page = mmap.PAGESIZE
+    start = 3 * page - 80  # the third record goes on at the beginning
+    memory = bytearray(2 * page)
+    struct.pack_into("<QQQ", memory, 0, 12345, 10_000, 9_000)
+    struct.pack_into("<QQ", memory, 1024, start + len(data), start)
+    for i, byte in enumerate(data):
+        memory[page + (start + i) % page] = byte
+    (tmp_path / "event").write_bytes(memory)
+    with (tmp_path / "event").open("r+b", buffering=0) as event:
+        watch = Watch(event.fileno())
+        assert watch.unwatched_ns() == 700 + 1_000, (
+            "throttled from 1000 to 1700, and 1000 ns without a counter"
+        )
+        event.seek(0)
+        assert watch.unwatched_ns() == 700 + 1_000, "read once"
+        more = throttle_record(unthrottle, 5600)
+        at = (start + len(data)) % page
+        event.seek(page + at)
+        event.write(more)
+        event.seek(1024)
+        event.write(struct.pack("<Q", start + len(data) + len(more)))
+        event.seek(0)
+        assert watch.unwatched_ns() == 700 + 600 + 1_000
+        watch.close()
+
+
 C_SOURCE = r"""
 #include <linux/perf_event.h>
 #include <stdio.h>
 #define SAMPLES (PERF_SAMPLE_ADDR | PERF_SAMPLE_DATA_SRC)
+#define TIMES (PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING)
 int main(void)
 {
     struct perf_event_attr attrs[3] = {
         {.type = 4, .config = 0x1cd, .config1 = 30, .sample_freq = 997, .freq = 1, .precise_ip = 2,
-         .disabled = 1, .exclude_kernel = 1, .exclude_hv = 1, .sample_type = SAMPLES, .wakeup_events = 1},
+         .disabled = 1, .exclude_kernel = 1, .exclude_hv = 1, .sample_type = SAMPLES, .read_format = TIMES,
+         .wakeup_events = 1},
         {.type = PERF_TYPE_BREAKPOINT, .bp_type = 3, .bp_addr = 0x7f0000001000, .bp_len = 8,
-         .sample_period = 1, .disabled = 1, .sample_type = SAMPLES, .wakeup_events = 1},
+         .sample_period = 1, .disabled = 1, .sample_type = SAMPLES, .read_format = TIMES, .wakeup_events = 1},
         {.type = 4, .config = 0x8203, .exclude_kernel = 1, .exclude_hv = 1},
     };
     for (int i = 0; i < 3; i++) {

@@ -108,6 +108,21 @@ def test_what_was_lost_is_made_up_for_by_what_was_received(periods: list[int], l
     assert weights.stands_for == total
 
 
+def test_samples_also_stand_for_those_of_the_time_that_nobody_watched() -> None:
+    weights = SampleWeights()
+    weights.unwatched(0.25, 0.5)
+    events = batch(*(sample(i, i, period=1) for i in range(23)))
+    weights.weigh(events, 0)
+    assert int(events["period"].sum()) == 46
+    weights.unwatched(9.0, 0.5)  # a CPU has gone, or the times of two events are told apart in time
+    weights.weigh(one := batch(sample(1, 1, period=7)), 0)
+    assert one["period"][0] == 700
+    weights.unwatched(-0.1, 0.5)
+    weights.weigh(one := batch(sample(1, 1, period=7)), 0)
+    assert one["period"][0] == 7
+    assert weights.stands_for == 23 + 7 + 7
+
+
 def test_when_a_process_began() -> None:
     now_ns = time.monotonic_ns()
     with open("/proc/self/stat") as stat:  # noqa: PTH123
