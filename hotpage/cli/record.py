@@ -233,6 +233,12 @@ def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Pat
         f"{progress.start_up_cpu_s:.1f} s to start, BPF programs {100 * progress.bpf_s / end.end_s:.2f} %"
         + (f", target slowed by about {progress.target_cost_percent:.2f} %" if run.armed else ""),
     ]
+    if progress.stands_for:
+        mean = progress.stands_for / progress.received["sample"]
+        lines.append(
+            f"a sample stands for {mean:,.0f} accesses; dropped as of no use: "
+            f"{progress.without_address:,} without an address, {progress.cache_hits:,} of cache hits"
+        )
     lines += progress.notes
     if progress.one_in > 1:
         lines.append(f"to stay within the budget, 1 page fault in {progress.one_in} was kept at the end")
