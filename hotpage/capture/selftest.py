@@ -98,8 +98,11 @@ def _test_samples(capture: Capture, rung: Rung, pages: mmap.mmap, start: int) ->
         with _breakpoint(start + 8, capture.program(rung.attachments[0])):
             for number in range(TOUCHED_PAGES):
                 pages[8] = number
-    except OSError:
-        pass  # no free debug register: then the PMU's own test has to do
+    except OSError as error:
+        # No debug register is free. What samples page faults has been tested, and a PMU will be.
+        if rung.only_by_name and not rung.samples_page_faults:
+            problem = f"no debug register is free for the self-test ({error.strerror})"
+            raise RungFailed(["sample"], problem) from error
     else:
         batches.append(capture.read())
         _demand(TOUCHED_PAGES, np.count_nonzero(_samples_within(batches[-1], pages, start) == start + 8))

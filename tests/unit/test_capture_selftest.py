@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The self-test of a PMU, with captures of our own making: no PMU is needed to see that it can fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from recorded import batch, fault, sample
@@ -66,6 +68,22 @@ def test_a_pmu_that_does_not_fails(events: Events) -> None:
     with pytest.raises(RungFailed, match="sampled none of many reads") as raised:
         run(FakeCapture(NOTHING, events))
     assert raised.value.sources == ("sample",)
+
+
+def test_without_a_free_debug_register_breakpoints_are_refused_and_page_faults_are_not() -> None:
+    capture = FakeCapture()
+    capture.rungs = {"sample": replace(PEBS, name="breakpoint", only_by_name=True)}
+    with pytest.raises(RungFailed, match="no debug register is free for the self-test"):
+        run(capture)
+    faults = batch(*(sample(START_VPN + page, 1) for page in range(selftest.TOUCHED_PAGES)))
+    for seen, passes in ((faults, True), (faults[:-1], False)):
+        capture = FakeCapture(seen)
+        capture.rungs = {"sample": replace(PEBS, only_by_name=True, samples_page_faults=True)}
+        if passes:
+            run(capture)
+        else:
+            with pytest.raises(RungFailed, match="saw 22 of 23"):
+                run(capture)
 
 
 def test_the_program_has_to_see_every_access(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import PID, arm, batch, fault, hint, sample, scan
 
-from hotpage.capture.events import EventSource
+from hotpage.capture.events import EVENT_DTYPE, EventSource
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.recording.observer import Observer
@@ -80,7 +80,10 @@ def test_a_new_program_s_samples_count_from_its_exec(observer: Observer, process
     observer.take(batch(sample(7, 1000, period=10)), {})
     _, new = processes.exec(PID)
     assert new is not None
-    observer.take(batch(sample(7, 9000, period=10), sample(7, 9900, period=10)), {PID: 9_800_000_000})
+    observer.take(
+        np.empty(0, EVENT_DTYPE), {PID: 9_800_000_000}
+    )  # told before anything of the new program is seen
+    observer.take(batch(sample(7, 9900, period=10)), {})
     found = observer.table.rates(new.index, 10.0)
     window_s = 20 / np.log(2) * (1 - 2 ** (-0.2 / 20))
     assert found.rate_hz[0] == pytest.approx(10 * 2 ** (-0.1 / 20) / window_s, rel=0.01)
