@@ -72,7 +72,7 @@ int memory_sample(struct perf_context *ctx)
 	if (!count)
 		return 0;
 	source = data_source(ctx, &sample_flags);
-	/* 0: the event was asked for an address and had none (6.3 and later fill that in). Negative: kernel memory. */
+	/* 0: the event was asked for an address and had none (later kernels fill that in). Negative: kernel memory. */
 	if (!(sample_flags & SAMPLE_ADDR) || (s64)address <= 0) {
 		count_event(&count->without_address);
 		return 0;
