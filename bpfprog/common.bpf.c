@@ -35,6 +35,13 @@ struct raw_arguments {
 	u64 args[0];
 };
 
+/* The context of a perf event: struct bpf_perf_event_data. */
+struct perf_context {
+	u64 registers[HOTPAGE_PERF_REGISTERS];
+	u64 sample_period;
+	u64 address;
+};
+
 static __always_inline u64 read_kernel(u64 address)
 {
 	u64 value = 0;
@@ -125,6 +132,19 @@ static __always_inline struct hotpage_counters *read_counters(void)
 }
 
 /* `id`: bpf_get_current_pid_tgid(). The callers have it already, and each call of a helper shows in what a fault costs. */
+static __always_inline void fill_event(struct hotpage_event *event, u64 id, u8 source, u8 flags, u64 address, u32 pages,
+				       u16 node)
+{
+	event->address = address;
+	event->time_ns = bpf_ktime_get_ns();
+	event->tgid = id >> 32;
+	event->tid = id;
+	event->pages = pages;
+	event->source = source;
+	event->flags = flags;
+	event->node = node;
+}
+
 static __always_inline void emit(u64 id, u8 source, u8 flags, u64 address, u32 pages, u16 node)
 {
 	struct hotpage_counters *count = read_counters();
@@ -138,14 +158,7 @@ static __always_inline void emit(u64 id, u8 source, u8 flags, u64 address, u32 p
 		count_event(&count->lost[source & 7]);
 		return;
 	}
-	event->address = address;
-	event->time_ns = bpf_ktime_get_ns();
-	event->tgid = id >> 32;
-	event->tid = id;
-	event->pages = pages;
-	event->source = source;
-	event->flags = flags;
-	event->node = node;
+	fill_event(event, id, source, flags, address, pages, node);
 	/* The consumer reads on a timer: waking it for every record would cost more than the record. */
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }

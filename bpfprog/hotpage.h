@@ -39,6 +39,7 @@ struct hotpage_event {
 	union {
 		__u32 hint_latency_us; /* time from arming to access; filled in by the consumer */
 		__u32 pages;	       /* length of a range (ARM, SCAN_SKIP), base pages */
+		__u32 period;	       /* accesses that a MEMORY_SAMPLE stands for, what was lost not included */
 	};
 	__u8 source; /* enum hotpage_source */
 	__u8 flags;  /* enum hotpage_flag; for SCAN_SKIP the kernel's reason number */
@@ -76,6 +77,9 @@ struct hotpage_counters {
 	__u64 lost[8];	      /* no room in the ring */
 	__u64 sampled_out[8]; /* left out by page_fault_one_in */
 	__u64 draw;	      /* the random number that decided the last one */
+	/* Memory samples of targets that were no use, and so were not emitted: neither loss nor thinning. */
+	__u64 without_address; /* the processor told no user address */
+	__u64 cache_hits;      /* served by the core's own caches (L1, L2) */
 };
 
 #endif

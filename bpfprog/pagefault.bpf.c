@@ -233,13 +233,6 @@ int page_fault_kernel(struct raw_arguments *ctx)
 	return page_fault(ctx->args[0], ctx->args[2], HOTPAGE_KERNEL);
 }
 
-/* The context of a perf event: struct bpf_perf_event_data. */
-struct perf_context {
-	u64 registers[HOTPAGE_PERF_REGISTERS];
-	u64 sample_period;
-	u64 address;
-};
-
 /* PERF_COUNT_SW_PAGE_FAULTS, for machines without the tracepoints: neither error code nor access type is known. */
 int software_page_fault(struct perf_context *ctx)
 {

@@ -2,8 +2,8 @@
 
 The road of one access, which is also the order of the folders:
 
-    kernel       NUMA hint fault         page fault
-                        \\                  /
+    kernel       NUMA hint fault     page fault     memory sample (PEBS, IBS)
+                        \\              |              /
     bpfprog/         one program each, one 32-byte record (hotpage.h)
                               |  ring buffer
     capture/         map the ring, view a batch as a numpy array, count every loss

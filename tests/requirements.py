@@ -72,10 +72,21 @@ def _kernel_image(kernel: SupportedKernel) -> str | None:
     return None
 
 
+def _breakpoints() -> str | None:
+    from hotpage.capture import perf
+
+    try:
+        perf.try_event(perf.breakpoint_at(0x1000))
+    except OSError as error:
+        return f"no hardware breakpoint can be had ({error.strerror})"
+    return None
+
+
 REQUIREMENTS = {
     "root": Requirement(_root),
     "compiler": Requirement(_compiler),
     "bcc": Requirement(_bcc),
+    "breakpoints": Requirement(_breakpoints, may_lack=True),
     "package index": Requirement(_package_index, may_lack=True),
     "emulator": Requirement(_emulator),
     **{

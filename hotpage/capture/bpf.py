@@ -17,7 +17,9 @@ from pathlib import Path
 
 from hotpage.errors import UnsupportedError
 
-_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
+_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
+BPF, PERF_EVENT_OPEN = 0, 1
+"""Places in _SYSCALLS."""
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
 _PROG_LOAD, _PROG_TEST_RUN, _OBJ_INFO, _RAW_TRACEPOINT_OPEN, _ENABLE_STATS = 5, 10, 15, 17, 32
@@ -37,7 +39,8 @@ _RETURN_ZERO = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _syscall(which: int, *arguments: object) -> int:
+def syscall(which: int, *arguments: object) -> int:
+    """bpf(2) or perf_event_open(2), by its place in _SYSCALLS; OSError, UnsupportedError elsewhere."""
     numbers = _SYSCALLS.get(platform.machine())
     if numbers is None:
         raise UnsupportedError(f"hotpage knows x86-64 and arm64, and this machine is {platform.machine()}")
@@ -51,7 +54,7 @@ def _syscall(which: int, *arguments: object) -> int:
 def _bpf(command: int, attributes: bytes) -> int:
     """One bpf(2) call; the attributes are padded to the union bpf_attr that every 5.8+ kernel takes."""
     buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 120))
-    return _syscall(0, command, buffer, len(buffer))
+    return syscall(BPF, command, buffer, len(buffer))
 
 
 def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
@@ -151,7 +154,7 @@ def attach_raw_tracepoint(name: str | None, program: int) -> int:
 
 def _perf_event_open(attributes: bytes, pid: int, cpu: int) -> int:
     buffer = ctypes.create_string_buffer(attributes, 112)  # PERF_ATTR_SIZE_VER5
-    return _syscall(1, buffer, pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
+    return syscall(PERF_EVENT_OPEN, buffer, pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
 
 
 def _perf_attributes(event_type: int, config: int, period: int, sample_type: int, tail: bytes = b"") -> bytes:
@@ -213,9 +216,14 @@ def try_kprobe(function: str) -> None:
         os.close(program)
 
 
+def load_perf_trial() -> int:
+    """Load a program for perf events that does nothing; its fd."""
+    return _load_trial(_PROG_TYPE_PERF_EVENT)
+
+
 def try_page_fault_event() -> None:
     """The same for the software page-fault event on one CPU."""
-    program = _load_trial(_PROG_TYPE_PERF_EVENT)
+    program = load_perf_trial()
     try:
         os.close(attach_page_fault_event(online_cpus()[0], program))
     finally:

@@ -32,6 +32,7 @@ class Btf:
     """The kernel's types; raises UnsupportedError where it carries none that this reader understands."""
 
     def __init__(self, path: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
+        self._found: dict[tuple[str, int], int] = {}
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -63,10 +64,14 @@ class Btf:
 
     def _find(self, name: str, kind: int) -> int:
         """Type id of the named type; raises KeyError."""
+        found = self._found.get((name, kind))
+        if found is not None:
+            return found
         start = self._names.find(b"\0" + name.encode() + b"\0") + 1
         if start:
             for type_id, position in enumerate(self._positions[1:], 1):
                 if self._words[position] == start and (self._words[position + 1] >> 24) & 31 == kind:
+                    self._found[name, kind] = type_id
                     return type_id
         raise KeyError(name)
 

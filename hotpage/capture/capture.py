@@ -25,6 +25,9 @@ from hotpage.errors import AttachError, PrivilegeError, UnsupportedError, UsageE
 _KEY = struct.pack("<I", 0)
 DEFAULT_RING_BYTES = 8 << 20
 """209,715 records: 0.1 s of two million faults a second."""
+SAMPLE_RINGS = 8
+SAMPLE_RING_BYTES = 256 << 10
+"""Memory samples: 6,553 records a ring, 1.6 s of 4 CPUs with 997 a second each."""
 _EVENTS_MEASURED = 20_000
 """So many say what a run costs; more would only cost."""
 _CPUS_PER_RING = 16
@@ -38,6 +41,10 @@ class Counters:
     emitted: NDArray[np.uint64]
     lost: NDArray[np.uint64]
     sampled_out: NDArray[np.uint64]
+    without_address: int = 0
+    """Memory samples for which the processor told no user address: dropped, and part of nothing above."""
+    cache_hits: int = 0
+    """Memory samples of what the core's own caches served: dropped likewise."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,17 @@ def _choose_rung(
     if name not in known:
         raise UsageError(f"unknown source '{name}'", f"choose from {', '.join(sorted(known))}")
     rungs = known[name].rungs(kernel)
+    if wanted is not None:
+        wanted, _, parameters = wanted.partition(":")
+        if parameters or any(rung.at_addresses for rung in rungs if rung.name == wanted):
+            rungs = [_at_addresses(rung, parameters) if rung.name == wanted else rung for rung in rungs]
     if wanted is not None and wanted not in [rung.name for rung in rungs]:
         raise UsageError(
             f"source '{name}' has no rung '{wanted}'", "choose from " + ", ".join(rung.name for rung in rungs)
         )
-    reasons = []
-    for rung in rungs:
-        if wanted not in (None, rung.name):
-            continue
+    candidates = [rung for rung in rungs if (rung.name == wanted if wanted else not rung.only_by_name)]
+    reasons: list[tuple[str, str]] = []
+    for rung in candidates:
         clashing = [other.name for other in others if rung.clashes_with(other)]
         if clashing and wanted is not None:
             raise UsageError(
@@ -106,8 +116,20 @@ def _choose_rung(
             reason = kernel.failures.get((name, rung.name)) or known[name].refusal(rung, kernel)
         if reason is None:
             return rung, ""
-        reasons.append(f"{rung.name}: {reason}")
-    return None, "; ".join(reasons)
+        reasons.append((rung.name, reason))
+    if not any(rung.attachments for rung in candidates):  # the machine lacks what all of them stand on
+        return None, "; ".join(dict.fromkeys(reason for _, reason in reasons))
+    return None, "; ".join(f"{rung}: {reason}" for rung, reason in reasons)
+
+
+def _at_addresses(rung: Rung, parameters: str) -> Rung:
+    if rung.at_addresses is None:
+        raise UsageError(f"the rung '{rung.name}' takes no addresses", f"leave out ':{parameters}'")
+    try:
+        addresses = tuple(int(word, 0) for word in parameters.split(":") if word)
+    except ValueError:
+        raise UsageError(f"'{parameters}' are not addresses", "write NAME:0x7f...:0x7f...") from None
+    return rung.at_addresses(addresses)
 
 
 class Capture:
@@ -169,22 +191,26 @@ class Capture:
         return True
 
     def _open(self) -> None:
-        attachments = {a.function: a for rung in self.rungs.values() for a in rung.attachments}
+        attachments = list(dict.fromkeys(a for rung in self.rungs.values() for a in rung.attachments))
         walks = any(rung.walks_page_tables for rung in self.rungs.values())
         follow = "HOTPAGE_TASK_TGID" in self.kernel.field_defines
-        functions = {name: a.kind for name, a in attachments.items()}
+        functions = {a.function: a.kind for a in attachments}
         if "HOTPAGE_VMA_VM_START" not in self.kernel.field_defines:
             functions.pop("scan_skip", None)
         if walks:
             functions["calibrate"] = "raw_tracepoint"
         if follow:
             functions["follow_fork"] = "raw_tracepoint"
-            fork = Attachment("raw_tracepoint", "sched_process_fork", "follow_fork", optional=True)
-            attachments["follow_fork"] = fork
-        ring_names = [f"ring{shard}" for shard in range(self._shards)]
+            attachments.append(
+                Attachment("raw_tracepoint", "sched_process_fork", "follow_fork", optional=True)
+            )
+        ring_bytes = {f"ring{shard}": self._ring_bytes for shard in range(self._shards)}
+        if "sample" in self.rungs:
+            ring_bytes |= {f"sample_ring{shard}": SAMPLE_RING_BYTES for shard in range(SAMPLE_RINGS)}
         defines = {
             "HOTPAGE_RING_PAGES": self._ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "HOTPAGE_RING_SHARDS": self._shards,
+            "HOTPAGE_SAMPLE_RING_PAGES": SAMPLE_RING_BYTES // os.sysconf("SC_PAGE_SIZE"),
             **self.kernel.field_defines,
         }
         files = []
@@ -192,9 +218,11 @@ class Capture:
             files += [name for name in rung.files if name not in files]
             defines |= rung.defines
         self._programs = loader.load(
-            files, defines, functions, ["config", "targets", "counters", *ring_names]
+            files, defines, functions, ["config", "targets", "counters", *ring_bytes]
         )
-        self._rings = [Ring(self._programs.maps[name], self._ring_bytes) for name in ring_names]
+        # The samples' rings come first and are read first: the hint fault that an access began with is never
+        # read after the sample that it ended with.
+        self._rings = [Ring(self._programs.maps[name], size) for name, size in reversed(ring_bytes.items())]
 
         self._config = np.zeros(1, CONFIG_DTYPE)
         self._config["self_tgid"] = os.getpid()
@@ -213,7 +241,7 @@ class Capture:
                 bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)),
                 CONFIG_DTYPE,
             )
-        for attachment in attachments.values():
+        for attachment in attachments:
             self._attach(attachment)
         selftest.run(self)
 
@@ -228,6 +256,10 @@ class Capture:
         elif not attachment.optional:
             reason = self._programs.failures.get(attachment.function)
             raise RungFailed(users, f"the kernel refused the program {attachment.function} ({reason})")
+
+    def program(self, attachment: Attachment) -> int:
+        """The descriptor of what runs at a hook."""
+        return self._programs.programs[attachment.function]
 
     def attach_new_cpus(self) -> None:
         """Cover CPUs that came online since."""
@@ -289,14 +321,24 @@ class Capture:
     @property
     def fullest_ring(self) -> float:
         """How full the fullest ring is, 0..1."""
-        return max(ring.waiting_bytes for ring in self._rings) / self._ring_bytes
+        return max(ring.waiting_bytes / ring.size_bytes for ring in self._rings)
+
+    def unwatched_s(self) -> float:
+        """For how long memory was not sampled so far, on average over CPUs and events: throttled, or the
+        counters lent to others.
+        """
+        total_s, events = self._links.unwatched_s()
+        return total_s / events if events else 0.0
 
     def counters(self) -> Counters:
         """What the kernel side counted, over all CPUs."""
         cpus = bpf.possible_cpus()
         raw = bpf.map_lookup(self._programs.maps["counters"], _KEY, cpus * COUNTERS_DTYPE.itemsize)
         per_cpu = np.frombuffer(raw, COUNTERS_DTYPE)
-        return Counters(*(per_cpu[name].sum(axis=0) for name in ("emitted", "lost", "sampled_out")))
+        return Counters(
+            *(per_cpu[name].sum(axis=0) for name in ("emitted", "lost", "sampled_out")),
+            *(int(per_cpu[name].sum()) for name in ("without_address", "cache_hits")),
+        )
 
     def measure_cost(self, on: bool) -> None:
         """Turn the kernel's run-time statistics for BPF programs on or off.

@@ -8,8 +8,9 @@ import functools
 import platform
 from pathlib import Path
 
-from hotpage.capture import bpf, kallsyms
+from hotpage.capture import bpf, kallsyms, perf
 from hotpage.capture.btf import Btf
+from hotpage.capture.perf import PerfEvent
 from hotpage.errors import UnsupportedError
 
 _FIELDS = (
@@ -22,10 +23,12 @@ _FIELDS = (
     ("mm_struct", "numa_scan_seq"),
     ("vm_area_struct", "vm_start"),
     ("vm_area_struct", "vm_end"),
+    ("perf_sample_data", "sample_flags"),
+    ("perf_sample_data", "data_src"),
 )
 HINT_FUNCTIONS = ("mpol_misplaced", "task_numa_fault", "change_prot_numa")
 """The functions of a hint fault, and the one that arms."""
-_SHORT = {"task_struct": "TASK", "mm_struct": "MM", "vm_area_struct": "VMA"}
+_SHORT = {"task_struct": "TASK", "mm_struct": "MM", "vm_area_struct": "VMA", "perf_sample_data": "SAMPLE"}
 
 
 class Kernel:
@@ -79,6 +82,17 @@ class Kernel:
         if (kind, hook) not in self._refusals:
             self._refusals[kind, hook] = self._try(kind, hook)
         return self._refusals[kind, hook]
+
+    def event_refusal(self, hook: str, event: PerfEvent) -> str | None:
+        """The same for a program and a perf event, which ``hook`` names."""
+        key = ("perf_event", hook)
+        if key not in self._refusals:
+            try:
+                perf.try_event(event)
+                self._refusals[key] = None
+            except OSError as error:
+                self._refusals[key] = error.strerror or str(error)
+        return self._refusals[key]
 
     def _try(self, kind: str, hook: str) -> str | None:
         try:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from hotpage.capture import bpf
+from hotpage.capture import bpf, perf
 from hotpage.capture.sources import Attachment
+from hotpage.capture.watch import Watch
 from hotpage.errors import AttachError
 
 _NO_CPU = -1
@@ -17,11 +18,12 @@ class Links:
     """The attachments of one capture."""
 
     def __init__(self) -> None:
-        self._fds: dict[tuple[str, str, int], int] = {}
+        self._fds: dict[tuple[str, str, int], list[int]] = {}
+        self._watches: dict[tuple[str, str, int], Watch] = {}
 
     def attach(self, attachment: Attachment, program: int) -> None:
         """Attach; a perf event on every CPU that is online. Raises AttachError unless it is optional."""
-        cpus = bpf.online_cpus() if attachment.kind == "perf_event" else [_NO_CPU]
+        cpus = _cpus(attachment) if attachment.kind == "perf_event" else [_NO_CPU]
         try:
             for cpu in cpus:
                 self._attach_once(attachment, program, cpu)
@@ -38,9 +40,11 @@ class Links:
         """
         if attachment.kind != "perf_event":
             return
-        online = bpf.online_cpus()
+        online = _cpus(attachment)
         for key in [key for key in self._fds if key[:2] == _hook(attachment) and key[2] not in online]:
-            os.close(self._fds.pop(key))
+            if key in self._watches:
+                self._watches.pop(key).close()
+            _close(self._fds.pop(key))
         for cpu in online:
             with contextlib.suppress(OSError):
                 self._attach_once(attachment, program, cpu)
@@ -49,20 +53,43 @@ class Links:
         key = (*_hook(attachment), cpu)
         if key in self._fds:
             return
-        if attachment.kind == "raw_tracepoint":
-            self._fds[key] = bpf.attach_raw_tracepoint(attachment.hook, program)
+        if attachment.event is not None:
+            self._fds[key] = perf.attach(attachment.event, cpu, program)
+            self._watches[key] = Watch(self._fds[key][-1])
+        elif attachment.kind == "raw_tracepoint":
+            self._fds[key] = [bpf.attach_raw_tracepoint(attachment.hook, program)]
         elif attachment.kind == "fentry":
-            self._fds[key] = bpf.attach_raw_tracepoint(None, program)
+            self._fds[key] = [bpf.attach_raw_tracepoint(None, program)]
         elif attachment.kind == "kprobe":
-            self._fds[key] = bpf.attach_kprobe(attachment.hook, program)
+            self._fds[key] = [bpf.attach_kprobe(attachment.hook, program)]
         else:
-            self._fds[key] = bpf.attach_page_fault_event(cpu, program)
+            self._fds[key] = [bpf.attach_page_fault_event(cpu, program)]
+
+    def unwatched_s(self) -> tuple[float, int]:
+        """Seconds for which the sampling events attached now stood still, summed, and their number."""
+        total_ns = sum(watch.unwatched_ns() for watch in self._watches.values())
+        return total_ns / 1e9, len(self._watches)
 
     def close(self) -> None:
         """Detach everything."""
-        for fd in self._fds.values():
-            os.close(fd)
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+        for fds in self._fds.values():
+            _close(fds)
         self._fds.clear()
+
+
+def _close(fds: list[int]) -> None:
+    """The head of a group last."""
+    for fd in reversed(fds):
+        os.close(fd)
+
+
+def _cpus(attachment: Attachment) -> list[int]:
+    """The CPUs to cover: those online that have the event."""
+    having = attachment.event.cpus if attachment.event else None
+    return [cpu for cpu in bpf.online_cpus() if having is None or cpu in having]
 
 
 def _hook(attachment: Attachment) -> tuple[str, str]:

@@ -29,7 +29,7 @@ class Ring:
 
     def __init__(self, map_fd: int, size_bytes: int) -> None:
         page = mmap.PAGESIZE
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         self._producer = mmap.mmap(
             map_fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
@@ -52,7 +52,7 @@ class Ring:
         count = (int(self._produced[0]) - consumed) // RECORD_BYTES
         if count == 0:
             return np.empty(0, EVENT_DTYPE)
-        offset = mmap.PAGESIZE + (consumed & (self._size_bytes - 1))
+        offset = mmap.PAGESIZE + (consumed & (self.size_bytes - 1))
         records = np.ndarray((count,), _RECORD_DTYPE, self._producer, offset)
         odd = np.flatnonzero(records["length"] != _EVENT_BYTES)
         busy = odd[(records["length"][odd] & _BUSY) != 0]

@@ -55,7 +55,7 @@ def record(
         typer.Option(
             "--source",
             metavar="NAME[,NAME]",
-            help="hint, fault, or both; NAME=RUNG insists on a rung (see doctor).",
+            help="hint, fault, sample, or several; NAME=RUNG insists on a rung (see doctor).",
         ),
     ] = "hint,fault",
     arm: Annotated[
@@ -129,7 +129,7 @@ def parse_sources(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
         names.append(name)
         if rung:
             rungs[name] = rung
-    _require(bool(names), "no source is named", "choose from hint, fault")
+    _require(bool(names), "no source is named", "choose from hint, fault, sample")
     return tuple(dict.fromkeys(names)), rungs
 
 
@@ -226,13 +226,19 @@ def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Pat
     )
     lost = sum(progress.lost.values())
     lines = [
-        f"{end.status}: {end.end_s:.1f} s measured, {received} faults received, {lost:,} lost"
+        f"{end.status}: {end.end_s:.1f} s measured, {received} events received, {lost:,} lost"
         if end.status != "complete"
-        else f"{end.end_s:.1f} s measured, {received} faults received, {lost:,} lost",
+        else f"{end.end_s:.1f} s measured, {received} events received, {lost:,} lost",
         f"own CPU {100 * progress.own_cpu_s / end.end_s:.2f} % of one CPU after "
         f"{progress.start_up_cpu_s:.1f} s to start, BPF programs {100 * progress.bpf_s / end.end_s:.2f} %"
         + (f", target slowed by about {progress.target_cost_percent:.2f} %" if run.armed else ""),
     ]
+    if progress.stands_for:
+        mean = progress.stands_for / progress.received["sample"]
+        lines.append(
+            f"a sample stands for {mean:,.0f} accesses; dropped as of no use: "
+            f"{progress.without_address:,} without an address, {progress.cache_hits:,} of cache hits"
+        )
     lines += progress.notes
     if progress.one_in > 1:
         lines.append(f"to stay within the budget, 1 page fault in {progress.one_in} was kept at the end")

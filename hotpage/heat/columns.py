@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arrays import Bools, Bytes8, Floats16, Floats32, Ints64, Ticks
+from hotpage.heat.estimator import ALPHA, BETA_S, EXPOSURE_FLOOR_S
 from hotpage.heat.grouping import Horizon, PageSums
 
 _FLOAT16_MAX = np.float32(65504)
@@ -141,6 +142,32 @@ class PageColumns:
         """Move ``last`` of the pages at ``index`` up to ``tick``; the number of newcomers."""
         last = self.last.take(index)
         self.last[index] = np.maximum(last, tick)
+        return int(last.size - np.count_nonzero(last))
+
+    def renew(self, index: Ints64, tick: Ticks, horizons: tuple[Horizon, Horizon]) -> int:
+        """Note that the pages at ``index`` were accessed, seen otherwise than by a hint fault; the number of
+        newcomers.
+
+        Their rates by hint faults stay as they were, with the certainty left by ``tick`` (estimator: no news
+        is no change); what silence there was is over.
+        """
+        last = self.last.take(index)
+        newest = np.maximum(last, tick)
+        alpha, beta = np.float32(ALPHA), np.float32(BETA_S)
+        long, short = horizons
+        for horizon, accesses_column, exposure_column in (
+            (long, self.accesses_long, self.exposure_long),
+            (short, self.accesses_short, self.exposure_short),
+        ):
+            before = accesses_column.take(index).astype(np.float32)
+            exposure_s = exposure_column.take(index).astype(np.float32) * np.float32(horizon.unit_s)
+            accesses = before * horizon.decay(newest - last)
+            left_s = (accesses + alpha) / (before + alpha) * (exposure_s + beta) - beta
+            left_s = np.maximum(left_s, np.float32(EXPOSURE_FLOOR_S))
+            left_s[exposure_s == 0] = 0
+            accesses_column[index] = accesses
+            exposure_column[index] = _to_float16(left_s / np.float32(horizon.unit_s))
+        self.last[index] = newest
         return int(last.size - np.count_nonzero(last))
 
     def _columns(self) -> Iterator[npt.NDArray[Any]]:

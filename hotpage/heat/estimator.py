@@ -39,6 +39,8 @@ ALPHA = 0.5
 """Prior accesses of a page, in accesses."""
 BETA_S = 10e-6
 """Prior watched time of a page, in seconds."""
+OBSERVED_SAMPLES = 0.5
+"""A lone sample keeps its page observed for one half-life."""
 EXPOSURE_FLOOR_S = 1e-6
 """Exposures at or below zero (arm times are interpolated, clocks differ) count as this many seconds."""
 
@@ -87,6 +89,26 @@ def posterior_rate(
 def silent_rate(silent_s: Floats64) -> Floats32:
     """Accesses per second of pages armed ``silent_s`` seconds ago and never seen accessed; float32."""
     return (ALPHA / (BETA_S + silent_s)).astype(np.float32)
+
+
+def effective_samples(weight: Floats32, squares: Floats32) -> Floats32:
+    """How many equal samples are worth as much as these: (Σ w)² / Σ w², from the two sums; float32."""
+    effective: Floats32 = weight / squares * weight
+    return effective
+
+
+def mixed_rate(rate_hz: Floats32, accesses: Floats32, samples: Floats32, exposure_s: Floats32) -> Floats32:
+    """Rates of pages that samples observe: mixed with ``rate_hz``, what hint faults say (NaN: nothing).
+
+    ``accesses`` are the decayed hint faults behind it. Samples alone, where too few are left for a horizon,
+    give the rate that their silence allows, as an armed page's silence does.
+    """
+    shape = accesses + np.float32(ALPHA)
+    with np.errstate(invalid="ignore"):
+        mixed = (shape + samples) / (shape / rate_hz + exposure_s)
+    alone = np.maximum(samples, np.float32(ALPHA)) / exposure_s
+    rate: Floats32 = np.where(np.isnan(rate_hz), alone, mixed)
+    return rate
 
 
 def relative_error(accesses: Floats32) -> Floats32:

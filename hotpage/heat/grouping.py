@@ -7,6 +7,7 @@ event; numpy's argsort of int64 took 68-120 ns on the same machine, and its vect
 by CPU model (10 or 50 ns).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,11 @@ class Horizon:
     def unit_s(self) -> float:
         """Seconds per stored unit of exposure."""
         return self.half_life_s / 2000
+
+    def window_s(self, watched_s: float) -> float:
+        """What ``watched_s`` seconds up to now are worth, decayed: at most half-life/ln 2; seconds."""
+        mean_life_s = self.half_life_s / math.log(2)
+        return -mean_life_s * math.expm1(-watched_s / mean_life_s)
 
     def decay(self, ticks: Ticks) -> Floats32:
         """2^(-age/half-life) for ages in ticks; float32."""

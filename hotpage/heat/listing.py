@@ -25,7 +25,7 @@ class _Listing:
         long[place] = rates.long()
         short[place] = rates.short()
         error[place] = relative_error(rates.accesses())
-        last[place] = (rates.last - np.uint32(1)) / TICKS_PER_S
+        last[place] = (rates.last_seen() - np.uint32(1)) / TICKS_PER_S
 
     def cut(self, count: int) -> Rates:
         return Rates(self.vpn[:count], *(column[:count] for column in self.columns))

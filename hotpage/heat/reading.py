@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Ints64
+from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
-from hotpage.heat.estimator import posterior_rate
+from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, to_ticks
 from hotpage.heat.keys import SPACE_BITS, PageKeys
+from hotpage.heat.sampling import SampledPages
 from hotpage.heat.sparse import SortedPages
 
 PIECE_PAGES = 1 << 15
@@ -63,27 +64,62 @@ class PieceRates:
     """Rates of a piece at a moment; what several of them need is computed once. ``last`` is in ticks."""
 
     def __init__(
-        self, piece: Piece, now_s: float, horizons: tuple[Horizon, Horizon], armed: ArmedPages | None
+        self,
+        piece: Piece,
+        now_s: float,
+        horizons: tuple[Horizon, Horizon],
+        armed: ArmedPages | None,
+        sampled: SampledPages | None = None,
     ) -> None:
         self.piece = piece
         self._horizons = horizons
         self._now = np.uint32(to_ticks(now_s))
         self.last = piece.read(piece.home.last)
         self._silence_s = None if armed is None else armed.silence(piece.vpn, self.last, now_s)
+        self.is_sampled = sampled is not None
+        self._samples = None if sampled is None else sampled.evidence(piece.vpn, now_s, horizons)
 
     def long(self) -> Floats32:
         """Long-horizon rates in Hz, NaN where unknown."""
         home = self.piece.home
-        return self._rate(self._horizons[0], home.accesses_long, home.exposure_long)
+        rate = self._rate(self._horizons[0], home.accesses_long, home.exposure_long)
+        if (seen := self._samples) is not None:
+            hints = self._hint_accesses(self._horizons[0], home.accesses_long)[seen.place]
+            rate[seen.place] = mixed_rate(rate[seen.place], hints, seen.samples, seen.exposure_s)
+        return rate
 
     def short(self) -> Floats32:
         """Short-horizon rates in Hz, NaN where unknown."""
         home = self.piece.home
-        return self._rate(self._horizons[1], home.accesses_short, home.exposure_short)
+        rate = self._rate(self._horizons[1], home.accesses_short, home.exposure_short)
+        if (seen := self._samples) is not None:
+            hints = self._hint_accesses(self._horizons[1], home.accesses_short)[seen.place]
+            alone = rate[seen.place]
+            mixed = mixed_rate(alone, hints, seen.samples_short, seen.exposure_short_s)
+            # Samples that this horizon has forgotten observe nothing, and pull no rate down.
+            use = np.isnan(alone) | (seen.samples_short >= np.float32(OBSERVED_SAMPLES))
+            rate[seen.place] = np.where(use, mixed, alone)
+        return rate
 
     def accesses(self) -> Floats32:
-        """Long-horizon accesses, decayed to now."""
-        return self.piece.read(self.piece.home.accesses_long) * self._decay(self._horizons[0])
+        """Long-horizon accesses and samples that the rates rest on, decayed to now."""
+        accesses = self._hint_accesses(self._horizons[0], self.piece.home.accesses_long)
+        if self._samples is not None:
+            accesses[self._samples.place] += self._samples.samples
+        return accesses
+
+    def last_seen(self) -> Ticks:
+        """The last access or first touch, samples included; in ticks."""
+        if self._samples is None:
+            return self.last
+        last = self.last.copy()
+        last[self._samples.place] = np.maximum(last[self._samples.place], self._samples.last)
+        return last
+
+    def _hint_accesses(
+        self, horizon: Horizon, column: npt.NDArray[np.float16] | npt.NDArray[np.float32]
+    ) -> Floats32:
+        return self.piece.read(column).astype(np.float32, copy=False) * self._decay(horizon)
 
     def _rate(
         self,

@@ -8,6 +8,7 @@ How the parts fit together:
                       dense.py  filled chunks, 15 bytes a page | sparse.py  scattered pages, 23 bytes a page
                                 both store columns.py and decay a page when it is next seen
     arm ------------> arming.py ranges with arm times, no step per page
+    sample ---------> sampling.py memory samples, 24 bytes a sampled page
                                                               |
     rates, take_changes, histogram <-- reading.py, estimator.py
 
@@ -36,6 +37,8 @@ from hotpage.heat.keys import PageKeys
 from hotpage.heat.listing import list_rates
 from hotpage.heat.reading import Piece, PieceRates, dense_pieces, sorted_pieces
 from hotpage.heat.results import ArmedRanges, Changes, Rates
+from hotpage.heat.sampling import SampledPages
+from hotpage.heat.sampling import sum_by_page as sum_samples
 from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SortedPages, SparsePages
 
 EVENTS_AT_ONCE = 1 << 19
@@ -69,6 +72,7 @@ class HeatTable:
         self._dense = DenseChunks()
         self._sparse = SparsePages()
         self._armed: dict[int, ArmedPages] = {}
+        self._sampled: dict[int, SampledPages] = {}
         self._turn = 0
 
     @property
@@ -79,8 +83,9 @@ class HeatTable:
     @property
     def nbytes(self) -> int:
         """Bytes held between calls, directories and spare room included."""
-        armed = sum(pages.nbytes for pages in self._armed.values())
-        return self._dense.nbytes + self._sparse.nbytes + self._keys.nbytes + armed
+        apart = sum(pages.nbytes for pages in self._armed.values())
+        apart += sum(pages.nbytes for pages in self._sampled.values())
+        return self._dense.nbytes + self._sparse.nbytes + self._keys.nbytes + apart
 
     def observe(
         self,
@@ -114,6 +119,44 @@ class HeatTable:
             )
             self._apply(sums, lambda columns, index, sums: columns.fold(index, sums, self._horizons))
 
+    def sample(
+        self,
+        process: int,
+        vpn: npt.ArrayLike,
+        time_s: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        since_s: float = 0.0,
+    ) -> None:
+        """Count memory samples of a process, each standing for ``weight`` accesses that missed the caches.
+
+        Any order; a page may occur many times. ``since_s``: when the process began to be sampled, taken from
+        its first call. A page sampled after it was armed is no longer silent, whether or not its hint fault
+        was seen: give hint faults of the same time first. ValueError for impossible pages or times.
+        """
+        key, tick = self._keys_and_ticks(process, vpn, time_s)
+        if not key.size:
+            return
+        pages = np.broadcast_to(np.asarray(vpn, dtype=np.int64), key.shape)
+        weights = np.broadcast_to(np.asarray(weight, dtype=np.float32), key.shape)
+        sums = sum_samples(pages, tick, weights, self._horizons)
+        self._sampled.setdefault(process, SampledPages(since_s)).add(sums, self._horizons)
+        key = self._keys.encode(np.full(sums.vpn.size, process, dtype=np.int32), sums.vpn)
+        order = sort_order(key)
+        key, page, tick = key.take(order), sums.vpn.take(order), sums.last.take(order)
+        last = self._last(key)
+        changes = last == 0
+        if process in self._armed:
+            known = np.flatnonzero(~changes)
+            by_page = known[np.argsort(page[known])]
+            armed_s = (
+                self._armed[process].first_armings(page[by_page], last[by_page]) if known.size else np.inf
+            )
+            changes[by_page] = armed_s < (tick[by_page] - np.uint32(1)) / TICKS_PER_S
+        if changes.any():
+            nothing = np.zeros(int(np.count_nonzero(changes)), dtype=np.float32)
+            seen = PageSums(key[changes], tick[changes], (nothing, nothing), (nothing, nothing))
+            self._apply(seen, lambda columns, index, sums: columns.renew(index, sums.tick, self._horizons))
+
     def touch(self, process: npt.ArrayLike, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> None:
         """Note first touches: the pages exist from ``time_s`` on. That says nothing about their rate.
 
@@ -143,6 +186,10 @@ class HeatTable:
             self._armed[process].forget(start_vpn, end_vpn)
             if self._armed[process].is_empty:
                 del self._armed[process]
+        if process in self._sampled:
+            self._sampled[process].forget(start_vpn, end_vpn)
+            if self._sampled[process].is_empty:
+                del self._sampled[process]
 
     def rates(self, process: int, now_s: float) -> Rates:
         """Rates of every tracked page of a process at ``now_s``."""
@@ -211,7 +258,9 @@ class HeatTable:
             is_unknown = bins == 0
             if is_unknown.any():
                 bins[is_unknown] = _REPORTED_UNKNOWN
-                moved[is_unknown] = reported[is_unknown] == 0
+                # What only samples told becomes unknown again, not cold, once they have faded.
+                news = reported != _REPORTED_UNKNOWN if rates.is_sampled else reported == 0
+                moved[is_unknown] = news[is_unknown]
             if not moved.any():
                 continue
             piece.home.reported[piece.positions(moved)] = bins[moved]
@@ -289,7 +338,8 @@ class HeatTable:
             yield from sorted_pieces(part, self._keys, 0, part.key.size)
 
     def _rates_of(self, piece: Piece, now_s: float) -> PieceRates:
-        return PieceRates(piece, now_s, self._horizons, self._armed.get(piece.process))
+        armed, sampled = self._armed.get(piece.process), self._sampled.get(piece.process)
+        return PieceRates(piece, now_s, self._horizons, armed, sampled)
 
     def _last(self, key: Ints64) -> Ticks:
         """Last access of ascending pages in ticks, 0 where not tracked."""

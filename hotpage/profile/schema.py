@@ -50,6 +50,10 @@ _COUNTS = pa.struct(
         pa.field("lost", pa.int64()),
         pa.field("skipped", pa.int64()),
         pa.field("sampled_one_in", pa.int32()),
+        pa.field("stands_for", pa.int64()),
+        pa.field("without_address", pa.int64()),
+        pa.field("cache_hits", pa.int64()),
+        pa.field("unwatched_s", pa.float64()),
     ]
 )
 

@@ -138,6 +138,12 @@ class SourceCounts:
     lost: int = 0
     skipped: int = 0  # left out in the kernel by sampling
     sampled_one_in: int = 1  # the coarsest in the interval or sum
+    # Memory samples only: accesses that those received stand for, by their periods; and those dropped in the
+    # kernel for being no use: they told no address, or of data that the core's own caches held.
+    stands_for: int = 0
+    without_address: int = 0
+    cache_hits: int = 0
+    unwatched_s: float = 0.0  # sampling stood still: throttled, or its counters lent to others
 
 
 @dataclass(frozen=True)
@@ -279,4 +285,8 @@ def _sum_counts(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
         left.lost + right.lost,
         left.skipped + right.skipped,
         max(left.sampled_one_in, right.sampled_one_in),
+        left.stands_for + right.stands_for,
+        left.without_address + right.without_address,
+        left.cache_hits + right.cache_hits,
+        left.unwatched_s + right.unwatched_s,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hotpage.capture.capture import Capture
@@ -24,6 +24,7 @@ _RATES = "hint"
 _PURPOSES = {
     "hint": "rates of accesses, page by page (NUMA hint faults)",
     "fault": "first touches: which pages appear, and when",
+    "sample": "accesses that miss the caches, sampled by the processor (PEBS, IBS)",
 }
 _TRACEPOINTS = {
     "page_fault_user": "page faults",
@@ -31,6 +32,7 @@ _TRACEPOINTS = {
     "sched_process_fork": "children from their first instruction on",
     "sched_skip_vma_numa": "which mappings the kernel does not arm",
 }
+_WITHOUT_PMU = "nothing to do for rates: hint faults need no PMU (hotpage record --arm)"
 # Refused to a user for being one, so that their own advice is for root only.
 _ROOT_MAY_CURE = (
     "kernel symbols",
@@ -192,24 +194,34 @@ def _untested(reason: Check) -> SelfTest:
 def check_sources(kernel: Kernel, tested: SelfTest, program: str) -> Iterator[Check]:
     """Every source, the one that tells rates first, each followed by its rungs, best first."""
     for name, ladder in sorted(ladders().items(), key=lambda item: item[0] != _RATES):
-        refusals = {rung.name: _refusal_of_rung(ladder, rung, kernel) for rung in ladder.rungs(kernel)}
+        rungs = ladder.rungs(kernel)
+        for_tests = {rung.name for rung in rungs if rung.only_by_name}
+        refusals = {rung.name: _refusal_of_rung(ladder, rung, kernel) for rung in rungs}
         taken = tested.rungs.get(name)
         if taken is not None:
             finding = f"by {taken}: compiled, attached and saw its test accesses"
             yield Check(f"source {name}", "ok", _purpose(name), finding, essential=name == _RATES)
         else:
-            yield _failed_source(name, tested.problems[name], all(refusals.values()), program)
+            choice = {rung: reason for rung, reason in refusals.items() if rung not in for_tests}
+            yield _failed_source(name, tested.problems[name], choice, program)
         for rung, reason in refusals.items():
             finding = reason or ("taken" if rung == taken else "can be attached")
+            if rung in for_tests and not reason:
+                finding += "; taken only when it is named, for tests"
             yield Check(f"{name}/{rung}", "no" if reason else "ok", f"a way to source {name}", finding)
 
 
-def _failed_source(name: str, problem: HotpageError, no_rung: bool, program: str) -> Check:
+def _failed_source(
+    name: str, problem: HotpageError, refusals: Mapping[str, str | None], program: str
+) -> Check:
+    """``refusals``: of the rungs that could have been chosen."""
     finding, next_step = problem.problem, problem.remedy
     if isinstance(problem, PrivilegeError):
         next_step = f"sudo {program} doctor"
-    elif no_rung:
-        finding, next_step = "none of the ways below works here", None
+    elif None not in refusals.values():
+        reasons = set(refusals.values())
+        finding = reasons.pop() or "" if len(reasons) == 1 else "none of the ways below works here"
+        next_step = _WITHOUT_PMU if name == "sample" else None
     return Check(f"source {name}", "no", _purpose(name), finding, next_step, essential=name == _RATES)
 
 

@@ -10,9 +10,11 @@ from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, 
 from hotpage.heat.results import Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
+from hotpage.recording.sampling import started_s
 from hotpage.recording.scans import ArmedRange, ScanClock
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
 
+_ACCESSES = (EventSource.HINT_FAULT, EventSource.PAGE_FAULT, EventSource.MEMORY_SAMPLE)
 _HUGE_PAGES = 512
 """Base pages of a PMD mapping with 4 KiB base pages."""
 
@@ -31,6 +33,7 @@ class Observer:
         self._huge: dict[int, set[int]] = {}
         self._held: Events = np.empty(0, EVENT_DTYPE)
         self._service: dict[int, ServiceClock] = {}
+        self._sampled_since_s: dict[int, float] = {}
 
     def take(self, events: Events, replaced_ns: dict[int, int], last: bool = False) -> list[Process]:
         """Account a batch in order of time; returns the processes seen for the first time.
@@ -39,6 +42,9 @@ class Observer:
         Accesses during an arming scan wait for the next batch, unless this is the ``last``: the scan's end
         says which pages it armed.
         """
+        for pid, time_ns in replaced_ns.items():
+            if (replacement := self._processes.by_pid(pid)) is not None:
+                self._sampled_since_s[replacement.index] = (time_ns - self._origin_ns) / 1e9
         if len(self._held):
             events, self._held = join([self._held, events]), np.empty(0, EVENT_DTYPE)
         if not len(events):
@@ -57,7 +63,7 @@ class Observer:
             events, process = select(events, keep), process[keep]
         for armed in self.clock.take(events, process):
             self._arm(armed)
-        accesses = np.isin(events["source"], (EventSource.HINT_FAULT, EventSource.PAGE_FAULT))
+        accesses = np.isin(events["source"], _ACCESSES)
         events, process = select(events, accesses), process[accesses]
         if not last:
             events, process = self._hold_back(events, process)
@@ -91,9 +97,16 @@ class Observer:
             mine = hints & (process == owner)
             self._note_huge(int(owner), vpn[mine], huge[mine])
             self._observe_hints(int(owner), vpn[mine], time_s[mine])
-        # Afterwards: a fault that follows on the page (copy on write) must not hide when it was armed.
-        if not hints.all():
-            self.table.touch(process[~hints], vpn[~hints], time_s[~hints])
+        if hints.all():
+            return
+        # Afterwards: what follows on the page, a fault (copy on write) or a sample, must not hide when it was
+        # armed.
+        touches = events["source"] == EventSource.PAGE_FAULT
+        self.table.touch(process[touches], vpn[touches], time_s[touches])
+        samples = events["source"] == EventSource.MEMORY_SAMPLE
+        for owner in np.unique(process[samples]):
+            mine = samples & (process == owner)
+            self._observe_samples(int(owner), vpn[mine], time_s[mine], events["period"][mine])
 
     def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
         """Hint faults: the exposure is the time that the program ran since the page was first armed."""
@@ -117,6 +130,19 @@ class Observer:
         # Armed before the session began: accessed now, after a silence of unknown length.
         self.table.touch(owner, vpn[unknown], time_s[unknown])
 
+    def _observe_samples(
+        self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64], weight: NDArray[np.uint32]
+    ) -> None:
+        """Memory samples; within a huge page they speak for all of it, as its hint faults do."""
+        if heads := self._huge.get(owner):
+            head = vpn & ~np.int64(_HUGE_PAGES - 1)
+            vpn = np.where(np.isin(head, np.fromiter(heads, np.int64, len(heads))), head, vpn)
+        since_s = self._sampled_since_s.get(owner)
+        if since_s is None:
+            since_s = max(started_s(self._processes.by_index(owner), self._origin_ns), 0.0)
+            self._sampled_since_s[owner] = since_s
+        self.table.sample(owner, vpn, time_s, weight, since_s)
+
     def _note_huge(self, process: int, vpn: NDArray[np.int64], huge: NDArray[np.bool_]) -> None:
         heads = self._huge.get(process)
         if heads is None:
@@ -134,13 +160,15 @@ class Observer:
         what huge and base pages are compared by.
         """
         changes = self.table.take_changes(now_s, everything)
-        is_huge = np.zeros(len(changes), bool)
+        pages = np.ones(len(changes), np.int64)
         for process, heads in self._huge.items():
             low, high = np.searchsorted(changes.process, [process, process + 1])
-            is_huge[low:high] = np.isin(changes.vpn[low:high], np.fromiter(heads, np.int64, len(heads)))
-        if not is_huge.any():
+            vpn = changes.vpn[low:high]
+            within = np.isin(vpn & ~np.int64(_HUGE_PAGES - 1), np.fromiter(heads, np.int64, len(heads)))
+            # A huge page's other pages may be known from before it was one, or before that was known.
+            pages[low:high] = np.where(within, np.where(vpn % _HUGE_PAGES, 0, _HUGE_PAGES), 1)
+        if (pages == 1).all():
             return changes
-        pages = np.where(is_huge, _HUGE_PAGES, 1)
         row = np.repeat(np.arange(len(changes)), pages)
         step = np.arange(len(row)) - np.repeat(np.cumsum(pages) - pages, pages)
         share = pages[row].astype(np.float32)
@@ -161,3 +189,4 @@ class Observer:
         self.clock.forget(process)
         self._huge.pop(process, None)
         self._service.pop(process, None)
+        self._sampled_since_s.pop(process, None)

@@ -166,7 +166,7 @@ class Recorder:
     def _advice(self, capture: Capture, mode: int | None) -> Iterator[str]:
         for name, reason in capture.refused.items():
             yield f"source '{name}' does not work here: {reason}"
-        if "hint" in capture.rungs and not self.options.arm and not mode:
+        if "hint" in capture.rungs and "sample" not in capture.rungs and not self.options.arm and not mode:
             yield (
                 "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; "
                 "record with --arm, which turns it on for the session"

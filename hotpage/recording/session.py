@@ -16,6 +16,7 @@ import numpy as np
 
 from hotpage.capture.capture import Capture
 from hotpage.capture.events import Events, EventSource, select
+from hotpage.capture.sources import ladders
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges
@@ -38,6 +39,7 @@ from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
 from hotpage.recording.mappings import MappingWatch
 from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.observer import Observer
+from hotpage.recording.sampling import SampleWeights
 from hotpage.recording.selection import Selection
 
 _TICK_S = 0.1
@@ -50,7 +52,6 @@ _STEER_PERIOD_S = 0.5
 _SAMPLING_PERIOD_S = 1.0
 _LONGEST_MAPPING_PERIOD_S = 10.0
 _CPUS = os.cpu_count() or 1
-_SOURCES = {"hint": EventSource.HINT_FAULT, "fault": EventSource.PAGE_FAULT}
 
 
 class ProfileSink(Protocol):
@@ -68,10 +69,18 @@ class Progress:
     """Totals so far, for a progress line and the closing summary."""
 
     elapsed_s: float = 0.0
-    received: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
-    lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
-    sampled_out: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SOURCES, 0))
+    received: dict[str, int] = field(default_factory=dict)
+    """By source, as the next two."""
+    lost: dict[str, int] = field(default_factory=dict)
+    sampled_out: dict[str, int] = field(default_factory=dict)
     one_in: int = 1
+    stands_for: int = 0
+    """Accesses that the memory samples received stand for, by their periods."""
+    without_address: int = 0
+    """Memory samples that told no address, and of cache hits: dropped in the kernel."""
+    cache_hits: int = 0
+    unwatched_s: float = 0.0
+    """For how long memory was not sampled: throttled, or the counters lent to others."""
     own_cpu_s: float = 0.0
     """Without what starting took, which is ``start_up_cpu_s``."""
     start_up_cpu_s: float = 0.0
@@ -121,6 +130,10 @@ class Session:
         self._account = account
         self._arming = arming
         self._progress = progress
+        self._sources = {name: ladders()[name].events for name in capture.rungs}
+        for counts in (progress.received, progress.lost, progress.sampled_out):
+            counts.update(dict.fromkeys(self._sources, 0))
+        self._weights = SampleWeights() if "sample" in capture.rungs else None
         self._sampling = SamplingControl(run.budget_percent or 100.0)
         self._processes = ProcessTable()
         self._observer = Observer(
@@ -206,7 +219,7 @@ class Session:
     def _tick(self, last: bool = False) -> None:
         """Take what has happened since the last tick."""
         begun_cpu_s = time.thread_time()
-        events = self._without_helper(self._capture.read())
+        events = self._weighed(self._capture.read())
         self._events_cpu_s += time.thread_time() - begun_cpu_s
         # Afterwards, so that every exec among those events is known.
         ended, replaced_ns = self._follow_processes()
@@ -218,7 +231,7 @@ class Session:
         for process in new:
             self._enter(process)
         received = np.bincount(events["source"], minlength=8)
-        for name, source in _SOURCES.items():
+        for name, source in self._sources.items():
             self._progress.received[name] += int(received[source])
         for process in ended:
             if self._processes.by_pid(process.pid) is process:
@@ -229,8 +242,12 @@ class Session:
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()
 
-    def _without_helper(self, events: Events) -> Events:
-        """The process that holds memory for --arm is hotpage, too."""
+    def _weighed(self, events: Events) -> Events:
+        """Samples for those lost, and without the process that holds memory for --arm: it is hotpage, too."""
+        if self._weights is not None:
+            lost = self._capture.counters().lost - self._counters_before.lost
+            self._weights.weigh(events, int(lost[EventSource.MEMORY_SAMPLE]))
+            self._progress.stands_for = self._weights.stands_for
         helper = self._arming.helper_pid if self._arming else None
         return events if helper is None else select(events, events["tgid"] != helper)
 
@@ -337,10 +354,18 @@ class Session:
         """Measure what the session costs, and adapt."""
         progress = self._progress
         counters = self._capture.counters()
-        for name, source in _SOURCES.items():
+        for name, source in self._sources.items():
             progress.lost[name] = int(counters.lost[source] - self._counters_before.lost[source])
             progress.sampled_out[name] = int(
                 counters.sampled_out[source] - self._counters_before.sampled_out[source]
+            )
+        progress.without_address = counters.without_address - self._counters_before.without_address
+        progress.cache_hits = counters.cache_hits - self._counters_before.cache_hits
+        if self._weights is not None:
+            progress.unwatched_s = self._capture.unwatched_s()
+            before = self._steered
+            self._weights.unwatched(
+                progress.unwatched_s - before.unwatched_s, progress.elapsed_s - before.elapsed_s
             )
         helper = self._arming.helper_pid if self._arming else None
         helper_cpu_s = process_cpu_s(helper) or 0.0 if helper else 0.0
@@ -352,7 +377,7 @@ class Session:
             progress.target_cpu_s = self._target_cpu.update(process.pid for process in self._processes.live())
         progress.tracked_pages = self._observer.table.tracked_pages
         own_share = progress.own_cpu_s / (max(progress.elapsed_s, _TICK_S) * _CPUS)
-        self._account.update(progress.received["hint"], progress.target_cpu_s, own_share)
+        self._account.update(progress.received.get("hint", 0), progress.target_cpu_s, own_share)
         progress.target_cost_percent = self._account.cost_percent
 
         self._steered = replace(progress)
@@ -388,16 +413,7 @@ class Session:
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
             nodes=self._nodes.news(last),
-            sources=[
-                SourceCounts(
-                    name,
-                    progress.received[name] - written.received.get(name, 0),
-                    progress.lost[name] - written.lost.get(name, 0),
-                    progress.sampled_out[name] - written.sampled_out.get(name, 0),
-                    progress.one_in if name == "fault" else 1,
-                )
-                for name in self._capture.rungs
-            ],
+            sources=[self._counts(name) for name in self._capture.rungs],
             own_cpu_s=progress.own_cpu_s - written.own_cpu_s,
             bpf_s=progress.bpf_s - written.bpf_s,
             target_cpu_s=progress.target_cpu_s - written.target_cpu_s,
@@ -424,6 +440,26 @@ class Session:
             received=dict(progress.received),
             lost=dict(progress.lost),
             sampled_out=dict(progress.sampled_out),
+        )
+
+    def _counts(self, name: str) -> SourceCounts:
+        """A source's counts since the last interval."""
+        progress, written = self._progress, self._written
+        counts = SourceCounts(
+            name,
+            progress.received[name] - written.received.get(name, 0),
+            progress.lost[name] - written.lost.get(name, 0),
+            progress.sampled_out[name] - written.sampled_out.get(name, 0),
+            progress.one_in if name == "fault" else 1,
+        )
+        if name != "sample":
+            return counts
+        return replace(
+            counts,
+            stands_for=progress.stands_for - written.stands_for,
+            without_address=progress.without_address - written.without_address,
+            cache_hits=progress.cache_hits - written.cache_hits,
+            unwatched_s=max(progress.unwatched_s - written.unwatched_s, 0.0),
         )
 
     def _changed_coverage(self) -> Iterable[tuple[int, ArmedRanges]]:

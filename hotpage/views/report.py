@@ -30,6 +30,9 @@ _ARM = "record with --arm: it turns NUMA hint faults on for the session"
 _MORE_TIME = (
     "pages are armed only while the target runs: record for longer, or ask hotpage doctor what works here"
 )
+_SAMPLES = (
+    "samples tell accesses that missed the core's caches; without arming, a page they do not show is unknown"
+)
 _STYLE = {
     HeatClass.HOT: "bold red",
     HeatClass.WARM: "yellow",
@@ -97,6 +100,8 @@ class Report:
         )
         yield from self._labelled("events", "; ".join(map(_counts, usage.sources)) or "none")
         yield from self._labelled("sources", self._sources())
+        if "sample" in run.rungs:
+            yield from self._labelled("", _SAMPLES)
         yield from self._labelled("overhead", self._overhead())
         if self._has_rates():
             for advice in run.advice:
@@ -147,6 +152,8 @@ class Report:
     def _sources(self) -> str:
         run = self.summary.snapshot.run
         rungs = ", ".join(f"{source} by {rung}" for source, rung in run.rungs.items()) or "none"
+        if "sample" in run.rungs and "hint" not in run.rungs:
+            return rungs
         if run.armed:
             return f"{rungs}; armed by hotpage"
         if run.numa_balancing:
@@ -373,4 +380,12 @@ def _counts(counts: SourceCounts) -> str:
         text += f" ({units.percent(counts.lost / emitted)})"
     if counts.sampled_one_in > 1:
         text += f", sampled 1 in {counts.sampled_one_in} ({counts.skipped:,} left out)"
+    if counts.stands_for and counts.received:
+        text += f", each for {counts.stands_for / counts.received:,.0f} accesses"
+    if counts.without_address:
+        text += f", {counts.without_address:,} more without an address"
+    if counts.cache_hits:
+        text += f", {counts.cache_hits:,} more of cache hits"
+    if counts.unwatched_s >= 0.001:
+        text += f", not sampled for {units.seconds(counts.unwatched_s)} (throttled)"
     return text

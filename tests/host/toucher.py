@@ -171,7 +171,7 @@ def read_until(capture: Capture, enough: Callable[[Events], object]) -> Events:
 
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     buffer = ctypes.create_string_buffer(attributes, 120)
-    return bpf._syscall(0, command, buffer, len(buffer)), buffer.raw
+    return bpf.syscall(bpf.BPF, command, buffer, len(buffer)), buffer.raw
 
 
 def loaded_programs() -> set[str]:

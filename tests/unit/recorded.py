@@ -29,6 +29,10 @@ def fault(vpn: int, time_ms: float, *, pid: int = PID) -> Events:
     return record(EventSource.PAGE_FAULT, vpn, time_ms, pid=pid)
 
 
+def sample(vpn: int, time_ms: float, *, period: int = 1, pid: int = PID) -> Events:
+    return record(EventSource.MEMORY_SAMPLE, vpn, time_ms, pages=period, pid=pid)
+
+
 def arm(vpn: int, pages: int, time_ms: float, *, pid: int = PID) -> Events:
     return record(EventSource.ARM, vpn, time_ms, pages=pages, pid=pid)
 

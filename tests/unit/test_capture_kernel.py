@@ -215,7 +215,7 @@ def test_a_rung_insisted_on_that_does_not_work_is_not_replaced() -> None:
 @pytest.mark.parametrize(
     ("names", "forced", "words"),
     [
-        (("heat",), {}, "unknown source 'heat': choose from fault, hint"),
+        (("heat",), {}, "unknown source 'heat': choose from fault, hint, sample"),
         (
             ("fault",),
             {"fault": "magic"},

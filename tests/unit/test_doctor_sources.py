@@ -4,6 +4,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from hotpage.capture import findbcc
+from hotpage.capture.perf import PerfEvent
 from hotpage.capture.sources import ladders
 from hotpage.errors import (
     CompileError,
@@ -32,6 +34,9 @@ OFFSETS = (
 )
 
 
+NO_PMU = UnsupportedError("this virtual machine has no PMU")
+
+
 class FakeKernel:
     """``closed``: kinds of attachments, or hooks, that are refused."""
 
@@ -46,6 +51,9 @@ class FakeKernel:
         if "machine" in self.closed:
             raise UnsupportedError("hotpage knows x86-64 and arm64, and this machine is vax")
         return "Operation not permitted" if kind in self.closed or hook in self.closed else None
+
+    def event_refusal(self, hook: str, event: PerfEvent) -> str | None:
+        return self.refusal("perf_event", hook)
 
 
 class FakeCapture:
@@ -68,6 +76,8 @@ def opening(behaviour: Callable[[tuple[str, ...]], FakeCapture]) -> Any:
 
 
 def sources(kernel: FakeKernel, tested: SelfTest) -> dict[str, Check]:
+    if "sample" not in tested.rungs:
+        tested = replace(tested, problems={"sample": NO_PMU} | tested.problems)
     found = diagnosis.check_sources(kernel, tested, "hotpage")  # type: ignore[arg-type]
     return {check.name: check for check in found}
 
@@ -80,7 +90,7 @@ def test_sources_that_work_are_loaded_once() -> None:
         return FakeCapture({"hint": "tracepoint", "fault": "tracepoint"}, {})
 
     tested = diagnosis.try_sources(FakeKernel(), opening(behaviour))  # type: ignore[arg-type]
-    assert asked == [("fault", "hint")]
+    assert asked == [("fault", "hint", "sample")]
     assert tested.rungs == {"hint": "tracepoint", "fault": "tracepoint"}
     assert tested.problems == {}
 
@@ -120,7 +130,11 @@ def test_what_fails_every_source_is_not_tried_again(error: HotpageError) -> None
 
     tested = diagnosis.try_sources(FakeKernel(), opening(behaviour))  # type: ignore[arg-type]
     assert len(asked) == 1
-    next_steps = {check.next_step for name, check in sources(FakeKernel(), tested).items() if "/" not in name}
+    next_steps = {
+        check.next_step
+        for name, check in sources(FakeKernel(), tested).items()
+        if name in ("source hint", "source fault")
+    }
     expected = "sudo hotpage doctor" if isinstance(error, PrivilegeError) else error.remedy
     assert next_steps == {expected}
 
@@ -141,7 +155,7 @@ def test_every_rung_of_every_source_has_its_row_below_the_source() -> None:
     tested = SelfTest({"hint": "tracepoint", "fault": "tracepoint"}, {}, 0.5)
     found = sources(kernel, tested)
     expected = []
-    for name in ("hint", "fault"):
+    for name in ("hint", "fault", "sample"):
         expected.append(f"source {name}")
         expected += [f"{name}/{rung.name}" for rung in ladders()[name].rungs(kernel)]  # type: ignore[arg-type]
     assert list(found) == expected

@@ -18,7 +18,7 @@ from hotpage.heat.results import Changes
 from hotpage.profile import parts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.reader import ProfileReader
-from hotpage.profile.snapshot import ClearedRange, RunEnd, Snapshot
+from hotpage.profile.snapshot import ClearedRange, RunEnd, Snapshot, SourceCounts
 from hotpage.profile.store import ProfileWriter
 
 
@@ -46,7 +46,12 @@ def everything() -> list:
             vmas={7: [vma(100, 200, {0: 4096 * 90}), vma(300, 301, None)], 9: [vma(5, 6, {-1: 4096})]},
             armed={7: armed(100, 200)},
         ),
-        interval(2, changes((7, 101, 64.0), (9, 5, 16.0)), cleared=[ClearedRange(7, 102, 110)]),
+        interval(
+            2,
+            changes((7, 101, 64.0), (9, 5, 16.0)),
+            cleared=[ClearedRange(7, 102, 110)],
+            sources=[SourceCounts("sample", 100, 1, 0, 1, 50_000, 23, 7, 0.25)],
+        ),
     ]
 
 

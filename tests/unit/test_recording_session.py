@@ -2,6 +2,7 @@
 """The session's loop, with a capture and process events of our own making and real processes."""
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from profiles import run_info
-from recorded import fault
+from recorded import fault, sample
 
 from hotpage.capture.capture import Counters, ProgramCost
 from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
@@ -17,7 +18,7 @@ from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.live import LiveProfile
-from hotpage.profile.snapshot import IntervalData, RunEnd
+from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress, Session
@@ -36,6 +37,9 @@ class FakeCapture:
         self.page_fault_one_in = 1
         self.covered_cpus = 0
         self.emitted = 0
+        self.lost = np.zeros(8, np.uint64)
+        self.useless = (0, 0)
+        self.unwatched = 0.0
 
     def set_target(self, target: Target) -> None:
         self.set_targets.append(target)
@@ -54,7 +58,10 @@ class FakeCapture:
         return self.batches.pop(0) if self.batches else np.empty(0, EVENT_DTYPE)
 
     def counters(self) -> Counters:
-        return Counters(*(np.zeros(8, np.uint64) for _ in range(3)))
+        return Counters(np.zeros(8, np.uint64), self.lost.copy(), np.zeros(8, np.uint64), *self.useless)
+
+    def unwatched_s(self) -> float:
+        return self.unwatched
 
     def cost(self) -> ProgramCost:
         return ProgramCost(0.0, 0, 0)
@@ -275,10 +282,38 @@ def test_events_are_counted_by_source(sleeper: Sleeper) -> None:
     first = sleeper()
     bench = Bench(Selection(pids=frozenset({first.pid})))
     bench.record([lambda: bench.capture.batches.extend([fault(1, 1, pid=first.pid)] * 3)], ticks=3)
-    assert bench.progress.received == {"hint": 0, "fault": 3}
+    assert bench.progress.received == {"fault": 3}
     assert {s.source: s.received for s in bench.sink.snapshot().usage.sources} == {"fault": 3}
     assert len(bench.sink.snapshot().pages) == 1
     assert EventSource.PAGE_FAULT == 2
+
+
+def test_what_samples_stand_for_goes_with_their_counts(sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    bench = Bench(Selection(pids=frozenset({pid})))
+    bench.capture.rungs = {"sample": SimpleNamespace(name="pebs")}
+
+    def lose() -> None:
+        bench.capture.lost[EventSource.MEMORY_SAMPLE] += 3
+        bench.capture.useless = (5, 7)
+        now_ms = time.monotonic_ns() / 1e6
+        bench.capture.batches += [sample(vpn, now_ms, period=100, pid=pid) for vpn in (1, 2)]
+
+    def stand_still() -> None:  # told after both batches have been read
+        bench.capture.unwatched = 0.25
+
+    bench.record([lose, *[lambda: None] * 3, stand_still], ticks=3)
+    snapshot = bench.sink.snapshot()
+    (counts,) = snapshot.usage.sources
+    assert counts == SourceCounts(
+        "sample", 2, 3, stands_for=200, without_address=5, cache_hits=7, unwatched_s=0.25
+    )
+    assert bench.progress.received == {"sample": 2}
+    assert snapshot.pages.vpn.tolist() == [1, 2]
+    first, second = snapshot.pages.rate_hz.tolist()
+    assert first == pytest.approx(4 * second, rel=0.01), (
+        "it stands for the three that were lost before it, too"
+    )
 
 
 class FullDisk(LiveProfile):

@@ -1,6 +1,7 @@
 """The report for people, against tests/golden; HOTPAGE_UPDATE_GOLDEN=1 rewrites those."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from profiles import changes, interval, process, run_info, vma
 
 from hotpage.errors import UsageError
 from hotpage.profile.live import LiveProfile
+from hotpage.profile.snapshot import SourceCounts
 from hotpage.profile.summary import summarise
 from hotpage.views.report import Report
 from hotpage.views.rows import KEYS
@@ -48,6 +50,21 @@ def test_golden(name, options):
     if "HOTPAGE_UPDATE_GOLDEN" in os.environ:
         golden.write_text(shown)
     assert shown == golden.read_text()
+
+
+def test_samples_say_what_they_stand_for_and_what_was_dropped():
+    snapshot = frozen_snapshot()
+    counts = SourceCounts(
+        "sample", 2000, 10, stands_for=2_006_000, without_address=77, cache_hits=5, unwatched_s=0.5
+    )
+    run = replace(snapshot.run, rungs={"sample": "pebs"})
+    shown = text(replace(snapshot, run=run, usage=replace(snapshot.usage, sources=(counts,))), width=200)
+    assert (
+        "sample 2,000 received, 10 lost (0.5 %), each for 1,003 accesses, 77 more without an address, "
+        "5 more of cache hits, not sampled for 0.5 s (throttled)"
+    ) in shown
+    assert "sources   sample by pebs\n" in shown, "nothing about arming"
+    assert "missed the core's caches" in shown
 
 
 @pytest.mark.parametrize("unicode", [True, False])

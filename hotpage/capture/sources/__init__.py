@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
+from hotpage.capture.perf import PerfEvent
 from hotpage.errors import HotpageError
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (every CPU's page
-    faults).
+    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (``event`` on every
+    CPU; without one, page faults).
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Attachment:
     function: str
     optional: bool = False
     """Without it the rung still works, only less exactly."""
+    event: PerfEvent | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Rung:
     defines: dict[str, int] = field(default_factory=dict)
     walks_page_tables: bool = False
     """The programs must find the direct map first (capture.calibration)."""
+    only_by_name: bool = False
+    """Taken when insisted on, never chosen: for tests."""
+    samples_page_faults: bool = False
+    """Memory samples that are page faults, which the self-test can cause."""
+    at_addresses: Callable[[tuple[int, ...]], Rung] | None = None
+    """Makes the rung that watches these addresses, ``NAME:ADDRESS:ADDRESS...``; raises UsageError."""
 
     def clashes_with(self, other: Rung) -> bool:
         """Whether one fault would be emitted twice: programs of one file, attached to different hooks."""
@@ -83,7 +91,7 @@ def ladders() -> dict[str, Ladder]:
     """All sources by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(_registered)
+    return dict(sorted(_registered.items()))
 
 
 def refusal_of_attachments(rung: Rung, kernel: Kernel) -> str | None:
