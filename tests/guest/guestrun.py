@@ -115,7 +115,9 @@ class _Run:
             kernel=self.machine.kernel,
             output=lambda _, block: self._output.extend(block),
             environment=environment
-            | {"HOTPAGE_LAB_REPORTS": "/run/lab/reports", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            | {"HOTPAGE_LAB_REPORTS": "/run/lab/reports", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+            # Threads of numpy's would have the kernel arm pytest's own memory.
+            | {"OPENBLAS_NUM_THREADS": "1"},
         )
         (guest.exchange / "tests").write_text("".join(f"{nodeid}\n" for nodeid in self._nodeids))
         return guest

@@ -78,18 +78,27 @@ class Window:
         self._capture.set_target(Target.nothing())
         self._capture.set_self_test(False)
         self._ended = before, vmstat(self._kernel_count)
-        self.read()
+        wait_for(self._is_complete, "what a program had begun to write is there")
         counters = self._capture.counters()
         self.counted = self._ended[1] - self._begun[0]
         self.emitted = counters.emitted - self._counters.emitted
         self.lost = counters.lost - self._counters.lost
         return joined(self._parts)
 
+    def _is_complete(self) -> bool:
+        self.read()
+        counters = self._capture.counters()
+        emitted, lost = counters.emitted - self._counters.emitted, counters.lost - self._counters.lost
+        return sum(map(len, self._parts)) == int(emitted.sum() - lost.sum())
+
     def assert_counted(self, seen: int) -> None:
         """Hold ``seen`` against the kernel's count."""
         least, most = self._ended[0] - self._begun[1], self._ended[1] - self._begun[0]
         print(f"{seen} {self._kernel_count} seen; the kernel: {least} to {most}")
-        assert least <= seen <= most
+        # An exception that the kernel does not handle at first, in a system call that must not sleep, comes
+        # again: page faults are seen twice then, calls of the kernel's functions are not.
+        walks = self._capture.rungs["hint"].walks_page_tables
+        assert least <= seen <= most + (5 if walks else 0)
         assert most - least <= 20 + 0.02 * least, "too much on the edges to tell anything"
 
 
@@ -113,7 +122,8 @@ def test_as_many_events_as_the_kernel_counts(capture: Capture, huge: bool) -> No
     window.assert_counted(len(hints))
     mine = within(hints, workload.base, workload.pages)
     pages = mine["address"] >> np.uint64(21 if huge else 12)
-    assert len(np.unique(pages)) == workload.pages // (512 if huge else 1)
+    # Not all: the scans may come faster than the workload comes round to a cold page.
+    assert len(np.unique(pages)) >= 0.95 * (workload.pages // (512 if huge else 1))
     assert (((mine["flags"] & EventFlag.HUGE) != 0) == huge).all()
 
 
@@ -162,7 +172,9 @@ def test_node_and_migration_are_the_kernels(capture: Capture) -> None:
     page = ((mine["address"] - np.uint64(workload.base)) >> np.uint64(12)).astype(np.int64)
     last_node = np.full(workload.pages, -1)
     last_node[page] = mine["node"]  # in order of time
-    np.testing.assert_array_equal(last_node, where)
+    told = (last_node >= 0) & (where >= 0)  # Linux 6.1 does not tell it of armed pages
+    np.testing.assert_array_equal(last_node[told], where[told])
+    assert told.sum() >= workload.pages / 4
 
 
 @pytest.mark.needs("bcc", "compiler")
