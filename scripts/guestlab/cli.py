@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         image = _image(options.kernel)
         if command:
             return _run(image, options.kernel, machine, command, options.limit)
-        return terminal.shell(image, options.kernel, machine)
+        return terminal.shell(image, options.kernel, machine, _directory())
     except GuestError as error:
         _say(f"{error}; its console, the end last:")
         print(error.console, file=sys.stderr)
@@ -98,10 +98,14 @@ def _fetch(kernel: kernels.SupportedKernel) -> kernels.CachedKernel:
 def _run(
     image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float
 ) -> int:
-    where = Path.cwd()
-    directory = where if where.is_relative_to(CHECKOUT) else CHECKOUT
-    with Guest(image, machine, command, kernel=kernel, output=_write, directory=directory) as guest:
+    with Guest(image, machine, command, kernel=kernel, output=_write, directory=_directory()) as guest:
         return guest.wait(limit_s)
+
+
+def _directory() -> Path:
+    """Where the user is, if a guest has that as well."""
+    where = Path.cwd()
+    return where if where.is_relative_to(CHECKOUT) else CHECKOUT
 
 
 def _write(number: int, block: bytes) -> None:
