@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/lab: run a command in a guest, or open a shell there; in each guest there is; or list the kernels."""
+"""scripts/lab: run a command in a guest, or in each there is; open a shell in one; list the kernels."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         image = _image(options.kernel)
         if command:
             return _run(image, options.kernel, machine, command, options.limit)
-        return terminal.shell(image, options.kernel, machine)
+        return terminal.shell(image, options.kernel, machine, _directory())
     except GuestError as error:
         _say(f"{error}; its console, the end last:")
         print(error.console, file=sys.stderr)
@@ -75,7 +75,12 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     )
     parser.add_argument("--fetch", action="store_true", help="with kernels: fetch those that are not cached")
     options = parser.parse_args(words[:end])
-    return options, tuple(words[end + 1 :])
+    command = tuple(words[end + 1 :])
+    if command and options.verb == "kernels":
+        parser.error("kernels takes no command")
+    if options.fetch and options.verb != "kernels":
+        parser.error("--fetch goes with kernels")
+    return options, command
 
 
 def _image(kernel: str) -> Path:
@@ -96,10 +101,14 @@ def _fetch(kernel: kernels.SupportedKernel) -> kernels.CachedKernel:
 
 
 def _run(image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float) -> int:
-    where = Path.cwd()
-    directory = where if where.is_relative_to(CHECKOUT) else CHECKOUT
-    with Guest(image, machine, command, kernel=kernel, output=_write, directory=directory) as guest:
+    with Guest(image, machine, command, kernel=kernel, output=_write, directory=_directory()) as guest:
         return guest.wait(limit_s)
+
+
+def _directory() -> Path:
+    """Where the user is, if a guest has that as well."""
+    where = Path.cwd()
+    return where if where.is_relative_to(CHECKOUT) else CHECKOUT
 
 
 def _write(number: int, block: bytes) -> None:

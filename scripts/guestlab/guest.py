@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -26,6 +27,11 @@ BOOT_LIMIT_S: Final = 240.0
 """Until the command starts. A boot takes 15 to 20 s on an idle machine without KVM."""
 _POLL_S: Final = 0.1
 _CONSOLE_TAIL_LINES: Final = 60
+# A console that is not the command's; and without what costs an emulated CPU much and a test nothing.
+_KERNEL_OPTIONS: Final = (
+    *("console=ttyS1", "loglevel=7"),
+    *("mitigations=off", "init_on_alloc=0", "apparmor=0", "audit=0"),
+)
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -35,7 +41,7 @@ class Guest:
     ``image``: a kernel image, with its modules in lib/modules beside or above it. ``command``: words, run in
     ``directory`` with the guest's own environment and ``environment``, the virtualenv's programs first.
     ``kernel``: what it is called there. ``output`` is called with the bytes it writes to standard output (1)
-    and standard error (2), from threads.
+    and standard error (2), from threads; with ``terminal`` it talks to the socket ``terminal_path`` instead.
 
     Start it in a thread that lives as long as the guest shall: the kernel ends the guest with that thread.
     """
@@ -50,6 +56,7 @@ class Guest:
         output: Callable[[int, bytes], None],
         directory: Path = CHECKOUT,
         environment: Mapping[str, str] | None = None,
+        terminal: bool = False,
     ) -> None:
         if not shutil.which("qemu-system-x86_64"):
             raise LabError("qemu-system-x86_64 is missing: sudo apt install qemu-system-x86")
@@ -61,6 +68,9 @@ class Guest:
         self.exchange = Path(self._home.name) / "lab"
         """/run/lab in the guest; what either side writes there, the other one sees at once."""
         self.exchange.mkdir()
+        self.terminal_path = Path(self._home.name) / "terminal" if terminal else None
+        if terminal:
+            (self.exchange / "terminal").touch()
         told = {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
         self._write_settings(command, directory, {**(environment or {}), **told})
         self._pumps: list[threading.Thread] = []
@@ -86,9 +96,9 @@ class Guest:
 
     @property
     def console(self) -> str:
-        """What QEMU and the guest's kernel have printed so far, the last lines of it."""
+        """What QEMU, the guest's kernel and guest.sh have printed so far, the last lines of each."""
         lines: list[str] = []
-        for name in ("messages", "console"):
+        for name in ("messages", "console", "lab/messages"):
             with suppress(OSError):
                 text = (Path(self._home.name) / name).read_bytes().decode(errors="replace")
                 lines += text.replace("\r", "").splitlines()[-_CONSOLE_TAIL_LINES:]
@@ -170,13 +180,16 @@ class Guest:
     def _start(self, pipes: dict[int, int]) -> subprocess.Popen[bytes]:
         bootstrap = (
             "mkdir -p /run/lab && mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 lab /run/lab && "
-            "echo booted >/run/lab/booted && exec sh /run/lab/guest.sh"
+            "echo booted >/run/lab/booted && exec busybox sh /run/lab/guest.sh 2>/run/lab/messages"
         )
         command = [sys.executable, "-m", "virtme.commands.run", "--kimg", str(self._image), "--mods", "auto"]
+        # A home to write in; and it loads overlayfs, which guest.sh needs as well.
+        command += ["--overlay-rwdir", "/root"]
         command += ["--qemu-bin", str(_HERE / "qemu"), "--force-9p", "--disable-microvm"]
         command += [] if has_kvm(self._image) else ["--disable-kvm"]
         command += ["--memory", f"{self._topology.memory_mib}M", "--cpus", str(self._topology.cpus)]
-        command += ["--kopt", "console=ttyS1", "--kopt", "loglevel=7", "--kopt", "printk.time=1"]
+        for option in _KERNEL_OPTIONS:
+            command += ["--kopt", option]
         command += ["--script-sh", bootstrap, "--qemu-opts", *self._qemu_options(pipes)]
         environment = os.environ | {"PYTHONPATH": ""}
         with (Path(self._home.name) / "messages").open("wb") as messages:
@@ -200,9 +213,20 @@ class Guest:
             options += ["-device", f"virtserialport,bus=lab.serial.0,chardev=lab.{number},name=lab.{number}"]
         if not has_kvm(self._image):
             options += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
+        if self.terminal_path:
+            options += [
+                "-chardev",
+                f"socket,id=lab.terminal,path={_quoted(self.terminal_path)},server=on,wait=off",
+            ]
+            options += ["-device", "virtconsole,bus=lab.serial.0,chardev=lab.terminal"]
+        # The guest's own way to QEMU's control socket: to plug memory in, which only the outside can.
+        control = f"path={_quoted(Path(self._home.name) / 'control')}"
+        options += ["-chardev", f"socket,id=lab.monitor,{control},server=on,wait=off"]
+        options += ["-device", "virtserialport,bus=lab.serial.0,chardev=lab.monitor,name=lab.monitor"]
+        options += ["-chardev", f"socket,id=lab.qmp,{control}", "-mon", "chardev=lab.qmp,mode=control"]
         options += numa_options(self._topology)
         venv = Path(sys.prefix)
-        shares = {"lab.usr": Path("/usr"), "lab.modules": self._image.parent, "lab.checkout": CHECKOUT}
+        shares = {"lab.usr": Path("/usr"), "lab.checkout": CHECKOUT}
         if not venv.is_relative_to(CHECKOUT):
             shares["lab.venv"] = venv
         for tag, path in shares.items():
@@ -221,16 +245,21 @@ def _quoted(path: Path) -> str:
 
 def numa_options(topology: Topology) -> list[str]:
     """QEMU's options for the nodes, their distances, and the HMAT if any speed is told."""
-    told = any(node.latency_ns for node in topology.nodes)
-    options = ["-machine", "hmat=on"] if told else []
+    nodes, distances = list(topology.nodes), [list(row) for row in topology.distances]
+    options = []
     if topology.plug_mib:
         options += ["-m", f"{topology.memory_mib}M,slots=4,maxmem={topology.memory_mib + topology.plug_mib}M"]
+        nodes.append(replace(nodes[-1], memory_mib=0, cpus=0))
+        distances.append([*distances[-1][:-1], 20, 10])
+        for row, back in zip(distances[:-1], distances[-1], strict=False):
+            row.append(back)
+    told = any(node.latency_ns for node in nodes)
+    options += ["-machine", "hmat=on"] if told else []
     first_cpu = 0
-    for number, node in enumerate(topology.nodes):
+    for number, node in enumerate(nodes):
         words = [f"node,nodeid={number}"]
         if node.memory_mib:
-            backend = f"memory-backend-memfd,id=lab.memory{number},size={node.memory_mib}M,share=on"
-            options += ["-object", backend]
+            options += ["-object", f"memory-backend-ram,id=lab.memory{number},size={node.memory_mib}M"]
             words.append(f"memdev=lab.memory{number}")
         if node.cpus:
             words.append(f"cpus={first_cpu}-{first_cpu + node.cpus - 1}")
@@ -238,11 +267,11 @@ def numa_options(topology: Topology) -> list[str]:
         if told:
             words.append(f"initiator={node.nearest}")
         options += ["-numa", ",".join(words)]
-    for source, row in enumerate(topology.distances):
+    for source, row in enumerate(distances):
         for target, distance in enumerate(row):
             if source != target:
                 options += ["-numa", f"dist,src={source},dst={target},val={distance}"]
-    for number, node in enumerate(topology.nodes):
+    for number, node in enumerate(nodes):
         pair = f"hmat-lb,initiator={node.nearest},target={number},hierarchy=memory"
         if node.latency_ns:
             options += ["-numa", f"{pair},data-type=access-latency,latency={node.latency_ns}"]
