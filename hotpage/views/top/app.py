@@ -14,7 +14,6 @@ from textual.widgets import Input, Static
 
 from hotpage.errors import HotpageError
 from hotpage.profile.liveview import LiveView
-from hotpage.views import units
 from hotpage.views.top.columns import ALERT, FAINT, UNITS, Context
 from hotpage.views.top.feed import Feed
 from hotpage.views.top.grid import Grid
@@ -46,7 +45,8 @@ class TopApp(App[str]):
     Screen { layout: vertical; background: #1e1e1e; color: #e0e0e0; overflow: hidden; }
     #header { height: 1; }
     Grid { height: 1fr; }
-    #detail { height: 1; color: #b0b0b0; background: #2a2a2a; }
+    #path { height: 1; background: #2a2a2a; }
+    #detail { height: 1; background: #2a2a2a; color: #b0b0b0; }
     #keys { height: 1; }
     #words { height: 1; border: none; padding: 0; display: none; background: #3a3a2a; }
     #words:focus { border: none; }
@@ -112,12 +112,14 @@ class TopApp(App[str]):
     def compose(self) -> ComposeResult:
         yield Static(id="header")
         yield Grid()
+        yield Static(id="path")
         yield Static(id="detail")
         yield Static(self._keys(), id="keys")
         yield Input(id="words")
 
     def on_mount(self) -> None:
         self.set_interval(_LOOK_S, self._look)
+        self._show_header()
         self._look()
 
     @property
@@ -142,8 +144,6 @@ class TopApp(App[str]):
         if view is not self._view and not self._is_frozen:
             self._view = view
             self.show()
-        else:
-            self._show_header()
 
     def show(self) -> None:
         """Bring everything on the screen up to the newest picture."""
@@ -166,21 +166,23 @@ class TopApp(App[str]):
         header.update(Text("\n", no_wrap=True, overflow="crop").join(lines))
 
     def _show_detail(self) -> None:
-        detail = self.screen_stack[0].query_one("#detail", Static)
+        """Where this is, and the row under the cursor in full."""
+        base, row = self.screen_stack[0], self.grid.row
+        count = f"{self.grid.cursor + 1:,} of {len(self.grid.rows):,}" if row is not None else "nothing here"
+        right = Text(
+            f"{self._filter and f'filter: {self._filter}  '}{count}", "#ffc14d" if self._filter else FAINT
+        )
         path = " > ".join(level.title for level, _ in self._levels)
-        row = self.grid.row
-        count = f"{self.grid.cursor + 1}/{len(self.grid.rows):,}" if row is not None else "nothing here"
-        line = Text.assemble((f"{path} ", "bold #87b38d"), (f"{count} ", FAINT), no_wrap=True)
-        if self._filter:
-            line.append(f"filter {self._filter} ", "#ffc14d")
-        if self._message:
-            line.append(self._message, ALERT)
-        elif row is not None and self._view is not None:
-            room = self.size.width - len(line)
-            ellipsis = "…" if self._unicode else "~"
-            line.append(units.shorten(self.level.describe(row, self._view), max(room, 0), ellipsis))
-        line.truncate(self.size.width)
-        detail.update(line)
+        room = max(self.size.width - len(right) - 1, 0)
+        if len(path) > room:
+            path = "…" * self._unicode + path[len(path) - room + 1 :]
+        line = Text.assemble((path.ljust(room + 1), "bold #87b38d"), right, no_wrap=True)
+        base.query_one("#path", Static).update(line)
+        text = Text(self._message, ALERT, no_wrap=True)
+        if not self._message and row is not None and self._view is not None:
+            text = Text(self.level.describe(row, self._view), no_wrap=True)
+        text.truncate(self.size.width, overflow="ellipsis" if self._unicode else "crop")
+        base.query_one("#detail", Static).update(text)
 
     def _keys(self) -> Text:
         line = Text(no_wrap=True)
@@ -289,6 +291,7 @@ class TopApp(App[str]):
 
     def action_freeze(self) -> None:
         self._is_frozen = not self._is_frozen
+        self._show_header()
         self._look()
 
     def action_unit(self) -> None:

@@ -46,7 +46,7 @@ class Grid(Widget, can_focus=False):
         self.level: Level | None = None
         self.rows: Sequence[Any] = ()
         self.context = Context()
-        self.cursor = 0
+        self.cursor: int = 0
         self._top = 0
         self._identity: object = None
         self._columns: list[tuple[Column, int]] = []
@@ -125,7 +125,7 @@ class Grid(Widget, can_focus=False):
             for place in (*near, *range(min(len(self.rows), 100_000))):
                 if self.level.identity(self.rows[place]) == self._identity:
                     return place
-        return int(self.cursor)
+        return self.cursor
 
     def on_resize(self, event: events.Resize) -> None:
         self._columns = fit(self._all_columns, max(event.size.width, 1))

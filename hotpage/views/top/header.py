@@ -30,7 +30,7 @@ def header_lines(
         ]
     lines = [_first(view, status, width, unicode, frozen)]
     lines += [_tier(tier, view, width, unicode) for tier in view.tiers[:_MOST_TIERS]]
-    lines += [_heat(view), _arming(view, status), _events(view, status)]
+    lines += [_heat(view, width), _accesses(view, status, width), _events(view, status, width)]
     return [_cut(line, width) for line in lines]
 
 
@@ -98,65 +98,63 @@ def _bar(tier: LiveTier, width: int, unicode: bool) -> Text:
     return bar + Text(" " * (width - at))
 
 
-def _heat(view: LiveView) -> Text:
+def _heat(view: LiveView, width: int) -> Text:
     heat = view.total
-    line = _labelled("memory")
-    for kind, count in (
-        (HeatClass.HOT, heat.hot_bytes),
-        (HeatClass.WARM, heat.warm_bytes),
-        (HeatClass.COLD, heat.cold_bytes),
-        (HeatClass.UNKNOWN, heat.unknown_bytes),
-    ):
-        line.append(f"{kind.name.lower()} ", FAINT)
-        line.append(f"{units.size(count)} ", HEAT_STYLES[kind] if count else FAINT)
+    parts = [
+        (0, _fact(kind.name.lower(), units.size(count), HEAT_STYLES[kind] if count else FAINT))
+        for kind, count in (
+            (HeatClass.HOT, heat.hot_bytes),
+            (HeatClass.WARM, heat.warm_bytes),
+            (HeatClass.COLD, heat.cold_bytes),
+            (HeatClass.UNKNOWN, heat.unknown_bytes),
+        )
+    ]
     if view.has_tiers:
-        line.append("misplaced ", FAINT)
-        line.append(f"{units.size(heat.misplaced_bytes)} ", ALERT if heat.misplaced_bytes else FAINT)
+        misplaced = units.size(heat.misplaced_bytes)
+        parts.append((0, _fact("misplaced", misplaced, ALERT if heat.misplaced_bytes else FAINT)))
     if heat.accesses_per_s:
-        line.append(f" hot from {units.rate(view.threshold.hot_hz)}/s a page: {view.threshold.rule}", FAINT)
-    return line
+        hot_hz = units.rate(view.threshold.hot_hz)
+        parts.append((1, _fact("hot from", f"{hot_hz}/s", "")))
+        parts.append((2, Text(f"a page: {view.threshold.rule}", FAINT)))
+    return _line("memory", parts, width)
 
 
-def _arming(view: LiveView, status: Status) -> Text:
-    heat, line = view.total, _labelled("accesses")
-    line.append(f"{units.rate(heat.accesses_per_s)}/s")
+def _accesses(view: LiveView, status: Status, width: int) -> Text:
+    heat = view.total
+    parts = [(0, Text(f"{units.rate(heat.accesses_per_s)}/s"))]
     if heat.accesses_per_s:
-        line.append(f" ±{units.error(heat.relative_error)}", FAINT)
+        parts.append((1, Text(f"±{units.error(heat.relative_error)}", FAINT)))
     if view.has_tiers:
-        line.append("  fast tier ", FAINT)
-        line.append(units.percent(view.fast_share))
-    line.append("  arming ", FAINT)
-    line.append(status.arming, "" if view.run.sees_rates else ALERT)
+        parts.append((0, _fact("fast tier", units.percent(view.fast_share), "")))
+    parts.append((0, _fact("arming", status.arming, "" if view.run.sees_rates else ALERT)))
     if view.run.armed:
-        line.append(f"  slows targets {units.percent(status.target_cost_percent / 100)}", FAINT)
+        parts.append((1, _fact("slows targets", units.percent(status.target_cost_percent / 100), "")))
     if not view.run.sees_rates:
-        line.append("  no rates: start top with --arm", ALERT)
+        parts.append((1, Text("no rates can arrive: start top with --arm", ALERT)))
     elif status.recording_problem:
-        line.append(f"  {printable(status.recording_problem)}", ALERT)
-    return line
+        parts.append((1, Text(printable(status.recording_problem), ALERT)))
+    return _line("accesses", parts, width)
 
 
-def _events(view: LiveView, status: Status) -> Text:
-    recent, line = view.recent, _labelled("events")
+def _events(view: LiveView, status: Status, width: int) -> Text:
+    recent = view.recent
+    parts = []
     for counts in view.usage.sources:
         latest = next((one for one in recent.sources if one.source == counts.source), SourceCounts("", 0))
         per_s = latest.received / recent.window_s if recent.window_s else 0.0
-        line.append(f"{counts.source} ", FAINT)
-        line.append(f"{counts.received:,} ")
-        line.append(f"{units.rate(per_s)}/s ", FAINT)
+        parts.append((0, _fact(counts.source, f"{counts.received:,}", "")))
+        parts.append((3, Text(f"{units.rate(per_s)}/s", FAINT)))
     lost = sum(counts.lost for counts in view.usage.sources)
     emitted = lost + sum(counts.received for counts in view.usage.sources)
-    line.append("lost ", FAINT)
-    line.append(f"{lost:,} ({units.percent(lost / emitted)}) " if lost else "0 ", ALERT if lost else "")
+    share = f" ({units.percent(lost / emitted)})" if lost else ""
+    parts.append((0, _fact("lost", f"{lost:,}{share}", ALERT if lost else "")))
     if status.kept_one_in > 1:
-        line.append(f"fault kept 1 in {status.kept_one_in} ", "#ffc14d")
-    share = recent.own_cpu_s / recent.window_s if recent.window_s else float("nan")
-    line.append(" own CPU ", FAINT)
-    line.append(units.percent(share))
+        parts.append((1, Text(f"1 fault in {status.kept_one_in} kept", "#ffc14d")))
+    own = recent.own_cpu_s / recent.window_s if recent.window_s else float("nan")
+    parts.append((0, _fact("own CPU", units.percent(own), "")))
     if recent.bpf_s is not None and recent.window_s:
-        line.append(" BPF ", FAINT)
-        line.append(units.percent(recent.bpf_s / recent.window_s))
-    return line
+        parts.append((2, _fact("BPF", units.percent(recent.bpf_s / recent.window_s), "")))
+    return _line("events", parts, width)
 
 
 def notes(view: LiveView | None, status: Status) -> Iterator[str]:
@@ -168,8 +166,20 @@ def notes(view: LiveView | None, status: Status) -> Iterator[str]:
         yield status.recording_problem
 
 
+def _fact(label: str, value: str, style: str) -> Text:
+    return Text.assemble((f"{label} ", FAINT), (value, style))
+
+
+def _line(label: str, parts: list[tuple[int, Text]], width: int) -> Text:
+    """As many of the parts as there is room for; those of the highest rank go first."""
+    kept = parts
+    while sum(len(text) + 1 for _, text in kept) > width - _LABEL + 1 and (last := max(r for r, _ in kept)):
+        kept = [part for part in kept if part[0] != last]
+    return _labelled(label) + Text(" ").join(text for _, text in kept)
+
+
 def _labelled(label: str) -> Text:
-    return Text(f"{label:<{_LABEL}}", STRONG)
+    return Text.assemble((f"{label:<{_LABEL}}", STRONG))
 
 
 def _cut(line: Text, width: int) -> Text:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from hotpage.machine.proc import printable
-from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.snapshot import PAGE_BYTES, Int64s, VmaRecord
 from hotpage.profile.threshold import HeatClass
@@ -140,7 +140,7 @@ class MappingLevel(Level):
             ),
             *(column for column in heat_columns(lambda row: row.heat, drop) if column.key != "error"),
             *node_columns(lambda row: row.heat, nodes_of(view), 20),
-            Column("heat", "HEAT ALONG THE ADDRESSES", 20, self._strip, right=False, most=120),
+            Column("heat", "HEAT STRIP", 20, self._strip, right=False, most=120),
         ]
         return without_tiers(found, view)
 
@@ -182,6 +182,21 @@ class MappingLevel(Level):
         styles = ["" if level is None else STRIP_STYLES[level] for level in cells]
         signs = zip(strip.characters(cells, context.unicode), styles, strict=True)
         return [("".join(sign for sign, _ in part), style) for style, part in groupby(signs, itemgetter(1))]
+
+
+class _LazyRows(Sequence[Any]):
+    """Rows in some order of what ``make`` numbers; each is made when it is looked at."""
+
+    def __init__(self, order: Int64s, make: Callable[[int], Any]) -> None:
+        self._order, self._make = order, make
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self._make(int(one)) for one in self._order[place]]
+        return self._make(int(self._order[place]))
 
 
 class RangeRow(NamedTuple):
@@ -247,7 +262,7 @@ class RangeLevel(Level):
                 value=lambda row: _known(row.rate_hz),
             ),
             _error_column(),
-            Column("bar", "A PAGE'S RATE, IN OCTAVES", 10, self._bar, right=False, most=80, drop=9),
+            Column("bar", "RATE, LOG", 10, self._bar, right=False, most=80, drop=9),
         ]
 
     def rows(self, feed: Feed, view: LiveView, words: str) -> Sequence[RangeRow]:
@@ -255,16 +270,26 @@ class RangeLevel(Level):
         runs = feed.ranges(self.process, vma.start, vma.end)
         known = runs.rate_hz[runs.rate_hz > 0]
         self._span_hz = (float(known.min()), float(known.max())) if len(known) else (1.0, 1.0)
-        kinds = [HeatClass(kind) for kind in view.threshold.classes(runs.rate_hz).tolist()]
-        columns = zip(
-            (runs.start_vpn * PAGE_BYTES).tolist(),
-            ((runs.start_vpn + runs.pages) * PAGE_BYTES).tolist(),
-            runs.rate_hz.tolist(),
-            runs.relative_error.tolist(),
-            kinds,
-            strict=True,
-        )
-        return self.sorted([RangeRow(*values) for values in columns], view)
+        kinds = view.threshold.classes(runs.rate_hz)
+
+        def make(place: int) -> RangeRow:
+            start = int(runs.start_vpn[place])
+            return RangeRow(
+                start * PAGE_BYTES,
+                (start + int(runs.pages[place])) * PAGE_BYTES,
+                float(runs.rate_hz[place]),
+                float(runs.relative_error[place]),
+                HeatClass(kinds[place]),
+            )
+
+        values = {
+            "size": runs.pages,
+            "accesses": runs.rate_hz * runs.pages,
+            "rate": runs.rate_hz,
+            "heat": runs.rate_hz,
+            "error": runs.relative_error,
+        }
+        return _LazyRows(_order(values.get(self.order.key, runs.start_vpn), self.order), make)
 
     def identity(self, row: RangeRow) -> int:
         return row.start
@@ -277,10 +302,12 @@ class RangeLevel(Level):
 
     def describe(self, row: RangeRow, view: LiveView) -> str:
         pages = row.size_bytes // PAGE_BYTES
-        return (
-            f"{units.address_range(row.start, row.end)}  {pages:,} page{'s' * (pages != 1)} whose rates lie "
-            "within a factor of four"
-        )
+        span = units.address_range(row.start, row.end)
+        if pages == 1:
+            return f"{span}  one page"
+        if np.isnan(row.rate_hz):
+            return f"{span}  {pages:,} pages, seen, of unknown rate"
+        return f"{span}  {pages:,} pages, their rates within a factor of four"
 
     def _bar(self, row: RangeRow, width: int, context: Context) -> Cell:
         return log_bar(row.rate_hz, *self._span_hz, width, context.unicode), HEAT_STYLES[row.kind]
@@ -294,24 +321,6 @@ class PageRow(NamedTuple):
     relative_error: float
     latency_s: float
     kind: HeatClass
-
-
-class _Pages(Sequence[PageRow]):
-    """Pages in some order; a row is made when it is looked at."""
-
-    def __init__(self, found: PageRows, order: Int64s, view: LiveView) -> None:
-        self._found, self._order, self._threshold = found, order, view.threshold
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        found, at = self._found, self._order[place]
-        kind = HeatClass(self._threshold.classes(found.rate_hz[at : at + 1])[0])
-        rate_hz, error, latency_s = found.rate_hz[at], found.relative_error[at], found.latency_s[at]
-        return PageRow(int(found.vpn[at]), float(rate_hz), float(error), float(latency_s), kind)
 
 
 class PageLevel(Level):
@@ -363,11 +372,24 @@ class PageLevel(Level):
     def rows(self, feed: Feed, view: LiveView, words: str) -> Sequence[PageRow]:
         self._feed, self._nodes = feed, {}
         found = feed.pages(self.process, self.start, self.end)
-        values = {"rate": found.rate_hz, "heat": found.rate_hz, "error": found.relative_error}.get(
-            self.order.key, found.latency_s if self.order.key == "latency" else found.vpn
-        ).astype(np.float64)
-        values = np.where(np.isnan(values), np.inf, -values if self.order.descending else values)
-        return _Pages(found, np.argsort(values, kind="stable"), view)
+        kinds = view.threshold.classes(found.rate_hz)
+
+        def make(place: int) -> PageRow:
+            return PageRow(
+                int(found.vpn[place]),
+                float(found.rate_hz[place]),
+                float(found.relative_error[place]),
+                float(found.latency_s[place]),
+                HeatClass(kinds[place]),
+            )
+
+        values = {
+            "rate": found.rate_hz,
+            "heat": found.rate_hz,
+            "error": found.relative_error,
+            "latency": found.latency_s,
+        }
+        return _LazyRows(_order(values.get(self.order.key, found.vpn), self.order), make)
 
     def identity(self, row: PageRow) -> int:
         return row.vpn
@@ -406,6 +428,14 @@ def latency(duration_s: float) -> str:
         if duration_s * factor < 999.5:
             return f"{duration_s * factor:.3g} {unit}"
     return f"{duration_s:.3g} s"
+
+
+def _order(values: npt.NDArray[Any], order: Order) -> Int64s:
+    """The places of values in an order; unknown ones come last."""
+    numbers = values.astype(np.float64)
+    return np.argsort(
+        np.where(np.isnan(numbers), np.inf, -numbers if order.descending else numbers), kind="stable"
+    )
 
 
 def without_tiers(columns: list[Column], view: LiveView) -> list[Column]:

@@ -53,7 +53,7 @@ class ProcessLevel(Level):
         return "processes by cgroup" if self.is_tree else "processes"
 
     def columns(self, view: LiveView) -> list[Column]:
-        drop = {"error": 9, "warm": 0}
+        drop = {"error": 30}
         found = [
             Column(
                 "pid",
@@ -75,7 +75,7 @@ class ProcessLevel(Level):
             ),
             *heat_columns(lambda row: row.heat, drop),
             *node_columns(lambda row: row.heat, nodes_of(view), 20),
-            Column("history", "ACC/S OVER TIME", 6, self._history, right=False, most=60, drop=1),
+            Column("history", "TREND", 5, self._history, most=60, drop=1),
         ]
         return without_tiers(found, view)
 

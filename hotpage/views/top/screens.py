@@ -17,22 +17,22 @@ from hotpage.views.strip import ASCII_LEVELS, UNICODE_LEVELS
 from hotpage.views.top.columns import STRIP_STYLES, STRONG, Column
 
 _KEYS = (
-    ("Up Down PgUp PgDn Home End", "move, as do the wheel and a click"),
-    ("Enter, double click", "go into: process, mapping, range, pages; fold a cgroup"),
-    ("Esc Backspace Left", "back; Esc first takes a filter away"),
-    ("F3 /   F4 \\", "search, n for the next; filter (a|b: either)"),
-    ("F5 t   F6 s < >   I", "tree by cgroup; sort by; the other end first"),
-    ("P M N   click a heading", "sort by accesses/s, by RSS, by number or address"),
-    ("Z   e   p", "freeze; bytes, pages or % of RSS; whole command lines"),
-    ("R", "record from now on into ./hotpage-<date>-<time>; again: end that"),
-    ("F1 h ?   F10 q Ctrl-C", "this help; quit"),
+    ("arrows PgUp PgDn Home End", "move; so do the wheel and a click"),
+    ("Enter, double click", "into a process, mapping, range; fold a cgroup"),
+    ("Esc Backspace Left", "back; a filter goes first"),
+    ("F3 /  n    F4 \\", "search, next; filter (a|b is either)"),
+    ("F5 t       F6 s < >", "tree by cgroup; sort by another column"),
+    ("I   P M N  click a heading", "other end first; by ACC/S, RSS, PID; by that"),
+    ("Z   e   p", "freeze; bytes, pages or % of RSS; full commands"),
+    ("R", "record into hotpage-<date>-<time>; again: end"),
+    ("F1 h ?     F10 q Ctrl-C", "this help; quit"),
 )
 _NUMBERS = (
-    "HOT, WARM, COLD: memory by the accesses/s of its pages; from which rate on is said above. "
-    "Memory that was armed and stayed silent is COLD. UNKNOWN: in memory, but nobody observed it.",
-    "ACC/S: accesses per second, of all pages together; ERROR: its relative standard error.",
-    "MISPL: hot memory expected on slower tiers; a mapping's heat is shared out as its bytes are.",
-    "LATENCY: from the last arming of a page to the access that followed, since top runs.",
+    "HOT WARM COLD: memory by the accesses/s of its pages, the limit is above. What was armed and stayed "
+    "silent is COLD. UNKNOWN is in memory, but nobody observed it.",
+    "ACC/S: accesses per second of all pages together. ERROR: its standard error.",
+    "MISPL: hot memory on slower tiers, a mapping's heat shared out as its bytes are.",
+    "LATENCY: from arming to the last access seen. NODE: where the page is now.",
 )
 
 
@@ -56,7 +56,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self._text())
 
     def _text(self) -> Text:
-        text = Text.assemble(("hotpage top", STRONG), "   Esc closes this help\n\n")
+        text = Text.assemble(("hotpage top", STRONG), "  (Esc closes this help)\n\n")
         for keys, what in _KEYS:
             text.append(f"{keys:<27}", "#87b38d")
             text.append(f"{what}\n")

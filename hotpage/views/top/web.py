@@ -53,7 +53,7 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-class _TokenServer(Server):  # type: ignore[misc]
+class _TokenServer(Server):
     """Asks for the token: in the address once, then in a cookie that no other site gets sent along."""
 
     def __init__(self, command: Sequence[str], port: int) -> None:
