@@ -42,7 +42,7 @@ environment_ready() {
 
 set_up() {
     say "setting up, once (virtualenv: $venv)"
-    install_packages bcc python ${extra:+compiler}
+    install_packages bcc python ${extra:+compiler tmux}
     virtualenv_usable || make_virtualenv
     rm -f "$venv"/hotpage-stamp*
     echo unfinished >"$venv/hotpage-stamp"
@@ -105,6 +105,7 @@ has() {
     bcc) /usr/bin/python3 -c 'import bcc' 2>/dev/null ;;
     python) find_python >/dev/null ;;
     compiler) echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null ;;
+    tmux) tmux -V >/dev/null 2>&1 ;;
     esac
 }
 
@@ -124,6 +125,7 @@ package_of() {
     pacman:python) echo python ;;
     *:python) echo python3 ;;
     *:compiler) echo gcc ;;
+    *:tmux) echo tmux ;;
     esac
 }
 

@@ -54,7 +54,7 @@ class FrozenFeed:
 
 
 def redis_rows(scale: float = 1.0) -> Changes:
-    """redis-server: a heap that is hot at its start and cools off, and a large mapping, slow here and there."""
+    """A heap that is hot at its start and cools off, a large mapping that is slow; two more processes."""
     heap = np.arange(HEAP, HEAP + 12_800)
     heap_hz = scale * 4000.0 * np.exp2((heap - HEAP) // 1600 * -2.0)
     mapped = MAPPED + np.arange(0, 40_000, 4)

@@ -52,6 +52,7 @@ class TopApp(App[str]):
     #words:focus { border: none; }
     """
     ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = None  # keys are commands until words are asked for
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f10,ctrl+c,ctrl+q", "quit", priority=True),
         Binding("q", "quit"),
@@ -201,7 +202,6 @@ class TopApp(App[str]):
 
     def on_grid_moved(self) -> None:
         self._show_detail()
-        self._message = ""
 
     def on_grid_entered(self) -> None:
         self.action_enter()
@@ -211,18 +211,20 @@ class TopApp(App[str]):
             self.action_sort_by(event.column.key)
 
     def action_move(self, rows: int) -> None:
+        self._message = ""  # has been read
         self.grid.move_to(self.grid.cursor + rows)
 
     def action_move_page(self, pages: int) -> None:
-        self.grid.move_to(self.grid.cursor + pages * self.grid.page)
+        self.action_move(pages * self.grid.page)
 
     def action_first(self) -> None:
-        self.grid.move_to(0)
+        self.action_move(-len(self.grid.rows))
 
     def action_last(self) -> None:
-        self.grid.move_to(len(self.grid.rows) - 1)
+        self.action_move(len(self.grid.rows))
 
     def action_enter(self) -> None:
+        self._message = ""
         row = self.grid.row
         if row is None:
             return
@@ -234,6 +236,7 @@ class TopApp(App[str]):
 
     def action_leave(self) -> None:
         """Of input, filter and level the one that came last."""
+        self._message = ""
         if self._asking:
             if self._asking == "filter":
                 self._words.pop(id(self.level), None)

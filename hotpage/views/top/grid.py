@@ -124,8 +124,8 @@ class Grid(Widget, can_focus=False):
             near = range(max(self.cursor - 1, 0), min(self.cursor + 2, len(self.rows)))
             for place in (*near, *range(min(len(self.rows), 100_000))):
                 if self.level.identity(self.rows[place]) == self._identity:
-                    return place
-        return self.cursor
+                    return int(place)
+        return int(self.cursor)
 
     def on_resize(self, event: events.Resize) -> None:
         self._columns = fit(self._all_columns, max(event.size.width, 1))

@@ -149,7 +149,7 @@ def _events(view: LiveView, status: Status, width: int) -> Text:
     share = f" ({units.percent(lost / emitted)})" if lost else ""
     parts.append((0, _fact("lost", f"{lost:,}{share}", ALERT if lost else "")))
     if status.kept_one_in > 1:
-        parts.append((1, Text(f"1 fault in {status.kept_one_in} kept", "#ffc14d")))
+        parts.append((0, Text(f"1 in {status.kept_one_in} kept", "#ffc14d")))
     own = recent.own_cpu_s / recent.window_s if recent.window_s else float("nan")
     parts.append((0, _fact("own CPU", units.percent(own), "")))
     if recent.bpf_s is not None and recent.window_s:

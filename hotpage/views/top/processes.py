@@ -28,7 +28,7 @@ from hotpage.views.top.levels import Level, MappingLevel, nodes_of, without_tier
 
 
 class ProcessRow(NamedTuple):
-    """A process, or in the tree a cgroup with all below it (``record`` None)."""
+    """A process, or in the tree a cgroup with all below it (``record`` None; ``name`` is its path)."""
 
     name: str
     heat: LiveHeat
@@ -36,6 +36,8 @@ class ProcessRow(NamedTuple):
     record: ProcessRecord | None
     depth: int = 0
     is_folded: bool = False
+    label: str = ""
+    """Of a cgroup: its path from the one above on."""
 
 
 class ProcessLevel(Level):
@@ -84,7 +86,7 @@ class ProcessLevel(Level):
         rows = [row for row in rows if not words or self.matches(row, words)]
         if not self.is_tree:
             return self.sorted(rows, view)
-        return list(self._tree(_Group.of(rows), view, 0))
+        return list(self._tree(_Group.of(rows), view, 0, ""))
 
     def identity(self, row: ProcessRow) -> object:
         return row.record.process.index if row.record else row.name
@@ -114,19 +116,19 @@ class ProcessLevel(Level):
             parts.append(f"cgroup {printable(process.cgroup)}")
         return "  ".join(parts)
 
-    def _tree(self, group: _Group, view: LiveView, depth: int) -> Iterator[ProcessRow]:
+    def _tree(self, group: _Group, view: LiveView, depth: int, above: str) -> Iterator[ProcessRow]:
         value = self.sort_value(view)
         below: list[tuple[ProcessRow, _Group | None]] = [
             (row._replace(depth=depth), None) for row in group.rows
         ]
         for name, child in group.children.items():
-            row = child.row(name, depth, name in self._folded)
+            row = child.row(name, depth, name in self._folded)._replace(label=name.removeprefix(above))
             below.append((row, child))
         below.sort(key=lambda pair: value(pair[0]), reverse=self.order.descending)
         for row, inner in below:
             yield row
             if inner is not None and not row.is_folded:
-                yield from self._tree(inner, view, depth + 1)
+                yield from self._tree(inner, view, depth + 1, f"{row.name}/")
 
     def _pid(self, row: ProcessRow, _width: int, context: Context) -> Cell:
         if row.record is None:
@@ -138,7 +140,7 @@ class ProcessLevel(Level):
         indent = "  " * row.depth
         ellipsis = "…" if context.unicode else "~"
         if row.record is None:
-            return indent + units.shorten(row.name, max(width - len(indent), 4), ellipsis), STRONG
+            return indent + units.shorten(row.label, max(width - len(indent), 4), ellipsis), STRONG
         name = row.record.process.cmdline if context.full_commands else row.name
         text = units.shorten(printable(name) or row.name, max(width - len(indent), 4), ellipsis)
         return indent + text, FAINT if row.record.exited_s is not None else PLAIN

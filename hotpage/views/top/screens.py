@@ -77,6 +77,7 @@ class HelpScreen(ModalScreen[None]):
 class SortScreen(ModalScreen[str]):
     """Choose a column to sort by; gives its key."""
 
+    AUTO_FOCUS = "OptionList"
     DEFAULT_CSS = """
     SortScreen { align: left top; background: $background 30%; }
     SortScreen OptionList { width: 30; height: auto; max-height: 100%; border: round #87b38d; }
