@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a refresh of top: 16 Mi pages of 500 processes are tracked, and hint faults keep arriving.
 
-*Refresh.* The pages were seen ten minutes ago; since then most are silent. A refresh's events go into the heat
-table (not timed: a session does that all the time). Timed is what a refresh adds: the changes out of the table,
-the profile's sums and its picture (both in the session's thread), and the rows and lines of a screen of 160x50
-(in another). CPU time of the process. *Settling* is the same right after all pages were armed for the first
-time, when the rates of most of them change at once.
+*Refresh.* The pages were seen ten minutes ago; since then most are silent. A refresh's events go into the
+heat table (not timed: a session does that all the time). Timed is what a refresh adds: the changes out of the
+table, the profile's sums and its picture (both in the session's thread), and the rows and lines of a screen
+of 160x50 (in another). CPU time of the process. *Settling* is the same right after all pages were armed for
+the first time, when the rates of most of them change at once.
 
-*Loss.* A real session watches a storm of page faults while the profile that it feeds holds all those pages and
-a view refreshes ten times a second, down to mappings, ranges and pages. Needs root.
+*Loss.* A real session watches a storm of page faults while the profile that it feeds holds all those pages
+and a view refreshes ten times a second, down to mappings, ranges and pages. Needs root.
 """
 
 import json

@@ -38,6 +38,10 @@ def _bcc() -> str | None:
     return None if probe.returncode == 0 else "the system's python3 cannot import bcc"
 
 
+def _tmux() -> str | None:
+    return None if shutil.which("tmux") else "there is no tmux"
+
+
 def _package_index() -> str | None:
     """Ask for the build back end: an editable installation needs it from there."""
     command = [
@@ -60,6 +64,7 @@ REQUIREMENTS = {
     "root": Requirement(_root),
     "compiler": Requirement(_compiler),
     "bcc": Requirement(_bcc),
+    "tmux": Requirement(_tmux),
     "package index": Requirement(_package_index, may_lack=True),
 }
 
