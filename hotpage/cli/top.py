@@ -140,6 +140,9 @@ def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | N
 def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> None:
     from hotpage.views.top.app import TopApp
 
+    for name in ("COLUMNS", "LINES"):  # exported, they would hide that the terminal changes its size
+        os.environ.pop(name, None)
+
     def should_stop() -> str | None:
         return stop() or (None if feed.error is None else "error")
 
@@ -166,7 +169,9 @@ def _serve(port: int) -> int:
 
 def _has_screen() -> bool:
     """A terminal, or the browser behind textual-serve."""
-    return bool(os.environ.get("TEXTUAL_DRIVER")) or (sys.stdin.isatty() and sys.stdout.isatty())
+    return bool(os.environ.get("TEXTUAL_DRIVER")) or all(
+        stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
+    )
 
 
 def _shows_blocks() -> bool:

@@ -101,9 +101,7 @@ class LivePages:
         at = self._positions(keys)
         new = np.maximum(rate_bins(rate_hz), _LOWEST).astype(np.uint8)
         new[np.isnan(rate_hz)] = _UNKNOWN
-        self._account(slot, at, -1)
-        self._rate[at], self._error[at], self._bins[at] = rate_hz, relative_error, new
-        self._account(slot, at, 1)
+        self._replace(slot, at, new, rate_hz, relative_error)
 
     def note_latencies(self, slot: Int64s, vpn: Int64s, latency_s: Float32s) -> None:
         """Take the latencies of accesses in order of time; pages that are not tracked are passed over."""
@@ -118,8 +116,9 @@ class LivePages:
             return
         for first in range(low, high, _AT_ONCE):
             keys, at = self._stored(np.arange(first, min(first + _AT_ONCE, high)), start, end)
-            self._account(np.full(len(keys), slot), at, -1)
-            self._bins[at], self._latency_ms[at] = _ABSENT, np.nan
+            nothing = np.zeros(len(keys), np.float32)
+            self._replace(np.full(len(keys), slot), at, np.zeros(len(keys), np.uint8), nothing, nothing)
+            self._latency_ms[at] = np.nan
         rows = self._row[low:high]
         is_empty = self._counts[_PRESENT, rows] == 0
         if is_empty.any():
@@ -159,26 +158,33 @@ class LivePages:
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
 
-    def _account(self, slot: Int64s, at: Int64s, sign: int) -> None:
-        """Add pages to the sums, or take them out."""
-        bins = self._bins[at]
-        there = bins != _ABSENT
-        if not there.all():
-            slot, at, bins = slot[there], at[there], bins[there]
-        if not len(at):
-            return
+    def _replace(
+        self, slot: Int64s, at: Int64s, new: Bins, rate_hz: Float32s, relative_error: Float32s
+    ) -> None:
+        """Put other values in the place of pages (each once), and correct all sums by the difference."""
+        old = self._bins[at]
         block = at >> _BLOCK_BITS
-        capacity, known = len(self._rates), bins != _UNKNOWN
         for level, lowest in ((_PRESENT, _UNKNOWN), (_KNOWN, _LOWEST), *self._lowest_bins()):
-            self._counts[level] += sign * np.bincount(block[bins >= lowest], minlength=capacity)
-        rate = np.where(known, self._rate[at], 0.0).astype(np.float64)
-        self._rates += sign * np.bincount(block, weights=rate, minlength=capacity)
-        place = slot * (BIN_COUNT + 1) + np.where(known, bins, 0)
-        counts = np.bincount(place, minlength=self.histogram.size).reshape(self.histogram.shape)
-        self.histogram += sign * counts
-        uncertain = rate * np.nan_to_num(self._error[at])
-        self.rate_hz += sign * np.bincount(slot, weights=rate, minlength=len(self.rate_hz))
-        self.uncertain_hz += sign * np.bincount(slot, weights=uncertain, minlength=len(self.uncertain_hz))
+            entered = (new >= lowest).view(np.int8) - (old >= lowest).view(np.int8)
+            moved = np.flatnonzero(entered)
+            np.add.at(self._counts[level], block[moved], entered[moved].astype(np.float64))
+        self._sum(slot, at, block, old, -1)
+        self._bins[at], self._rate[at], self._error[at] = new, rate_hz, relative_error
+        self._sum(slot, at, block, new, 1)
+
+    def _sum(self, slot: Int64s, at: Int64s, block: Int64s, bins: Bins, sign: int) -> None:
+        """Add the pages' rates to the sums, or take them out."""
+        there = np.flatnonzero(bins != _ABSENT)
+        if len(there) < len(bins):
+            slot, at, block, bins = slot[there], at[there], block[there], bins[there]
+        known = bins != _UNKNOWN
+        rate = np.where(known, self._rate[at], np.float32(0)).astype(np.float64)
+        np.add.at(self._rates, block, sign * rate)
+        np.add.at(self.histogram.reshape(-1), slot * (BIN_COUNT + 1) + np.where(known, bins, 0), sign)
+        slots = len(self.rate_hz)
+        uncertain = rate * np.where(known, self._error[at], np.float16(0))
+        self.rate_hz += sign * np.bincount(slot, weights=rate, minlength=slots)
+        self.uncertain_hz += sign * np.bincount(slot, weights=uncertain, minlength=slots)
 
     def _reserve_slots(self, count: int) -> None:
         have = len(self.histogram)
@@ -259,13 +265,13 @@ class Bounds:
 
     def __init__(self, pages: LivePages, keys: Int64s) -> None:
         self._pages = pages
-        unique, self._back = np.unique(keys, return_inverse=True)
-        self._place, found = pages._locate(unique)
-        column = unique & (_BLOCK - 1)
+        self._place, found = pages._locate(keys)
+        column = keys & (_BLOCK - 1)
         self._cut = np.flatnonzero(found & (column > 0))
         row = pages._row[self._place[self._cut]]
         self._at = (row[:, None] << _BLOCK_BITS) + np.arange(_BLOCK)
         self._below = np.arange(_BLOCK) < column[self._cut][:, None]
+        self._bins = pages._bins[self._at]
 
     def pages(self) -> Float64s:
         """Pages below each address, those of unknown rate included."""
@@ -287,16 +293,16 @@ class Bounds:
         """Sum of the known rates below each address."""
         pages = self._pages
         upto = self._whole_blocks(pages._rates)
-        is_below = self._below & (pages._bins[self._at] >= _LOWEST)
+        is_below = self._below & (self._bins >= _LOWEST)
         upto[self._cut] += np.where(is_below, pages._rate[self._at], 0.0).sum(axis=1, dtype=np.float64)
-        return upto[self._back]
+        return upto
 
     def _upto(self, level: int) -> Float64s:
         pages = self._pages
         upto = self._whole_blocks(pages._counts[level])
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
-        upto[self._cut] += (self._below & (pages._bins[self._at] >= lowest)).sum(axis=1)
-        return upto[self._back]
+        upto[self._cut] += (self._below & (self._bins >= lowest)).sum(axis=1)
+        return upto
 
     def _whole_blocks(self, by_block: Float64s) -> Float64s:
         sums = np.concatenate([[0.0], np.cumsum(by_block[self._pages._row])])

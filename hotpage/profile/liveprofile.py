@@ -19,6 +19,7 @@ from hotpage.profile.livesums import (
     choose_hot_bin,
     heat_by_slot,
     heat_of_mappings,
+    place,
     settle,
     tiers,
 )
@@ -224,7 +225,9 @@ class LiveProfile:
         threshold, hot_bin = choose_hot_bin(pages, found, self._nodes)
         pages.set_hot_bin(hot_bin)
         self._settled = settle(found, threshold)
-        heats = heat_by_slot(pages, mappings, self._settled, self._nodes, len(self._history_hz))
+        placement = place(pages, mappings, found, self._nodes)
+        slots = len(self._history_hz)
+        heats = heat_by_slot(pages, mappings, self._settled, placement, self._nodes, slots)
         self._history_hz[:, :-1] = self._history_hz[:, 1:]
         self._history_hz[:, -1] = [heat.accesses_per_s for heat in heats]
         history_hz = self._history_hz.copy()
@@ -243,7 +246,7 @@ class LiveProfile:
             threshold=threshold,
             processes=processes,
             total=LiveHeat.sum(living or [row.heat for row in processes]),
-            tiers=tiers(pages, mappings, self._nodes),
+            tiers=tiers(mappings, placement, self._nodes),
             pages=len(pages),
         )
 

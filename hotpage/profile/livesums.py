@@ -59,8 +59,34 @@ def settle(found: Silence, threshold: Threshold) -> Settled:
     return Settled(found.rows, silent, found.unseen_pages + found.silent_pages - silent)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Of each mapping (rows) its hot pages and its accesses/s on each node (columns): both are shared out as
+    its bytes are, for nobody says which pages of it lie on which node.
+    """
+
+    hot_pages: Float64s
+    rate_hz: Float64s
+
+
+def place(pages: LivePages, mappings: MappingTable, found: Silence, nodes: Sequence[NodeRecord]) -> Placement:
+    """Where heat lies. On a machine with one tier only the sums have a meaning, and cost nothing."""
+    if not _slow_columns(nodes):
+        hot = pages.histogram[:, pages.hot_bin :].sum()
+        return Placement(np.array([[hot]], np.float64), np.array([[pages.rate_hz.sum()]]))
+    assert found.edges is not None
+    shares = _shares(mappings.table().bytes_by_node)
+    hot_pages = found.inside(found.edges.hot())[:, None] * shares
+    return Placement(hot_pages, found.inside(found.edges.rate_hz())[:, None] * shares)
+
+
 def heat_by_slot(
-    pages: LivePages, mappings: MappingTable, settled: Settled, nodes: Sequence[NodeRecord], slots: int
+    pages: LivePages,
+    mappings: MappingTable,
+    settled: Settled,
+    placement: Placement,
+    nodes: Sequence[NodeRecord],
+    slots: int,
 ) -> list[LiveHeat]:
     """The heat of every process, by slot."""
     table = mappings.table()
@@ -78,7 +104,7 @@ def heat_by_slot(
     unknown = padded(pages.histogram[:, 0])
     misplaced = np.zeros(len(table.slot))
     if slow := _slow_columns(nodes):
-        misplaced = (_hot_pages(pages, mappings)[:, None] * _shares(table.bytes_by_node))[:, slow].sum(axis=1)
+        misplaced = placement.hot_pages[:, slow].sum(axis=1)
     return _heats(
         [
             hot,
@@ -122,27 +148,21 @@ def heat_of_mappings(
     return _heats(counts, rate_hz, np.full(len(rows), np.nan), misplaced, on_node, nodes)
 
 
-def tiers(pages: LivePages, mappings: MappingTable, nodes: Sequence[NodeRecord]) -> list[LiveTier]:
-    """The tiers, the fastest first, with what the targets have there.
-
-    Which pages of a mapping lie on which node nobody says: its heat is shared out as its bytes are.
-    """
-    table = mappings.table()
-    bounds = pages.bounds(np.concatenate([table.start, table.end]))
-    shares = _shares(table.bytes_by_node)
-    hot = _between(bounds.hot()) @ shares
-    rates_hz = _between(bounds.rate_hz()) @ shares
-    resident = table.bytes_by_node.sum(axis=0)
+def tiers(mappings: MappingTable, placement: Placement, nodes: Sequence[NodeRecord]) -> list[LiveTier]:
+    """The tiers, the fastest first, with what the targets have there."""
+    resident = mappings.table().bytes_by_node.sum(axis=0)
+    hot, rate_hz = placement.hot_pages.sum(axis=0), placement.rate_hz.sum(axis=0)
     found = []
     for tier in sorted({node.tier for node in nodes}):
         columns = [place for place, node in enumerate(nodes) if node.tier == tier]
+        has_all = len(hot) == 1
         found.append(
             LiveTier(
                 tier,
                 [nodes[place] for place in columns],
                 float(resident[columns].sum()),
-                float(hot[columns].sum()) * PAGE_BYTES,
-                max(float(rates_hz[columns].sum()), 0.0),
+                float(hot.sum() if has_all else hot[columns].sum()) * PAGE_BYTES,
+                max(float(rate_hz.sum() if has_all else rate_hz[columns].sum()), 0.0),
             )
         )
     return found
@@ -170,11 +190,6 @@ def _heats(
         LiveHeat._make([*values, dict(zip(names, row, strict=True))])
         for *values, row in zip(*columns, by_node, strict=True)
     ]
-
-
-def _hot_pages(pages: LivePages, mappings: MappingTable) -> Float64s:
-    table = mappings.table()
-    return _between(pages.bounds(np.concatenate([table.start, table.end])).hot())
 
 
 def _between(below: Float64s) -> Float64s:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.needs("bcc", "tmux")
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
 PATIENCE_S = 60.0
+_BEFORE, _AFTER = "stty -a >before; clear", "echo status $?; stty -a >after"
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ class _TokenServer(Server):
     def __init__(self, command: Sequence[str], port: int) -> None:
         super().__init__(f"exec {shlex.join(command)}", host=_HOST, port=port, title="hotpage top")
         self.token = secrets.token_urlsafe(32)
+        self._watching: set[asyncio.Task[object]] = set()
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until SIGINT, SIGTERM or SIGHUP; on return every application has ended."""
@@ -80,6 +81,22 @@ class _TokenServer(Server):
 
     async def on_startup(self, app: web.Application) -> None:
         """Say nothing: ``run`` says where to look."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """End the applications, and wait until they have put everything back."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Run an application for one browser page."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        try:
+            return await super().handle_websocket(request)
+        finally:
+            self._watching.discard(task)
 
     @web.middleware
     async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
