@@ -137,20 +137,16 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
     armed_keys, coverage = mappings.coverage()
     count, ranges = len(table.slot), len(coverage.armed)
     edges = np.concatenate([table.start, table.end])
-    # Rows in armed ranges below an edge: those of whole ranges, and the part of the range that holds it.
-    current = np.maximum(np.searchsorted(coverage.armed.start_vpn, edges, side="right") - 1, 0)
-    inside = np.zeros(2 * count, np.int64)
-    if ranges:
-        low, high = coverage.armed.start_vpn[current], coverage.armed.end_vpn[current]
-        inside = np.clip(edges, low, high)
-    bounds = pages.bounds(np.concatenate([edges, armed_keys, inside]))
+    bounds = pages.bounds(np.concatenate([edges, armed_keys]))
     below = bounds.pages()
     rows = below[count : 2 * count] - below[:count]
     armed_rows, armed, first_s = np.zeros(count), np.zeros(count), np.full(count, np.nan)
     if ranges:
-        at_start, at_end = below[2 * count :][:ranges], below[2 * count + ranges :][:ranges]
-        whole = np.concatenate([[0.0], np.cumsum(at_end - at_start)])
-        upto = whole[current] + below[2 * count + 2 * ranges :] - at_start[current]
+        # Rows in armed ranges below an edge: those of whole ranges, and the part of the range that holds it.
+        current = np.maximum(np.searchsorted(coverage.armed.start_vpn, edges, side="right") - 1, 0)
+        at_start, at_end = below[2 * count :][:ranges], below[2 * count + ranges :]
+        part = np.clip(below[: 2 * count], at_start[current], at_end[current]) - at_start[current]
+        upto = np.concatenate([[0.0], np.cumsum(at_end - at_start)])[current] + part
         armed_rows = upto[count:] - upto[:count]
         armed = coverage.armed_pages(table.start, table.end)
         first_s = coverage.mean_first_s(table.start, table.end)

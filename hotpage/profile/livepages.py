@@ -301,7 +301,8 @@ class Bounds:
         pages = self._pages
         upto = self._whole_blocks(pages._counts[level])
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
-        upto[self._cut] += (self._below & (self._bins >= lowest)).sum(axis=1)
+        counted = np.packbits(self._below & (self._bins >= lowest), axis=1)
+        upto[self._cut] += _BITS_SET[counted].sum(axis=1)
         return upto
 
     def _whole_blocks(self, by_block: Float64s) -> Float64s:
