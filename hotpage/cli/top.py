@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
@@ -106,14 +107,15 @@ def top(
         command_line=tuple(sys.argv),
         keep_latencies=not batch,
     )
-    session = BackgroundSession(options)
-    with stop_on_signals() as stop, session.running():
-        keep_only(_NEEDED_TO_SHOW)
-        feed = SessionFeed(session)
-        if batch:
-            _print_batches(feed, stop, order.key, count, json)
-        else:
-            _run_app(feed, stop, order, tree)
+    with stop_on_signals() as stop:
+        session = BackgroundSession(options, stop)
+        with session.running():
+            keep_only(_NEEDED_TO_SHOW)
+            feed = SessionFeed(session)
+            if batch:
+                _print_batches(feed, stop, order.key, count, json)
+            else:
+                _run_app(feed, stop, order, tree)
     return 0
 
 
@@ -147,9 +149,42 @@ def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> N
         return stop() or (None if feed.error is None else "error")
 
     app = TopApp(feed, should_stop, _shows_blocks(), order, tree)
-    app.run()
+    with _terminal_that_may_close():
+        app.run()
     if app.return_code:
         raise SystemExit(app.return_code)
+
+
+class _MayClose:
+    """A text file on which writing never fails, for a terminal that may be closed at any time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextmanager
+def _terminal_that_may_close() -> Iterator[None]:
+    """Textual draws on ``sys.__stderr__`` from a thread: that would die of a closed terminal, and everybody
+    else wait for it.
+    """
+    before = sys.__stderr__
+    sys.__stderr__ = cast(Any, _MayClose(cast(TextIO, before)))  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stderr__ = before  # type: ignore[misc]
 
 
 def _serve(port: int) -> int:

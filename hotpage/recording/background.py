@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hotpage.profile.liveprofile import LiveProfile
@@ -14,12 +14,15 @@ from hotpage.recording.session import Progress
 
 
 class BackgroundSession:
-    """Records into a LiveProfile until ``stop``. ``error`` is what ended it before its time."""
+    """Records into a LiveProfile until ``stop`` is called or ``should_stop`` gives a reason: the session heeds
+    both by itself, whatever the view is doing. ``error`` is what ended it before its time.
+    """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, should_stop: Callable[[], str | None] = lambda: None) -> None:
         self.profile: LiveProfile | None = None
         self.error: BaseException | None = None
         self._reason: str | None = None
+        self._should_stop = should_stop
         self._recorder = Recorder(options, self._open)
         self._thread = threading.Thread(target=self._run, name="session")
 
@@ -59,7 +62,7 @@ class BackgroundSession:
 
     def _run(self) -> None:
         try:
-            self._recorder.run(lambda: self._reason)
+            self._recorder.run(lambda: self._reason or self._should_stop())
         except BaseException as error:
             self.error = error
         finally:

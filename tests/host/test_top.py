@@ -112,7 +112,14 @@ def check_left(terminal: Terminal, status: int) -> None:
     assert terminal._tmux("display-message", "-p", flags).split() == ["0", "0", "1"]
 
 
-def test_a_session_in_a_terminal(terminal: Terminal, workload: Exerciser) -> None:
+def test_a_session_in_a_terminal(terminal: Terminal) -> None:
+    with Exerciser.start(
+        mib=16, threads=2
+    ) as workload:  # the kernel arms a process the more rarely, the older
+        look_around(terminal, workload)
+
+
+def look_around(terminal: Terminal, workload: Exerciser) -> None:
     start_top(terminal, "--arm", "-p", str(workload.pid))
     assert BALANCING.exists()
     terminal.until(lambda shown: "hot from" in shown)  # rates have arrived
@@ -209,9 +216,24 @@ def test_batch_lines_of_json(workload: Exerciser) -> None:
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(documents) == 4
     assert [d["time_s"] for d in documents] == sorted({d["time_s"] for d in documents})
-    assert documents[-1]["armed"] and documents[-1]["sources"]["hint"]["received"] > 0
+    assert documents[-1]["armed"] and documents[-1]["sees_rates"]
     assert documents[-1]["processes"][0]["pid"] == workload.pid
     assert documents[-1]["processes"][0]["resident_bytes"] > 16 << 20
+
+
+def test_rates_arrive_in_batch_mode() -> None:
+    with Exerciser.start(mib=16, threads=2) as fresh:  # the kernel arms a process the more rarely, the older
+        command = [*HOTPAGE, "top", "-b", "--json", "--arm", "-d", "0.5", "-p", str(fresh.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+            assert top.stdout is not None
+            deadline = time.monotonic() + PATIENCE_S
+            total: dict[str, float] = {}
+            while not total.get("hot_bytes") and time.monotonic() < deadline:
+                total = json.loads(top.stdout.readline())["total"]
+            top.terminate()
+            top.stdout.read()
+            assert top.wait(PATIENCE_S) == 0
+    assert total["hot_bytes"] > 0 and total["accesses_per_s"] > 0
 
 
 def test_a_reader_that_has_enough(workload: Exerciser) -> None:
