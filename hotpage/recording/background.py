@@ -14,7 +14,7 @@ from hotpage.recording.session import Progress
 
 
 class BackgroundSession:
-    """Records into a LiveProfile until ``stop`` is called or ``should_stop`` gives a reason: the session heeds
+    """Records into a LiveProfile until ``stop`` is called or ``should_stop`` gives a reason. It heeds
     both by itself, whatever the view is doing. ``error`` is what ended it before its time.
     """
 

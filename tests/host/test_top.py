@@ -113,9 +113,7 @@ def check_left(terminal: Terminal, status: int) -> None:
 
 
 def test_a_session_in_a_terminal(terminal: Terminal) -> None:
-    with Exerciser.start(
-        mib=16, threads=2
-    ) as workload:  # the kernel arms a process the more rarely, the older
+    with Exerciser.start(mib=16, threads=2) as workload:  # young, so that it is armed often
         look_around(terminal, workload)
 
 
@@ -222,7 +220,7 @@ def test_batch_lines_of_json(workload: Exerciser) -> None:
 
 
 def test_rates_arrive_in_batch_mode() -> None:
-    with Exerciser.start(mib=16, threads=2) as fresh:  # the kernel arms a process the more rarely, the older
+    with Exerciser.start(mib=16, threads=2) as fresh:  # young, so that it is armed often
         command = [*HOTPAGE, "top", "-b", "--json", "--arm", "-d", "0.5", "-p", str(fresh.pid)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
             assert top.stdout is not None
@@ -249,7 +247,7 @@ def test_a_reader_that_has_enough(workload: Exerciser) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("-d", "0"), "give -d 0.1 or more"),
+        (("-d", "0"), "give -d at least 0.1"),
         (("--budget", "0"), "budget"),
         (("-n", "3"), "add -b"),
         (("--json",), "add -b"),
