@@ -2,6 +2,8 @@
 """top -b: columns that stay where they are, and JSON that adds up."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from topfeed import busy_feed, frozen_feed
@@ -62,3 +64,8 @@ def test_every_key_sorts(key: str) -> None:
 def test_another_key_names_them() -> None:
     with pytest.raises(UsageError, match="accesses, hot, warm"):
         check_key("nonsense")
+
+
+def test_batch_mode_and_the_other_verbs_do_without_textual() -> None:
+    code = "import sys, hotpage.cli.top, hotpage.views.top.batch; sys.exit('textual' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
