@@ -42,7 +42,7 @@ environment_ready() {
 
 set_up() {
     say "setting up, once (virtualenv: $venv)"
-    install_packages bcc python ${extra:+compiler emulator}
+    install_packages bcc python ${extra:+compiler emulator tmux}
     [ -z "$extra" ] || install_where_it_can_be_had vagrant vagrant vagrant-libvirt
     virtualenv_usable || make_virtualenv
     rm -f "$venv"/hotpage-stamp*
@@ -111,6 +111,7 @@ has() {
             PATH=$PATH:/usr/sbin:/sbin type $program >/dev/null 2>&1 || return 1
         done
         ;;
+    tmux) tmux -V >/dev/null 2>&1 ;;
     esac
 }
 
@@ -134,6 +135,7 @@ package_of() {
     pacman:emulator) echo qemu-system-x86 busybox kmod file ;;
     dnf:emulator) echo qemu-system-x86-core busybox kmod file ;;
     *:emulator) echo qemu-x86 busybox-static kmod file ;;
+    *:tmux) echo tmux ;;
     esac
 }
 

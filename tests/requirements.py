@@ -41,6 +41,10 @@ def _bcc() -> str | None:
     return None if probe.returncode == 0 else "the system's python3 cannot import bcc"
 
 
+def _tmux() -> str | None:
+    return None if shutil.which("tmux") else "there is no tmux"
+
+
 def _package_index() -> str | None:
     """Ask for the build back end: an editable installation needs it from there."""
     command = [
@@ -94,6 +98,7 @@ REQUIREMENTS = {
     "compiler": Requirement(_compiler),
     "bcc": Requirement(_bcc),
     "breakpoints": Requirement(_breakpoints, may_lack=True),
+    "tmux": Requirement(_tmux),
     "package index": Requirement(_package_index, may_lack=True),
     "emulator": Requirement(_emulator),
     # Not in every distribution, nor in Debian from 13 on; scripts/test installs it where it can be had.

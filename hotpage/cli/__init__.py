@@ -26,6 +26,7 @@ VERBS = {
     "report": "Show a profile: hot, warm, cold and unknown memory.",
     "restore": "Put back the kernel settings that a killed session changed.",
     "tiers": "Show memory nodes and tiers, their latency and their knobs.",
+    "top": "Watch processes live: which memory is hot, and where it lies.",
 }
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hotpage.heat.arrays import Floats32, Floats64, Ints32, Ints64
 
 
@@ -37,6 +39,21 @@ class Changes:
 
     def __len__(self) -> int:
         return self.vpn.size
+
+    @staticmethod
+    def none() -> "Changes":
+        """No pages."""
+        nothing = np.empty(0, np.float32)
+        return Changes(np.empty(0, np.int32), np.empty(0, np.int64), nothing, nothing, nothing)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Accesses in order of time, and how long after arming they came."""
+
+    process: Ints32
+    vpn: Ints64
+    latency_s: Floats32
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.results import ArmedRanges, Changes
+from hotpage.heat.results import ArmedRanges, Changes, Latencies
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 
@@ -209,6 +209,7 @@ class IntervalData:
     armed: Mapping[int, ArmedRanges] = field(default_factory=dict)
     cleared: Sequence[ClearedRange] = ()
     nodes: Sequence[NodeRecord] = ()
+    latencies: Latencies | None = None  # only if a live view asked for them; no profile keeps them
     sources: Sequence[SourceCounts] = ()
     own_cpu_s: float = 0.0
     bpf_s: float | None = None  # run time of the programs, where the kernel counts it

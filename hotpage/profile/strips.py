@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.heat.results import ArmedRanges
 from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float64s, Snapshot
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Float64s, Int64s, Snapshot, VmaRecord
 from hotpage.profile.summary import MappingHeat
 
 
@@ -28,19 +29,33 @@ def heat_strip(snapshot: Snapshot, mapping: MappingHeat, cells: int) -> HeatStri
         return HeatStrip(np.empty(0), np.empty(0, np.bool_))
     start = mapping.record.vma.start // PAGE_BYTES
     end = mapping.record.vma.end // PAGE_BYTES
+    pages = snapshot.pages.of(mapping.process).between(start, end)
+    return strip_of(mapping.record, pages.vpn, pages.rate_hz, snapshot.armed.get(mapping.process), cells)
+
+
+def strip_of(
+    record: VmaRecord,
+    vpn: Int64s,
+    rate_hz: Float32s,
+    armed: ArmedRanges | None,
+    cells: int,
+    stand_for: float = 1.0,
+) -> HeatStrip:
+    """The strip of a mapping from its pages, by address, each of which stands for so many."""
+    start = record.vma.start // PAGE_BYTES
+    end = record.vma.end // PAGE_BYTES
     cells = max(1, min(cells, end - start))
     edges = start + np.arange(cells + 1, dtype=np.int64) * (end - start) // cells
-    pages = snapshot.pages.of(mapping.process).between(start, end)
-    known = np.isfinite(pages.rate_hz)
-    cell = np.searchsorted(edges, pages.vpn[known], side="right") - 1
-    counts = np.bincount(cell, minlength=cells)
-    sums = np.bincount(cell, weights=pages.rate_hz[known], minlength=cells)
+    known = np.isfinite(rate_hz)
+    cell = np.searchsorted(edges, vpn[known], side="right") - 1
+    counts = np.bincount(cell, minlength=cells) * stand_for
+    sums = np.bincount(cell, weights=rate_hz[known], minlength=cells) * stand_for
     armed_pages = np.zeros(cells)
-    if (armed := snapshot.armed.get(mapping.process)) is not None:
+    if armed is not None:
         armed_pages += Coverage(armed).armed_pages(edges[:-1], edges[1:])
     # How many of them are resident is known of the mapping as a whole only; those were not accessed.
-    resident_share = (mapping.record.resident_bytes or 0) / mapping.record.vma.size_bytes
+    resident_share = (record.resident_bytes or 0) / record.vma.size_bytes
     silent_pages = np.maximum(armed_pages * resident_share - counts, 0)
-    rate_hz = np.divide(sums, counts + silent_pages, out=np.full(cells, np.nan), where=counts > 0)
+    mean_hz = np.divide(sums, counts + silent_pages, out=np.full(cells, np.nan), where=counts > 0)
     silent = (armed_pages > 0) & (counts == 0)
-    return HeatStrip(rate_hz, silent)
+    return HeatStrip(mean_hz, silent)

@@ -31,7 +31,7 @@ WINDOWS_S = (1.0, 10.0, 60.0)
 _UNTOUCHED = (0.0,) * len(WINDOWS_S)
 # Of a range that people read: rates within a factor of four. A rate from a few accesses is no surer than
 # that.
-_RANGE_OCTAVES = 2.0
+RANGE_OCTAVES = 2.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Summary:
     @cached_property
     def _runs(self) -> PageRuns:
         pages = self.snapshot.pages
-        return join_neighbours(pages.rows(np.isfinite(pages.rate_hz)), _RANGE_OCTAVES, compare_short=False)
+        return join_neighbours(pages.rows(np.isfinite(pages.rate_hz)), RANGE_OCTAVES, compare_short=False)
 
     def ranges(self, key: str = "accesses", count: int | None = None) -> list[RangeHeat]:
         """The first ``count`` ranges by a key of RANGE_KEYS; all of them with None."""

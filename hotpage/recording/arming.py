@@ -115,6 +115,11 @@ class Arming:
         ]
 
     @property
+    def is_arming(self) -> bool:
+        """Whether the kernel arms pages now, on this session's behalf or by itself."""
+        return self.is_on or self._switch is None
+
+    @property
     def held(self) -> frozenset[int]:
         """Single-threaded processes made armable."""
         return self._holder.held if self._holder else frozenset()

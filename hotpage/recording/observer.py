@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
-from hotpage.heat.results import Changes
+from hotpage.heat.results import Changes, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.recording.sampling import started_s
@@ -23,7 +23,12 @@ class Observer:
     """Feeds a heat table. Times are session seconds: (CLOCK_MONOTONIC ns - ``origin_ns``) / 1e9."""
 
     def __init__(
-        self, table: HeatTable, processes: ProcessTable, origin_ns: int, fault_cost_s: float
+        self,
+        table: HeatTable,
+        processes: ProcessTable,
+        origin_ns: int,
+        fault_cost_s: float,
+        keep_latencies: bool = False,
     ) -> None:
         self.table = table
         self.clock = ScanClock()
@@ -34,6 +39,7 @@ class Observer:
         self._held: Events = np.empty(0, EVENT_DTYPE)
         self._service: dict[int, ServiceClock] = {}
         self._sampled_since_s: dict[int, float] = {}
+        self._latencies: list[Latencies] | None = [] if keep_latencies else None
 
     def take(self, events: Events, replaced_ns: dict[int, int], last: bool = False) -> list[Process]:
         """Account a batch in order of time; returns the processes seen for the first time.
@@ -127,6 +133,9 @@ class Observer:
         exposure_s = np.maximum(running_s, RUNNING_FLOOR * waited_s)
         known = ~unknown
         self.table.observe(owner, vpn[known], time_s[known], exposure_s[known])
+        if self._latencies is not None:
+            who = np.full(np.count_nonzero(known), owner, np.int32)
+            self._latencies.append(Latencies(who, vpn[known], waited_s[known].astype(np.float32)))
         # Armed before the session began: accessed now, after a silence of unknown length.
         self.table.touch(owner, vpn[unknown], time_s[unknown])
 
@@ -181,6 +190,17 @@ class Observer:
             changes.rate_hz[row] / share,
             changes.rate_short_hz[row] / share,
             changes.relative_error[row],
+        )
+
+    def take_latencies(self) -> Latencies | None:
+        """From arming to access, of the accesses since the last call; None if they are not kept."""
+        if not self._latencies:
+            return None
+        some, self._latencies = self._latencies, []
+        return Latencies(
+            np.concatenate([one.process for one in some]),
+            np.concatenate([one.vpn for one in some]),
+            np.concatenate([one.latency_s for one in some]),
         )
 
     def forget(self, process: int) -> None:

@@ -60,6 +60,8 @@ class Options:
     budget_percent: float = DEFAULT_BUDGET_PERCENT
     interval_s: float = DEFAULT_INTERVAL_S
     command_line: tuple[str, ...] = ()
+    keep_latencies: bool = False
+    """For a live view: hand over each access's latency with its interval."""
 
 
 @contextlib.contextmanager
@@ -138,6 +140,7 @@ class Recorder:
                 account,
                 arming,
                 self.progress,
+                options.keep_latencies,
             )
             return session.run(options.duration_s, should_stop, self._on_progress)
 

@@ -87,6 +87,8 @@ class Progress:
     bpf_s: float = 0.0
     target_cpu_s: float = 0.0
     target_cost_percent: float = 0.0
+    is_arming: bool = False
+    """Whether pages are armed at the moment: not while the budget forbids it."""
     tracked_pages: int = 0
     first_event_s: float | None = None
     rss_before_events_bytes: int = 0
@@ -118,6 +120,7 @@ class Session:
         account: ArmingAccount,
         arming: Arming | None,
         progress: Progress,
+        keep_latencies: bool = False,
     ) -> None:
         self._origin_ns = run.origin_monotonic_ns
         self._interval_s = run.interval_s
@@ -137,7 +140,11 @@ class Session:
         self._sampling = SamplingControl(run.budget_percent or 100.0)
         self._processes = ProcessTable()
         self._observer = Observer(
-            HeatTable(run.horizons_s), self._processes, self._origin_ns, account.fault_cost_s
+            HeatTable(run.horizons_s),
+            self._processes,
+            self._origin_ns,
+            account.fault_cost_s,
+            keep_latencies,
         )
         self._target_cpu = TargetCpu()
         self._machine_cpu_before_s = machine_cpu_s()
@@ -386,6 +393,7 @@ class Session:
         if self._arming is not None:
             self._arming.hold(self._processes.live())
             self._arming.steer()
+            self._progress.is_arming = self._arming.is_arming
 
     def _sample(self) -> None:
         """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""
@@ -413,6 +421,7 @@ class Session:
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
             nodes=self._nodes.news(last),
+            latencies=observer.take_latencies(),
             sources=[self._counts(name) for name in self._capture.rungs],
             own_cpu_s=progress.own_cpu_s - written.own_cpu_s,
             bpf_s=progress.bpf_s - written.bpf_s,

@@ -91,7 +91,8 @@ class Report:
             for advice in run.advice or (_MORE_TIME if run.sees_rates else _ARM,):
                 yield from self._wrapped(f"-> {advice}", "bold yellow")
         yield from self._labelled("target", f"{run.target} on {run.hostname}, Linux {run.kernel_release}")
-        started = datetime.fromtimestamp(run.started_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        begun = datetime.fromtimestamp(run.started_unix_s + usage.start_s, UTC)
+        started = begun.strftime("%Y-%m-%d %H:%M:%S UTC")
         how = snapshot.end.status if snapshot.end else "without an end: still recording, or killed"
         yield from self._labelled(
             "measured",

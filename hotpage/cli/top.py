@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage top``: the live view of a session, on the terminal, in a browser, or as lines for scripts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, TextIO, cast
+
+import typer
+
+from hotpage.cli.privilege import require_root
+from hotpage.cli.record import StopReason, stop_on_signals
+from hotpage.errors import MissingDependencyError, ProfileError, UsageError
+from hotpage.machine.capabilities import Capability, keep_only
+from hotpage.machine.pagenodes import page_nodes
+from hotpage.profile.livepages import PageRows
+from hotpage.profile.liveprofile import LiveProfile
+from hotpage.profile.liveview import LiveMapping, LiveView
+from hotpage.profile.naming import default_directory
+from hotpage.profile.runs import PageRuns
+from hotpage.profile.snapshot import Int64s, VmaRecord
+from hotpage.profile.strips import HeatStrip
+from hotpage.recording.background import BackgroundSession
+from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
+from hotpage.recording.selection import Selection
+from hotpage.views.strip import UNICODE_LEVELS
+from hotpage.views.top.feed import Status
+from hotpage.views.top.levels import Order
+
+_SHORTEST_REFRESH_S = 0.1
+_LOOK_S = 0.05
+_NEEDED_TO_SHOW = (Capability.DAC_OVERRIDE, Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE)
+"""Of the thread that draws: a profile may go into somebody's directory, and nodes of pages are asked for."""
+
+
+def top(
+    pids: Annotated[
+        str | None,
+        typer.Option("-p", "--pid", metavar="PID[,PID]", help="These processes and their children."),
+    ] = None,
+    cgroup: Annotated[
+        str | None, typer.Option("--cgroup", metavar="PATH", help="A cgroup v2 and all below it.")
+    ] = None,
+    comm: Annotated[
+        str | None,
+        typer.Option("--comm", metavar="NAME", help="Processes of this command name, also later ones."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("-a", "--all", help="All processes (the default).")] = False,
+    arm: Annotated[
+        bool,
+        typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
+    ] = False,
+    budget_percent: Annotated[
+        float,
+        typer.Option("--budget", metavar="PCT", help="Slowdown of the targets and own CPU time allowed."),
+    ] = DEFAULT_BUDGET_PERCENT,
+    refresh_s: Annotated[
+        float, typer.Option("-d", "--delay", metavar="SECONDS", help="Time between refreshes.")
+    ] = DEFAULT_INTERVAL_S,
+    batch: Annotated[bool, typer.Option("-b", "--batch", help="Print tables, for scripts.")] = False,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", metavar="N", min=1, help="With -b: stop after so many.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="With -b: a JSON object a line.")] = False,
+    sort: Annotated[
+        str, typer.Option("-s", "--sort", metavar="KEY", help="Sort by: accesses, hot, rss, pid, command...")
+    ] = "accesses",
+    tree: Annotated[bool, typer.Option("-t", "--tree", help="Processes as a tree of their cgroups.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve it to a browser on this machine.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="With --web; 0: any that is free.")
+    ] = 0,
+) -> int:
+    """Watch processes, a cgroup or everything: which memory is hot, and where it lies.
+
+    Press F1 for the keys, F10 or q to quit. Nothing is written anywhere unless you press R.
+    """
+    from hotpage.views.top.batch import check_key
+
+    if not 0 < budget_percent <= 100:
+        raise UsageError(f"a budget of {budget_percent} % makes no sense", "give more than 0, up to 100")
+    if refresh_s < _SHORTEST_REFRESH_S:
+        raise UsageError(
+            f"a refresh every {refresh_s} s is too often", f"give -d at least {_SHORTEST_REFRESH_S}"
+        )
+    if (json or count is not None) and not batch:
+        raise UsageError("--json and -n belong to batch mode", "add -b")
+    if web and batch:
+        raise UsageError("--web and -b exclude each other")
+    order = check_key(sort)
+    selection = _selection(pids, cgroup, comm, everything)
+    require_root("watching")
+    if web:
+        return _serve(port)
+    if not batch and not _has_screen():
+        raise UsageError("top needs a terminal", "use -b to print tables")
+    options = Options(
+        selection=selection,
+        arm=arm,
+        budget_percent=budget_percent,
+        interval_s=refresh_s,
+        command_line=tuple(sys.argv),
+        keep_latencies=not batch,
+    )
+    with stop_on_signals() as stop:
+        session = BackgroundSession(options, stop)
+        with session.running():
+            keep_only(_NEEDED_TO_SHOW)
+            feed = SessionFeed(session)
+            if batch:
+                _print_batches(feed, stop, order.key, count, json)
+            else:
+                _run_app(feed, stop, order, tree)
+    return 0
+
+
+def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | None, json: bool) -> None:
+    from hotpage.views.top.batch import json_line, text_block
+
+    shown: LiveView | None = None
+    printed = 0
+    while (count is None or printed < count) and stop() is None:
+        view, is_over = feed.view, not feed.is_running
+        if view is None or view is shown:
+            if is_over:
+                return
+            time.sleep(_LOOK_S)
+            continue
+        shown = view
+        status = feed.status()
+        text = json_line(view, status, key) if json else text_block(view, status, key, again=printed > 0)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        printed += 1
+
+
+def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> None:
+    from hotpage.views.top.app import TopApp
+
+    for name in ("COLUMNS", "LINES"):  # exported, they would hide that the terminal changes its size
+        os.environ.pop(name, None)
+
+    def should_stop() -> str | None:
+        return stop() or (None if feed.error is None else "error")
+
+    app = TopApp(feed, should_stop, _shows_blocks(), order, tree)
+    with _terminal_that_may_close():
+        app.run()
+    if app.return_code:
+        raise SystemExit(app.return_code)
+
+
+class _MayClose:
+    """A text file on which writing never fails, for a terminal that may be closed at any time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextmanager
+def _terminal_that_may_close() -> Iterator[None]:
+    """Textual draws on ``sys.__stderr__`` from a thread: that would die of a closed terminal, and everybody
+    else wait for it.
+    """
+    before = sys.__stderr__
+    sys.__stderr__ = cast(Any, _MayClose(cast(TextIO, before)))  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stderr__ = before  # type: ignore[misc]
+
+
+def _serve(port: int) -> int:
+    try:
+        from hotpage.views.top.web import serve
+    except ImportError:
+        raise MissingDependencyError(
+            "--web needs textual-serve", f"{sys.executable} -m pip install textual-serve"
+        ) from None
+    words = [word for word in sys.argv[1:] if word != "--web"]
+    if "--port" in words:
+        place = words.index("--port")
+        del words[place : place + 2]
+    words = [word for word in words if not word.startswith("--port=")]
+    return serve([sys.executable, "-m", "hotpage", *words], port)
+
+
+def _has_screen() -> bool:
+    """A terminal, or the browser behind textual-serve."""
+    return bool(os.environ.get("TEXTUAL_DRIVER")) or all(
+        stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
+    )
+
+
+def _shows_blocks() -> bool:
+    try:
+        UNICODE_LEVELS.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _selection(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Selection:
+    if sum((pids is not None, cgroup is not None, comm is not None, everything)) > 1:
+        raise UsageError("several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
+    if cgroup is not None:
+        return Selection.of_cgroup(cgroup)
+    if comm is not None:
+        return Selection.of_comm(comm)
+    if pids is None:
+        return Selection(everything=True)
+    try:
+        return Selection.of_pids(int(word) for word in pids.split(","))
+    except ValueError:
+        raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
+
+
+class SessionFeed:
+    """A session as top sees it (views.top.feed.Feed)."""
+
+    def __init__(self, session: BackgroundSession) -> None:
+        self._session = session
+
+    @property
+    def is_running(self) -> bool:
+        """Whether more pictures may come."""
+        return self._session.is_running
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the session early."""
+        return self._session.error
+
+    @property
+    def view(self) -> LiveView | None:
+        profile = self._session.profile
+        return profile.view if profile is not None else None
+
+    def status(self) -> Status:
+        progress, profile = self._session.progress, self._session.profile
+        recording = profile.recording if profile is not None else None
+        is_recording = recording is not None and recording.is_running
+        return Status(
+            arming=self._arming(),
+            kept_one_in=progress.one_in,
+            target_cost_percent=progress.target_cost_percent,
+            notes=tuple(progress.notes),
+            recording=recording.directory if recording is not None and is_recording else None,
+            recorded_s=recording.until_s - recording.since_s if recording is not None else 0.0,
+            recording_problem=recording.problem if recording is not None else None,
+            has_ended=not self._session.is_running,
+        )
+
+    def _arming(self) -> str:
+        profile = self._session.profile
+        if profile is None or not profile.run.armed:
+            is_armed = profile is not None and profile.run.numa_balancing
+            return "by the kernel" if is_armed else "off"
+        return "on" if self._session.progress.is_arming else "waits for the budget"
+
+    def mappings(self, process: int) -> list[LiveMapping]:
+        return self._profile.mappings(process)
+
+    def strip(self, process: int, record: VmaRecord, cells: int) -> HeatStrip:
+        return self._profile.strip(process, record, cells)
+
+    def ranges(self, process: int, start: int, end: int) -> PageRuns:
+        return self._profile.ranges(process, start, end)
+
+    def pages(self, process: int, start: int, end: int) -> PageRows:
+        return self._profile.pages(process, start, end)
+
+    def nodes(self, process: int, vpn: Int64s) -> Sequence[int | None]:
+        view = self.view
+        for row in view.processes if view is not None else ():
+            if row.record.process.index == process and row.record.exited_s is None:
+                return page_nodes(row.record.process.pid, vpn)
+        return [None] * len(vpn)
+
+    def record(self) -> None:
+        profile = self._session.profile
+        if profile is None:
+            raise ProfileError("nothing has been observed yet", "wait for the first refresh")
+        profile.record(Path.cwd() / default_directory(time.time()))
+
+    def stop_recording(self) -> None:
+        self._profile.stop_recording()
+
+    @property
+    def _profile(self) -> LiveProfile:
+        profile = self._session.profile
+        assert profile is not None, "there is no picture yet"
+        return profile

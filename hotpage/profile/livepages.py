@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newest rate of every page, changed in place: what a live view adds up at every refresh.
+
+Pages lie in blocks of 64 neighbours, found through a sorted directory. Each block keeps running sums, so that
+the heat of any set of address ranges costs a step per block and range, not per page. A page takes 9 bytes in
+a full block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.histogram import BIN_COUNT, rate_bins
+from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
+
+_BLOCK_BITS = 6
+_BLOCK = 1 << _BLOCK_BITS
+_VPN_BITS = 44  # user addresses have at most 56 bits (x86-64 with five levels)
+MAX_SLOTS = 1 << (63 - _VPN_BITS)
+_ABSENT, _UNKNOWN, _LOWEST = 0, 1, 2
+"""In ``_bins``, which holds rate_bins of known rates; the lowest, open bin joins its neighbour."""
+_LEVELS = 4
+_PRESENT, _KNOWN, _WARM, _HOT = range(_LEVELS)
+_OCTAVE_BINS = 4
+_AT_ONCE = 4096  # blocks copied or cleared in one step: a quarter of a million pages
+_BITS_SET = np.array([number.bit_count() for number in range(256)], np.uint8)
+
+Bins = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PageRows:
+    """Pages of one process in order of address."""
+
+    vpn: Int64s
+    rate_hz: Float32s  # NaN: the page is there, its rate unknown
+    relative_error: Float32s
+    latency_s: Float32s  # from arming to the last access seen; NaN: none was
+
+    def __len__(self) -> int:
+        return len(self.vpn)
+
+
+class LivePages:
+    """Pages by (slot, vpn); a slot is a small number that stands for a process. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._directory = np.empty(0, np.int64)  # block keys, ascending
+        self._row = np.empty(0, np.int64)  # of each in the directory: where the block is stored
+        self._spare: list[Int64s] = []
+        self._used = 0
+        self._rate = np.empty(0, np.float32)
+        self._error = np.empty(0, np.float16)
+        self._latency_ms = np.empty(0, np.float16)
+        self._bins: Bins = np.empty(0, np.uint8)
+        self._counts = np.zeros((_LEVELS, 0))  # by block: pages present, of known rate, warm or hot, hot
+        self._rates = np.zeros(0)  # by block: sum of known rates
+        self._hot_bin = BIN_COUNT
+        self.histogram = np.zeros((0, BIN_COUNT + 1), np.int64)
+        """By slot: pages per bin of heat.histogram; in bin 0 those of unknown rate."""
+        self.rate_hz = np.zeros(0)
+        """By slot: sum of known rates."""
+        self.uncertain_hz = np.zeros(0)
+        """By slot: sum of rate x relative error."""
+
+    def __len__(self) -> int:
+        return int(self._counts[_PRESENT].sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        arrays = (self._directory, self._row, self._rate, self._error, self._latency_ms, self._bins)
+        return sum(array.nbytes for array in (*arrays, self._counts, self._rates, self.histogram))
+
+    @property
+    def hot_bin(self) -> int:
+        """Pages from this bin on are hot, from an octave below on warm."""
+        return self._hot_bin
+
+    def set_hot_bin(self, hot_bin: int) -> None:
+        """Change what is hot; costs a pass over all pages if it differs."""
+        if hot_bin == self._hot_bin:
+            return
+        self._hot_bin = hot_bin
+        for level, lowest in self._lowest_bins():
+            is_in = np.packbits(self._bins >= lowest)
+            self._counts[level] = _BITS_SET[is_in].reshape(-1, _BLOCK // 8).sum(axis=1)
+
+    def update(self, slot: Int64s, vpn: Int64s, rate_hz: Float32s, relative_error: Float32s) -> None:
+        """Take new rates; of several rows of a page, which lie side by side, the last counts."""
+        if not len(vpn):
+            return
+        keys = key_of(slot, vpn)
+        last = np.append(keys[1:] != keys[:-1], True)
+        if not last.all():
+            keys, slot, rate_hz, relative_error = keys[last], slot[last], rate_hz[last], relative_error[last]
+        self._reserve_slots(int(slot.max()) + 1)
+        at = self._positions(keys)
+        new = np.maximum(rate_bins(rate_hz), _LOWEST).astype(np.uint8)
+        new[np.isnan(rate_hz)] = _UNKNOWN
+        self._replace(slot, at, new, rate_hz, relative_error)
+
+    def note_latencies(self, slot: Int64s, vpn: Int64s, latency_s: Float32s) -> None:
+        """Take the latencies of accesses in order of time; pages that are not tracked are passed over."""
+        place, found = self._locate(key_of(slot, vpn))
+        at = (self._row[place[found]] << _BLOCK_BITS) + (vpn[found] & (_BLOCK - 1))
+        self._latency_ms[at] = np.minimum(latency_s[found] * 1e3, np.finfo(np.float16).max)
+
+    def clear(self, slot: int, start_vpn: int = 0, end_vpn: int = 1 << _VPN_BITS) -> None:
+        """Forget the pages of a range; by default all of the slot's."""
+        low, high, start, end = self._span(slot, start_vpn, end_vpn)
+        if low == high:
+            return
+        for first in range(low, high, _AT_ONCE):
+            keys, at = self._stored(np.arange(first, min(first + _AT_ONCE, high)), start, end)
+            nothing = np.zeros(len(keys), np.float32)
+            self._replace(np.full(len(keys), slot), at, np.zeros(len(keys), np.uint8), nothing, nothing)
+            self._latency_ms[at] = np.nan
+        rows = self._row[low:high]
+        is_empty = self._counts[_PRESENT, rows] == 0
+        if is_empty.any():
+            self._rates[rows[is_empty]] = 0.0
+            self._spare.append(rows[is_empty])
+            keep = np.ones(len(self._directory), bool)
+            keep[low:high] = ~is_empty
+            self._directory, self._row = self._directory[keep], self._row[keep]
+
+    def pages(self, slot: int, start_vpn: int, end_vpn: int) -> PageRows:
+        """A copy of what is known of an address range."""
+        return self.sample(slot, start_vpn, end_vpn, 1 << 62)[0]
+
+    def sample(self, slot: int, start_vpn: int, end_vpn: int, blocks: int) -> tuple[PageRows, float]:
+        """Pages of at most ``blocks`` evenly picked blocks of a range, and how many each stands for."""
+        low, high, start, end = self._span(slot, start_vpn, end_vpn)
+        step = max(1, -(-(high - low) // blocks))
+        picked = np.arange(low, high, step)
+        return self._copy(*self._stored(picked, start, end)), (high - low) / max(len(picked), 1)
+
+    def part(self, after_block: int) -> tuple[int, Int64s, PageRows]:
+        """A copy of the pages of the next few thousand blocks with keys above ``after_block`` (at first -1):
+        the last key to go on from (-1: that was all), the slot of each page, and the pages.
+        """
+        low = int(np.searchsorted(self._directory, after_block, side="right"))
+        places = np.arange(low, min(low + _AT_ONCE, len(self._directory)))
+        keys, at = self._stored(places, 0, np.iinfo(np.int64).max)
+        last = int(self._directory[places[-1]]) if len(places) else -1
+        return last, keys >> _VPN_BITS, self._copy(keys, at)
+
+    def bounds(self, keys: Int64s) -> Bounds:
+        """Addresses to ask about (see ``key_of``); valid until the next change."""
+        return Bounds(self, keys)
+
+    # Inside
+
+    def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
+        return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
+
+    def _replace(
+        self, slot: Int64s, at: Int64s, new: Bins, rate_hz: Float32s, relative_error: Float32s
+    ) -> None:
+        """Put other values in the place of pages (each once), and correct all sums by the difference."""
+        old = self._bins[at]
+        block = at >> _BLOCK_BITS
+        for level, lowest in ((_PRESENT, _UNKNOWN), (_KNOWN, _LOWEST), *self._lowest_bins()):
+            entered = (new >= lowest).view(np.int8) - (old >= lowest).view(np.int8)
+            moved = np.flatnonzero(entered)
+            np.add.at(self._counts[level], block[moved], entered[moved].astype(np.float64))
+        self._sum(slot, at, block, old, -1)
+        self._bins[at], self._rate[at], self._error[at] = new, rate_hz, relative_error
+        self._sum(slot, at, block, new, 1)
+
+    def _sum(self, slot: Int64s, at: Int64s, block: Int64s, bins: Bins, sign: int) -> None:
+        """Add the pages' rates to the sums, or take them out."""
+        there = np.flatnonzero(bins != _ABSENT)
+        if len(there) < len(bins):
+            slot, at, block, bins = slot[there], at[there], block[there], bins[there]
+        known = bins != _UNKNOWN
+        rate = np.where(known, self._rate[at], np.float32(0)).astype(np.float64)
+        np.add.at(self._rates, block, sign * rate)
+        np.add.at(self.histogram.reshape(-1), slot * (BIN_COUNT + 1) + np.where(known, bins, 0), sign)
+        slots = len(self.rate_hz)
+        uncertain = rate * np.where(known, self._error[at], np.float16(0))
+        self.rate_hz += sign * np.bincount(slot, weights=rate, minlength=slots)
+        self.uncertain_hz += sign * np.bincount(slot, weights=uncertain, minlength=slots)
+
+    def _reserve_slots(self, count: int) -> None:
+        have = len(self.histogram)
+        if count > have:
+            more = max(count, 2 * have) - have
+            self.histogram = np.pad(self.histogram, ((0, more), (0, 0)))
+            self.rate_hz = np.pad(self.rate_hz, (0, more))
+            self.uncertain_hz = np.pad(self.uncertain_hz, (0, more))
+
+    def _locate(self, keys: Int64s) -> tuple[Int64s, Bools]:
+        """Place in the directory, and whether the page's block is there."""
+        block = keys >> _BLOCK_BITS
+        place = np.searchsorted(self._directory, block)
+        found = np.zeros(len(keys), bool)
+        inside = place < len(self._directory)
+        found[inside] = self._directory[place[inside]] == block[inside]
+        return place, found
+
+    def _positions(self, keys: Int64s) -> Int64s:
+        """Where pages are stored, with new blocks for those that had none."""
+        place, found = self._locate(keys)
+        if not found.all():
+            blocks = np.unique(keys[~found] >> _BLOCK_BITS)
+            rows = self._take_rows(len(blocks))
+            at = np.searchsorted(self._directory, blocks)
+            self._directory = np.insert(self._directory, at, blocks)
+            self._row = np.insert(self._row, at, rows)
+            place, _ = self._locate(keys)
+        positions: Int64s = (self._row[place] << _BLOCK_BITS) + (keys & (_BLOCK - 1))
+        return positions
+
+    def _take_rows(self, count: int) -> Int64s:
+        rows = np.concatenate([*self._spare, np.empty(0, np.int64)])
+        if len(rows) < count:
+            new = count - len(rows)
+            rows = np.concatenate([rows, np.arange(self._used, self._used + new)])
+            self._used += new
+            self._reserve_rows(self._used)
+        self._spare = [rows[count:]] if len(rows) > count else []
+        return rows[:count]
+
+    def _reserve_rows(self, count: int) -> None:
+        have = len(self._rates)
+        if count <= have:
+            return
+        more = max(count, have + have // 2) - have
+        pages = more << _BLOCK_BITS
+        self._rate = np.concatenate([self._rate, np.empty(pages, np.float32)])
+        self._error = np.concatenate([self._error, np.empty(pages, np.float16)])
+        self._latency_ms = np.concatenate([self._latency_ms, np.full(pages, np.nan, np.float16)])
+        self._bins = np.concatenate([self._bins, np.zeros(pages, np.uint8)])
+        self._counts = np.pad(self._counts, ((0, 0), (0, more)))
+        self._rates = np.pad(self._rates, (0, more))
+
+    def _span(self, slot: int, start_vpn: int, end_vpn: int) -> tuple[int, int, int, int]:
+        """A range's part of the directory, and its first key and the last one."""
+        start, end = (slot << _VPN_BITS) | start_vpn, (slot << _VPN_BITS) + end_vpn - 1
+        low = int(np.searchsorted(self._directory, start >> _BLOCK_BITS))
+        high = int(np.searchsorted(self._directory, end >> _BLOCK_BITS, side="right"))
+        return low, high, start, end
+
+    def _stored(self, places: Int64s, first_key: int, last_key: int) -> tuple[Int64s, Int64s]:
+        """Keys of the pages in some blocks, within limits, and where they are stored."""
+        key = ((self._directory[places, None] << _BLOCK_BITS) + np.arange(_BLOCK)).ravel()
+        at = ((self._row[places, None] << _BLOCK_BITS) + np.arange(_BLOCK)).ravel()
+        wanted = (self._bins[at] != _ABSENT) & (key >= first_key) & (key <= last_key)
+        return key[wanted], at[wanted]
+
+    def _copy(self, key: Int64s, at: Int64s) -> PageRows:
+        latency_s = self._latency_ms[at].astype(np.float32) / np.float32(1e3)
+        return PageRows(
+            key & ((1 << _VPN_BITS) - 1), self._rate[at], self._error[at].astype(np.float32), latency_s
+        )
+
+
+class Bounds:
+    """Addresses, looked up in the directory once for several questions about what lies below each."""
+
+    def __init__(self, pages: LivePages, keys: Int64s) -> None:
+        self._pages = pages
+        self._place, found = pages._locate(keys)
+        column = keys & (_BLOCK - 1)
+        self._cut = np.flatnonzero(found & (column > 0))
+        row = pages._row[self._place[self._cut]]
+        self._at = (row[:, None] << _BLOCK_BITS) + np.arange(_BLOCK)
+        self._below = np.arange(_BLOCK) < column[self._cut][:, None]
+        self._bins = pages._bins[self._at]
+
+    def pages(self) -> Float64s:
+        """Pages below each address, those of unknown rate included."""
+        return self._upto(_PRESENT)
+
+    def known(self) -> Float64s:
+        """Of them, those of known rate."""
+        return self._upto(_KNOWN)
+
+    def warm(self) -> Float64s:
+        """Of them, those that are warm or hot."""
+        return self._upto(_WARM)
+
+    def hot(self) -> Float64s:
+        """Of them, the hot ones."""
+        return self._upto(_HOT)
+
+    def rate_hz(self) -> Float64s:
+        """Sum of the known rates below each address."""
+        pages = self._pages
+        upto = self._whole_blocks(pages._rates)
+        is_below = self._below & (self._bins >= _LOWEST)
+        upto[self._cut] += np.where(is_below, pages._rate[self._at], 0.0).sum(axis=1, dtype=np.float64)
+        return upto
+
+    def _upto(self, level: int) -> Float64s:
+        pages = self._pages
+        upto = self._whole_blocks(pages._counts[level])
+        lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
+        counted = np.packbits(self._below & (self._bins >= lowest), axis=1)
+        upto[self._cut] += _BITS_SET[counted].sum(axis=1)
+        return upto
+
+    def _whole_blocks(self, by_block: Float64s) -> Float64s:
+        sums = np.concatenate([[0.0], np.cumsum(by_block[self._pages._row])])
+        upto: Float64s = sums[self._place]
+        return upto
+
+
+def key_of(slot: Int64s | Int32s | int, vpn: Int64s) -> Int64s:
+    """One integer for a page, ascending by (slot, vpn)."""
+    keys: Int64s = (np.asarray(slot, np.int64) << _VPN_BITS) | vpn
+    return keys

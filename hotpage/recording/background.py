@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session in a thread of its own, for a view beside it: a screen that is slow to draw loses no events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hotpage.profile.liveprofile import LiveProfile
+from hotpage.profile.snapshot import RunInfo
+from hotpage.recording.recorder import Options, Recorder
+from hotpage.recording.session import Progress
+
+
+class BackgroundSession:
+    """Records into a LiveProfile until ``stop`` is called or ``should_stop`` gives a reason. It heeds
+    both by itself, whatever the view is doing. ``error`` is what ended it before its time.
+    """
+
+    def __init__(self, options: Options, should_stop: Callable[[], str | None] = lambda: None) -> None:
+        self.profile: LiveProfile | None = None
+        self.error: BaseException | None = None
+        self._reason: str | None = None
+        self._should_stop = should_stop
+        self._recorder = Recorder(options, self._open)
+        self._thread = threading.Thread(target=self._run, name="session")
+
+    @property
+    def progress(self) -> Progress:
+        """Totals so far; the session's thread writes them."""
+        return self._recorder.progress
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the session has begun and not ended."""
+        return self._thread.is_alive()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start; on leaving, however that is, the session has ended and the system is as it was before.
+
+        Raises what ended the session early, unless something else is on its way.
+        """
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self.stop("complete")
+            self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def stop(self, reason: str) -> None:
+        """Ask the session to end, with this as its status."""
+        if self._reason is None:
+            self._reason = reason
+
+    def _open(self, run: RunInfo) -> LiveProfile:
+        self.profile = LiveProfile(run)
+        return self.profile
+
+    def _run(self) -> None:
+        try:
+            self._recorder.run(lambda: self._reason or self._should_stop())
+        except BaseException as error:
+            self.error = error
+        finally:
+            if self.profile is not None:
+                self.profile.stop_recording()

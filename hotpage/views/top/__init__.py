@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage top``: a live session as tables that are gone into: processes, mappings, ranges, pages.
+
+    feed.py     what the session offers: pictures that do not change any more, details on demand
+    levels.py   one class per table: its rows, its columns, where Enter leads
+    columns.py  what a column shows, and how columns share the width
+    header.py   the lines above the table
+    grid.py     the table as a widget; screens.py what lies over it; app.py the application
+    batch.py    the same for scripts; web.py for browsers
+
+Only app.py, grid.py, screens.py and web.py know Textual.
+"""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What top shows a session through; recording.background gives the real one, tests a frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hotpage.profile.livepages import PageRows
+from hotpage.profile.liveview import LiveMapping, LiveView
+from hotpage.profile.runs import PageRuns
+from hotpage.profile.snapshot import Int64s, VmaRecord
+from hotpage.profile.strips import HeatStrip
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the session itself is doing."""
+
+    arming: str
+    """For people: "on", "waiting for the budget", "by the kernel", "off"."""
+    kept_one_in: int = 1
+    """Page faults."""
+    target_cost_percent: float = 0.0
+    notes: Sequence[str] = ()
+    recording: Path | None = None
+    """Where a recording is being written."""
+    recorded_s: float = 0.0
+    recording_problem: str | None = None
+    has_ended: bool = False
+
+
+class Feed(Protocol):
+    """All methods return at once and what they return does not change."""
+
+    @property
+    def view(self) -> LiveView | None:
+        """The newest picture; None until there is one."""
+
+    def status(self) -> Status:
+        """The session's state."""
+
+    def mappings(self, process: int) -> list[LiveMapping]:
+        """A process's mappings."""
+
+    def strip(self, process: int, record: VmaRecord, cells: int) -> HeatStrip:
+        """The heat along a mapping."""
+
+    def ranges(self, process: int, start: int, end: int) -> PageRuns:
+        """Stretches of similar rate within addresses (bytes)."""
+
+    def pages(self, process: int, start: int, end: int) -> PageRows:
+        """Pages within addresses (bytes)."""
+
+    def nodes(self, process: int, vpn: Int64s) -> Sequence[int | None]:
+        """The node of each page now; None where it is on none (swapped out, gone) or nobody may ask."""
+
+    def record(self) -> None:
+        """Begin to record; raises HotpageError."""
+
+    def stop_recording(self) -> None:
+        """End the recording."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``top --web``: textual-serve on the loopback interface, for who has the token and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from http.cookies import SimpleCookie
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from textual_serve.server import Server
+
+from hotpage.errors import UsageError
+
+_HOST = "127.0.0.1"
+_COOKIE = "hotpage-token"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(command: Sequence[str], port: int) -> int:
+    """Serve the application that ``command`` runs, one process per browser page, until a signal ends it.
+
+    Raises UsageError when the port is taken. Prints the address with its token once connections are accepted.
+    """
+    with _listen(port) as listener:
+        server = _TokenServer(command, listener.getsockname()[1])
+        logging.basicConfig(level=logging.WARNING, format="hotpage: %(message)s", stream=sys.stderr)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(server.run(listener))
+    return 0
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on port {port}: {error.strerror}", "choose another --port"
+        ) from error
+    listener.listen()
+    return listener
+
+
+class _TokenServer(Server):
+    """Asks for the token: in the address once, then in a cookie that no other site gets sent along."""
+
+    def __init__(self, command: Sequence[str], port: int) -> None:
+        super().__init__(f"exec {shlex.join(command)}", host=_HOST, port=port, title="hotpage top")
+        self.token = secrets.token_urlsafe(32)
+        self._watching: set[asyncio.Task[object]] = set()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until SIGINT, SIGTERM or SIGHUP; on return every application has ended."""
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        app = await self._make_app()
+        app.middlewares.append(self._check)
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=30.0)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        try:
+            print(f"hotpage: http://{_HOST}:{self.port}/?token={self.token}", flush=True)
+            print("hotpage: whoever has this address can watch; Ctrl-C ends it", file=sys.stderr, flush=True)
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Say nothing: ``run`` says where to look."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """End the applications, and wait until they have put everything back."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Run an application for one browser page."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        try:
+            return await super().handle_websocket(request)
+        finally:
+            self._watching.discard(task)
+
+    @web.middleware
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self._is_own(request):
+            raise web.HTTPForbidden(text="not for requests from other sites\n")
+        if self._matches(request.query.get("token", "")) and request.path == "/":
+            # The address bar and the history keep no token.
+            response = web.HTTPFound("/")
+            response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
+            raise response
+        cookie: SimpleCookie = SimpleCookie(request.headers.get("Cookie", ""))
+        if not self._matches(cookie[_COOKIE].value if _COOKIE in cookie else ""):
+            raise web.HTTPForbidden(text="wrong or missing token: use the address that hotpage printed\n")
+        response_ = await handler(request)
+        response_.headers.setdefault("Referrer-Policy", "no-referrer")
+        return response_
+
+    def _matches(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def _is_own(self, request: web.Request) -> bool:
+        """Under a name of this server (no rebound name), and from a page of its own, if from any."""
+        names = {f"{_HOST}:{self.port}", f"localhost:{self.port}"}
+        origin = request.headers.get("Origin")
+        return request.headers.get("Host") in names and (origin is None or urlsplit(origin).netloc in names)

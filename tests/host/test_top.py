@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage top`` on a live workload: in a real terminal under tmux, and in batch mode."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_record_command import HOTPAGE, loaded_programs, wait_for
+
+from hotpage.exerciser import Exerciser
+from hotpage.profile.reader import ProfileReader
+
+pytestmark = pytest.mark.needs("bcc", "tmux")
+
+BALANCING = Path("/proc/sys/kernel/numa_balancing")
+PATIENCE_S = 60.0
+_BEFORE, _AFTER = "stty -a >before; clear", "echo status $?; stty -a >after"
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A state directory of our own; afterwards nothing is attached and the knobs are as before."""
+    monkeypatch.setenv("HOTPAGE_STATE_DIR", str(tmp_path / "state"))
+    before = loaded_programs()
+    yield
+    assert BALANCING.read_text().strip() == "0"
+    assert not (tmp_path / "state" / "knobs.json").exists()
+    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
+
+
+@pytest.fixture(scope="module")
+def workload() -> Iterator[Exerciser]:
+    with Exerciser.start(mib=16, threads=2) as exerciser:
+        yield exerciser
+
+
+class Terminal:
+    """A shell in tmux, on a server of its own."""
+
+    def __init__(self, directory: Path, width: int = 80, height: int = 24) -> None:
+        self.directory = directory
+        self._socket = directory / "tmux"
+        self._tmux(
+            *("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height)),
+            *("-c", str(directory), "env", "PS1=ready$ ", "LC_ALL=C.UTF-8", "sh"),
+        )
+        self._tmux("set-option", "-g", "history-limit", "1000")
+        self.pane = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+        self.until(lambda shown: "ready$" in shown)
+
+    def _tmux(self, *words: str) -> str:
+        command = ["tmux", "-S", str(self._socket), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+
+    def shown(self) -> str:
+        return self._tmux("capture-pane", "-p")
+
+    def until(self, holds: Callable[[str], bool]) -> str:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds(shown := self.shown()):
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.1)
+        return shown
+
+    def keys(self, *names: str) -> None:
+        self._tmux("send-keys", *names)
+
+    def type(self, line: str) -> None:
+        self._tmux("send-keys", "-l", line)
+        self.keys("Enter")
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
+    def close(self) -> None:
+        subprocess.run(["tmux", "-S", str(self._socket), "kill-server"], capture_output=True)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def start_top(terminal: Terminal, *options: str) -> int:
+    """Start top in the terminal and wait for its table; its process id."""
+    pid_file = terminal.directory / "pid"
+    command = shlex.join([*HOTPAGE, "top", "-d", "0.5", *options])
+    terminal.type(
+        f"stty -a >before; clear; sh -c 'echo $$ >pid; exec {command}'; echo status $?; stty -a >after"
+    )
+    terminal.until(lambda shown: "F10Quit" in shown and " PID " in shown and "exerciser" in shown)
+    return int(pid_file.read_text())
+
+
+def check_left(terminal: Terminal, status: int) -> None:
+    """The terminal is as before: the shell's screen, its settings, a visible cursor, no mouse reports."""
+    shown = terminal.until(lambda shown: "status " in shown and shown.rstrip().endswith("ready$"))
+    assert f"status {status}" in shown
+    assert "F10Quit" not in shown
+    before, after = ((terminal.directory / name).read_text() for name in ("before", "after"))
+    assert before == after
+    flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"
+    assert terminal._tmux("display-message", "-p", flags).split() == ["0", "0", "1"]
+
+
+def test_a_session_in_a_terminal(terminal: Terminal) -> None:
+    with Exerciser.start(mib=16, threads=2) as workload:  # young, so that it is armed often
+        look_around(terminal, workload)
+
+
+def look_around(terminal: Terminal, workload: Exerciser) -> None:
+    start_top(terminal, "--arm", "-p", str(workload.pid))
+    assert BALANCING.exists()
+    terminal.until(lambda shown: "hot from" in shown)  # rates have arrived
+    terminal.keys("M")
+    terminal.keys("Enter")
+    terminal.until(lambda shown: "HEAT STRIP" in shown and "[anon]" in shown)
+    terminal.keys("M")
+    terminal.keys("Home", "Enter")
+    terminal.until(lambda shown: "RATE, LOG" in shown and f"{workload.base:x}"[:6] in shown)
+    terminal.keys("Home", "Enter")
+    shown = terminal.until(
+        lambda shown: ("LATENCY" in shown and "of 1" in shown) or " us " in shown or " ms " in shown
+    )
+    assert "NODE" in shown
+    terminal.keys("Escape")
+    terminal.until(lambda shown: "RATE, LOG" in shown)
+    terminal.resize(160, 50)
+    terminal.until(lambda shown: len(shown.splitlines()) == 50 and "F10Quit" in shown.splitlines()[-1])
+    terminal.resize(80, 24)
+    terminal.until(lambda shown: "F10Quit" in shown.splitlines()[-1])
+    terminal.keys("q")
+    check_left(terminal, 0)
+
+
+def test_recording_from_top(terminal: Terminal, workload: Exerciser) -> None:
+    start_top(terminal, "--arm", "-p", str(workload.pid))
+    terminal.keys("R")
+    terminal.until(lambda shown: "recording 1" in shown or "recording 2" in shown)
+    terminal.keys("R")
+    terminal.until(lambda shown: "recorded; see it with" in shown)
+    terminal.keys("F10")
+    check_left(terminal, 0)
+    (directory,) = terminal.directory.glob("hotpage-*")
+    snapshot = ProfileReader(directory).snapshot()
+    assert snapshot.end is not None and snapshot.end.status == "complete"
+    assert not snapshot.problems
+    assert workload.pid in {record.process.pid for record in snapshot.processes.values()}
+    assert snapshot.usage.window_s >= 1.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_leave_everything_as_it_was(
+    terminal: Terminal, workload: Exerciser, number: signal.Signals
+) -> None:
+    pid = start_top(terminal, "--arm", "-p", str(workload.pid))
+    os.kill(pid, number)
+    check_left(terminal, 0)
+
+
+def test_a_closed_terminal_restores_the_knobs(terminal: Terminal, workload: Exerciser) -> None:
+    pid = start_top(terminal, "--arm", "-p", str(workload.pid))
+    terminal.close()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "top has ended")
+
+
+def test_control_c(terminal: Terminal, workload: Exerciser) -> None:
+    start_top(terminal, "-p", str(workload.pid))
+    terminal.keys("C-c")
+    check_left(terminal, 0)
+
+
+def test_targets_come_and_go(terminal: Terminal, workload: Exerciser) -> None:
+    start_top(terminal, "--comm", "exerciser")
+    with Exerciser.start(mib=4, threads=1, pattern="storm") as other:
+        terminal.until(lambda shown: f" {other.pid} " in shown)
+    terminal.until(lambda shown: f" {other.pid} " not in shown)
+    terminal.keys("q")
+    check_left(terminal, 0)
+
+
+def test_the_last_target_goes(terminal: Terminal) -> None:
+    with Exerciser.start(mib=4, threads=1) as only:
+        start_top(terminal, "-p", str(only.pid))
+    terminal.until(lambda shown: "ended: target exited" in shown)
+    terminal.keys("q")
+    check_left(terminal, 0)
+
+
+def batch(*options: str, **more: object) -> subprocess.CompletedProcess[str]:
+    command = [*HOTPAGE, "top", "-b", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, **more)
+
+
+def test_batch_mode(workload: Exerciser) -> None:
+    done = batch("-d", "0.5", "-n", "3", "-p", str(workload.pid))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" PID ") == 3
+    assert done.stdout.count(f"{workload.pid} ") >= 3
+
+
+def test_batch_lines_of_json(workload: Exerciser) -> None:
+    done = batch("-d", "0.5", "-n", "4", "--json", "--arm", "-p", str(workload.pid))
+    assert done.returncode == 0, done.stderr
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(documents) == 4
+    assert [d["time_s"] for d in documents] == sorted({d["time_s"] for d in documents})
+    assert documents[-1]["armed"] and documents[-1]["sees_rates"]
+    assert documents[-1]["processes"][0]["pid"] == workload.pid
+    assert documents[-1]["processes"][0]["resident_bytes"] > 16 << 20
+
+
+def test_rates_arrive_in_batch_mode() -> None:
+    with Exerciser.start(mib=16, threads=2) as fresh:  # young, so that it is armed often
+        command = [*HOTPAGE, "top", "-b", "--json", "--arm", "-d", "0.5", "-p", str(fresh.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+            assert top.stdout is not None
+            deadline = time.monotonic() + PATIENCE_S
+            total: dict[str, float] = {}
+            while not total.get("hot_bytes") and time.monotonic() < deadline:
+                total = json.loads(top.stdout.readline())["total"]
+            top.terminate()
+            top.stdout.read()
+            assert top.wait(PATIENCE_S) == 0
+    assert total["hot_bytes"] > 0 and total["accesses_per_s"] > 0
+
+
+def test_a_reader_that_has_enough(workload: Exerciser) -> None:
+    command = [*HOTPAGE, "top", "-b", "--arm", "-d", "0.2", "-p", str(workload.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as top:
+        assert top.stdout is not None
+        top.stdout.readline()
+        top.stdout.close()
+        assert top.wait(PATIENCE_S) == 1
+        assert top.stderr is not None and top.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-d", "0"), "give -d at least 0.1"),
+        (("--budget", "0"), "budget"),
+        (("-n", "3"), "add -b"),
+        (("--json",), "add -b"),
+        (("-b", "--web"), "exclude"),
+        (("-a", "-p", "1"), "several targets"),
+        (("-b", "-s", "nonsense"), "accesses, hot"),
+        (("-p", "x"), "list of process ids"),
+        (("-b", "-p", "4194303"), "no process 4194303"),
+        ((), "use -b"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(options: tuple[str, ...], words: str) -> None:
+    done = subprocess.run(
+        [*HOTPAGE, "top", *options], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("hotpage: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_a_session_that_cannot_begin_leaves_the_terminal(terminal: Terminal, workload: Exerciser) -> None:
+    broken = terminal.directory / "state"
+    broken.write_text("not a directory")
+    command = shlex.join([*HOTPAGE, "top", "--arm", "-p", str(workload.pid)])
+    terminal.type(f"clear; {command}; echo status $?")
+    shown = terminal.until(lambda shown: "status " in shown)
+    assert "status 1" in shown and "hotpage: " in shown and "Traceback" not in shown
+    broken.unlink()
+
+
+def test_in_a_browser(tmp_path: Path, workload: Exerciser) -> None:
+    command = [*HOTPAGE, "top", "--web", "--arm", "-d", "0.5", "-p", str(workload.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[1]
+            watch = subprocess.run(
+                [sys.executable, "-c", _BROWSER, url], capture_output=True, text=True, timeout=2 * PATIENCE_S
+            )
+            assert "hotpage top" in watch.stdout and "exerciser" in watch.stdout, watch.stderr
+        finally:
+            server.terminate()
+            assert server.wait(PATIENCE_S) == 0
+
+
+_BROWSER = """
+import asyncio, sys
+from aiohttp import ClientSession, WSMsgType
+
+async def main():
+    async with ClientSession() as session:
+        front, _, query = sys.argv[1].partition("?")
+        token = query.removeprefix("token=")
+        headers = {"Cookie": f"hotpage-token={token}"}
+        drawn = b""
+        async with session.ws_connect(f"{front}ws", headers=headers) as socket:
+            async for message in socket:
+                if message.type == WSMsgType.BINARY:
+                    drawn += message.data
+                    if b"exerciser" in drawn and b"F10" in drawn:
+                        break
+        print(drawn.decode(errors="replace"))
+
+asyncio.run(main())
+"""

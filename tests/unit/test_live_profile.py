@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live view's running sums against the report's, which adds everything up anew."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profiles import armed, changes, interval, node, process, run_info, vma
+
+from hotpage.errors import ProfileError
+from hotpage.heat.results import Changes, Latencies
+from hotpage.profile.live import LiveProfile as WholeProfile
+from hotpage.profile.liveprofile import LiveProfile
+from hotpage.profile.reader import ProfileReader
+from hotpage.profile.snapshot import ClearedRange, IntervalData, RunEnd
+from hotpage.profile.store import ProfileWriter
+from hotpage.profile.summary import summarise
+from hotpage.profile.threshold import HeatClass
+
+
+def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData]:
+    """Processes that come, go and unmap; pages that are met, heat up and cool."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(1, count + 1):
+        rows = []
+        for index in range(4):
+            for start in (1000 * index + 7, 5000 + 300 * index):
+                vpn = start + np.flatnonzero(rng.random(200) < 0.3)
+                rate = np.exp2(rng.normal(0, 6, len(vpn)))
+                rate[rng.random(len(vpn)) < 0.1] = np.nan
+                rows += [(index, int(page), float(hz)) for page, hz in zip(vpn, rate, strict=True)]
+        by_node = {n: int(rng.integers(0, 150)) << 12 for n in range(nodes)}
+        found.append(
+            interval(
+                number,
+                changes(*rows),
+                processes=[process(index, f"p{index}") for index in range(4)] if number == 1 else [],
+                vmas={
+                    index: [
+                        vma(1000 * index + 7, 1000 * index + 107, by_node),
+                        vma(1000 * index + 107, 1000 * index + 190, {0: 80 << 12}, "/lib/x.so"),
+                        vma(5000 + 300 * index, 5200 + 300 * index, None, ""),
+                    ]
+                    for index in range(4)
+                    if number == 1 or rng.random() < 0.3
+                },
+                armed={
+                    index: armed(1000 * index + int(rng.integers(0, 60)), 1000 * index + 150, 0.01)
+                    for index in range(4)
+                    if rng.random() < 0.5
+                },
+                cleared=[
+                    ClearedRange(int(rng.integers(0, 4)), *sorted(rng.integers(0, 5000, 2).tolist()))
+                    for _ in range(int(rng.integers(0, 3)))
+                ],
+                nodes=[node(n, n) for n in range(nodes)],
+            )
+        )
+    return found
+
+
+def both(intervals: list[IntervalData], **run: object) -> tuple[LiveProfile, WholeProfile]:
+    live, whole = LiveProfile(run_info(**run)), WholeProfile(run_info(**run))
+    for data in intervals:
+        live.interval(data)
+        whole.interval(data)
+    return live, whole
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 5))
+def test_the_sums_are_those_of_a_report(seed: int, count: int) -> None:
+    live, whole = both(random_intervals(seed, count))
+    view = live.view
+    assert view is not None
+    report = summarise(whole.snapshot(), hot_rate_hz=view.threshold.hot_hz)
+    assert view.pages == len(whole.snapshot().pages)
+    for row, entry in zip(view.processes, report.processes, strict=True):
+        assert row.record.process.index == entry.process
+        heat = row.heat
+        assert (heat.hot_bytes, heat.warm_bytes) == (entry.heat.hot_bytes, entry.heat.warm_bytes)
+        assert heat.cold_bytes == pytest.approx(entry.heat.cold_bytes, abs=8)
+        assert heat.unknown_bytes == pytest.approx(entry.heat.unknown_bytes, abs=8)
+        assert heat.accesses_per_s == pytest.approx(entry.heat.accesses_per_s)
+        assert heat.relative_error == pytest.approx(entry.heat.relative_error, rel=1e-3)
+        assert heat.resident_bytes == entry.heat.resident_bytes
+    assert view.total.accesses_per_s == pytest.approx(report.total.accesses_per_s)
+    for row in view.processes:
+        index = row.record.process.index
+        mappings = live.mappings(index)
+        expected = [entry for entry in report.mappings if entry.process == index]
+        assert [m.record for m in mappings] == [entry.record for entry in expected]
+        for mapping, entry in zip(mappings, expected, strict=True):
+            assert mapping.heat[1:3] == (entry.heat.hot_bytes, entry.heat.warm_bytes)
+            assert mapping.heat.cold_bytes == pytest.approx(entry.heat.cold_bytes, abs=8)
+            assert mapping.heat.unknown_bytes == pytest.approx(entry.heat.unknown_bytes, abs=8)
+            assert mapping.heat.accesses_per_s == pytest.approx(entry.heat.accesses_per_s, abs=1e-6)
+
+
+@given(cold=st.floats(-8, 0), gap=st.floats(6, 12), nodes=st.sampled_from([1, 2]))
+def test_the_threshold_is_the_reports_to_an_eighth_of_an_octave(cold: float, gap: float, nodes: int) -> None:
+    rows = [(1, vpn, 2.0 ** (cold + gap * (vpn % 5 == 0) + vpn % 7 / 10)) for vpn in range(1000)]
+    live, whole = both(
+        [interval(1, changes(*rows), processes=[process(1, "a")], nodes=[node(n, n) for n in range(nodes)])]
+    )
+    expected = summarise(whole.snapshot()).threshold
+    assert live.view is not None
+    assert abs(np.log2(live.view.threshold.hot_hz / expected.hot_hz)) <= 0.126
+    assert live.view.threshold.rule == expected.rule
+
+
+@given(seed=st.integers(0, 10_000))
+def test_hot_bytes_on_slow_nodes_are_misplaced(seed: int) -> None:
+    live, _ = both(random_intervals(seed, 2, nodes=2))
+    view = live.view
+    assert view is not None and view.has_tiers
+    for row in view.processes:
+        expected = 0.0
+        for mapping in live.mappings(row.record.process.index):
+            on = mapping.heat.bytes_by_node
+            share = on[1] / sum(on.values()) if sum(on.values()) else 0.0
+            expected += mapping.heat.hot_bytes * share
+            assert mapping.heat.misplaced_bytes == pytest.approx(mapping.heat.hot_bytes * share)
+        assert row.heat.misplaced_bytes == pytest.approx(expected)
+    assert view.total.misplaced_bytes == pytest.approx(view.tiers[1].hot_bytes)
+    assert 0 <= view.fast_share <= 1 or np.isnan(view.fast_share)
+
+
+def test_an_exited_process_is_shown_once_more_and_its_slot_is_used_again() -> None:
+    live = LiveProfile(run_info())
+    live.interval(interval(1, changes((1, 5, 2.0)), processes=[process(1, "a")]))
+    live.interval(interval(2, changes(), processes=[process(1, "a", exited_s=1.5)]))
+    assert live.view is not None and len(live.view.processes) == 1
+    live.interval(interval(3, changes((2, 5, 2.0), (2, 6, 2.0)), processes=[process(2, "b")]))
+    (row,) = live.view.processes
+    assert row.record.process.comm == "b"
+    assert live.view.pages == 2
+    assert row.heat.accesses_per_s == pytest.approx(4.0)
+    assert np.isnan(row.history_hz[-2]) and row.history_hz[-1] == pytest.approx(4.0)
+
+
+def test_a_view_does_not_change_any_more() -> None:
+    live = LiveProfile(run_info())
+    live.interval(interval(1, changes((1, 5, 2.0)), processes=[process(1, "a")]))
+    before = live.view
+    assert before is not None
+    (row,) = before.processes
+    kept = (row.heat, row.history_hz.tolist())
+    pages = live.pages(1, 0, 1 << 20)
+    live.interval(interval(2, changes((1, 5, 200.0), (1, 6, 7.0))))
+    assert (row.heat, row.history_hz.tolist()[-1]) == (kept[0], kept[1][-1])
+    assert pages.rate_hz.tolist() == [2.0]
+    assert live.pages(1, 0, 1 << 20).rate_hz.tolist() == [200.0, 7.0]
+
+
+def test_latencies_belong_to_pages() -> None:
+    live = LiveProfile(run_info())
+    seen = Latencies(
+        np.array([1, 1, 1], np.int32), np.array([5, 9, 5]), np.array([3e-3, 1, 2e-3], np.float32)
+    )
+    live.interval(replace(interval(1, changes((1, 5, 2.0), (1, 6, 2.0))), latencies=seen))
+    pages = live.pages(1, 0, 1 << 20)
+    assert pages.latency_s[0] == pytest.approx(2e-3, rel=1e-3)
+    assert np.isnan(pages.latency_s[1])
+
+
+def test_ranges_have_one_rate_each() -> None:
+    live = LiveProfile(run_info())
+    rows = [(1, vpn, 1000.0 if vpn < 150 else 0.1) for vpn in range(100, 200)]
+    live.interval(interval(1, changes(*rows)))
+    runs = live.ranges(1, 100 << 12, 180 << 12)
+    assert runs.start_vpn.tolist() == [100, 150]
+    assert runs.pages.tolist() == [50, 30]
+
+
+def test_the_strip_is_that_of_a_report() -> None:
+    from hotpage.profile.strips import heat_strip
+
+    live, whole = both(random_intervals(3, 3))
+    report = summarise(whole.snapshot())
+    entry = report.mappings[0]
+    assert entry.record is not None
+    mine, theirs = live.strip(entry.process, entry.record, 20), heat_strip(whole.snapshot(), entry, 20)
+    np.testing.assert_array_equal(mine.rate_hz, theirs.rate_hz)
+    np.testing.assert_array_equal(mine.silent, theirs.silent)
+
+
+def test_recording_from_now_on(tmp_path) -> None:
+    intervals = random_intervals(11, 6)
+    live, whole = both(intervals[:3])
+    live.record(tmp_path / "profile")
+    with pytest.raises(ProfileError, match="already"):
+        live.record(tmp_path / "other")
+    for data in intervals[3:5]:
+        live.interval(data)
+        whole.interval(data)
+    live.stop_recording()
+    live.interval(intervals[5])  # no part of it
+    assert live.recording is not None and live.recording.problem is None
+    snapshot, expected = ProfileReader(tmp_path / "profile").snapshot(), whole.snapshot()
+    assert snapshot.end == RunEnd(5.0, "complete")
+    assert (snapshot.usage.start_s, snapshot.usage.end_s, snapshot.usage.intervals) == (3.0, 5.0, 3)
+    assert snapshot.usage.sources[0].received == 200
+    np.testing.assert_array_equal(snapshot.pages.vpn, expected.pages.vpn)
+    np.testing.assert_array_equal(snapshot.pages.process, expected.pages.process)
+    np.testing.assert_allclose(snapshot.pages.rate_hz, expected.pages.rate_hz, rtol=0.5)
+    for recorded, watched in zip(summarise(snapshot).mappings, summarise(expected).mappings, strict=True):
+        assert recorded.record == watched.record
+        assert recorded.heat.unknown_bytes == watched.heat.unknown_bytes
+
+
+def test_a_recording_ends_with_the_session(tmp_path) -> None:
+    live, _ = both(random_intervals(5, 1))
+    live.record(tmp_path / "profile")
+    live.close(RunEnd(1.0, "target exited"))
+    assert live.recording is not None and not live.recording.is_running
+    assert ProfileReader(tmp_path / "profile").snapshot().end is not None
+    with pytest.raises(ProfileError, match="ended"):
+        live.record(tmp_path / "other")
+
+
+def test_a_recording_that_cannot_be_written_says_so(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    live, _ = both(random_intervals(5, 1))
+    with pytest.raises(ProfileError, match="cannot make"):
+        live.record(tmp_path / "file" / "profile")
+    assert live.recording is None
+
+    def fail(self: ProfileWriter, data: IntervalData) -> None:
+        raise ProfileError("cannot write: no space", "free some")
+
+    monkeypatch.setattr(ProfileWriter, "interval", fail)
+    live.record(tmp_path / "profile")
+    recording = live.recording
+    assert recording is not None
+    live.stop_recording()
+    assert recording.problem == "cannot write: no space"
+    live.interval(interval(9, changes()))  # goes on
+
+
+def test_classes_by_count_are_those_by_rate() -> None:
+    rates = np.exp2(np.linspace(-10, 20, 500)).astype(np.float32)
+    live = LiveProfile(run_info())
+    error = np.full(500, 0.1, np.float32)
+    pages = Changes(np.zeros(500, np.int32), np.arange(500), rates, rates, error)
+    live.interval(interval(1, pages, processes=[process(0, "a")]))
+    view = live.view
+    assert view is not None
+    classes = view.threshold.classes(rates)
+    assert view.total.hot_bytes == int((classes == HeatClass.HOT).sum()) * 4096 > 0
+    assert view.total.warm_bytes == int((classes == HeatClass.WARM).sum()) * 4096 > 0
+    assert view.total.cold_bytes == int((classes == HeatClass.COLD).sum()) * 4096 > 0

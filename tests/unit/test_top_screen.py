@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""top's screens against tests/golden (HOTPAGE_UPDATE_GOLDEN=1 rewrites those), and what its keys do.
+
+The session is frozen; tests wait until the screen is as it should be.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from profiles import changes, interval, process
+from screentext import screen_text
+from textual.pilot import Pilot
+from topfeed import FrozenFeed, busy_feed, frozen_feed
+
+from hotpage.views.top.app import TopApp
+from hotpage.views.top.screens import HelpScreen
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PATIENCE_S = 60.0
+
+
+def run(
+    feed: FrozenFeed,
+    script: Callable[[TopApp, Pilot], Awaitable[None]],
+    size: tuple[int, int] = (80, 24),
+    **options: object,
+) -> TopApp:
+    """Run the application without a terminal, and the script in it."""
+    app = TopApp(feed, **options)
+
+    async def drive() -> None:
+        async with app.run_test(size=size) as pilot:
+            await until(app, pilot, lambda shown: "processes" in shown or app.grid.level is None)
+            await script(app, pilot)
+
+    asyncio.run(drive())
+    return app
+
+
+async def until(app: TopApp, pilot: Pilot, holds: Callable[[str], bool]) -> str:
+    """Wait until something holds of the screen's text."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds(shown := screen_text(app)):
+        assert time.monotonic() < deadline, shown
+        await pilot.pause(0.02)
+    return shown
+
+
+async def press(pilot: Pilot, *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
+
+
+SCREENS = {
+    "processes": (),
+    "mappings": ("enter",),
+    "ranges": ("enter", "enter"),
+    "pages": ("enter", "enter", "enter", "end"),
+    "tree": ("t", "down"),
+    "filter": ("backslash", "p", "o", "s", "t", "enter"),
+    "share": ("e", "e", "p"),
+    "help": ("f1",),
+    "recording": ("R",),
+}
+SIZES = {"80": (80, 24), "160": (160, 50)}
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "width"),
+    [
+        *((name, 1, "80") for name in SCREENS),
+        *((name, 2, "80") for name in ("processes", "mappings")),
+        *((name, 2, "160") for name in ("processes", "mappings", "ranges", "pages", "tree")),
+    ],
+)
+def test_golden(name: str, nodes: int, width: str) -> None:
+    golden = GOLDEN / f"top-{width}-{name}{'-two-tiers' * (nodes > 1)}.txt"
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, *SCREENS[name])
+        if "HOTPAGE_UPDATE_GOLDEN" in os.environ:
+            await pilot.pause(0.5)
+            golden.write_text(screen_text(app))
+            return
+        expected = golden.read_text()
+        deadline = time.monotonic() + PATIENCE_S
+        while screen_text(app) != expected and time.monotonic() < deadline:
+            await pilot.pause(0.02)
+        assert screen_text(app) == expected
+
+    run(frozen_feed(nodes), script, SIZES[width])
+
+
+def order_of(app: TopApp) -> list[str]:
+    return [row.name for row in app.grid.rows]
+
+
+def test_sorting_by_key_heading_and_menu() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        assert order_of(app)[:2] == ["redis-server", "postgres"]
+        await press(pilot, "N")
+        assert order_of(app) == ["redis-server", "postgres", "bash", "node", "python3"]
+        await press(pilot, "I")
+        assert order_of(app)[0] == "python3"
+        await press(pilot, "M")
+        assert order_of(app)[:3] == ["redis-server", "postgres", "node"]
+        await pilot.click("Grid", offset=(12, 0))  # COMMAND
+        await pilot.pause()
+        assert order_of(app) == sorted(order_of(app))
+        await press(pilot, "f6", "home", "enter")
+        await until(app, pilot, lambda shown: "Sort by" not in shown and app.level.order.key == "pid")
+        assert order_of(app)[0] == "redis-server"
+
+    run(frozen_feed(), script)
+
+
+def test_the_cursor_stays_on_its_process() -> None:
+    feed = frozen_feed()
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "down", "down")
+        assert app.grid.row.name == "bash"
+        feed.profile.interval(interval(11, changes((3, 1, 9e9))))
+        await until(app, pilot, lambda shown: "11.0 s" in shown)
+        assert (app.grid.row.name, app.grid.cursor) == ("bash", 0)
+        feed.profile.interval(interval(12, changes(), processes=[process(3, "bash", exited_s=11.5)]))
+        feed.profile.interval(interval(13, changes()))
+        await until(app, pilot, lambda shown: "13.0 s" in shown)
+        assert app.grid.row is not None and "bash" not in order_of(app)
+
+    run(feed, script)
+
+
+def test_a_process_that_goes_while_it_is_looked_into() -> None:
+    feed = frozen_feed()
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "enter", "enter", "enter")
+        for number in (11, 12, 13):
+            gone = [process(1, "redis-server", exited_s=10.5)] if number == 11 else []
+            feed.profile.interval(interval(number, changes(), processes=gone))
+        await until(app, pilot, lambda shown: "nothing here" in shown)
+        await press(pilot, "escape", "escape", "escape")
+        await until(app, pilot, lambda shown: "postgres" in shown and "redis" not in shown)
+
+    run(feed, script)
+
+
+def test_frozen_means_frozen() -> None:
+    feed = frozen_feed()
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "Z")
+        await until(app, pilot, lambda shown: "FROZEN" in shown)
+        feed.profile.interval(interval(11, changes((3, 1, 9e9))))
+        await pilot.pause(0.5)
+        assert "10.0 s" in screen_text(app)
+        await press(pilot, "Z")
+        await until(app, pilot, lambda shown: "11.0 s" in shown and "FROZEN" not in shown)
+
+    run(feed, script)
+
+
+def test_search_goes_to_what_matches() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "slash", *"job7", "enter")
+        first = app.grid.row.name
+        assert "job7" in first
+        await press(pilot, "n")
+        assert "job7" in app.grid.row.name and app.grid.row.name != first
+
+    run(busy_feed(100), script)
+
+
+def test_words_are_taken_whatever_letters_they_have() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "backslash", *"qRz")
+        await until(app, pilot, lambda shown: "filter: qrz" in shown)
+        assert len(app.grid.rows) == 0
+        await press(pilot, "escape")
+        await until(app, pilot, lambda shown: "F1Help" in shown)
+        assert len(app.grid.rows) == 5
+
+    feed = frozen_feed()
+    run(feed, script)
+    assert feed.state.recording is None
+
+
+def test_rows_beyond_the_screen_are_reached() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "end")
+        await until(app, pilot, lambda shown: "500 of 500" in shown and "job0\n" not in shown)
+        await press(pilot, "pageup", "up", "k", "j", "home")
+        await until(app, pilot, lambda shown: "1 of 500" in shown)
+        await pilot._post_mouse_events([__import__("textual.events").events.MouseScrollDown], "Grid")
+        await until(app, pilot, lambda shown: "4 of 500" in shown)
+
+    run(busy_feed(500), script)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (20, 5), (250, 80), (1, 1)])
+def test_any_size(size: tuple[int, int]) -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await pilot.resize_terminal(*size)
+        for keys in (("enter",), ("enter",), ("enter",), ("f1",), ("escape",)):
+            await press(pilot, *keys)
+            assert all(len(line) <= size[0] for line in screen_text(app).splitlines())
+        await pilot.resize_terminal(80, 24)
+        await until(app, pilot, lambda shown: "LATENCY" in shown)
+
+    run(frozen_feed(2), script)
+
+
+def test_only_pages_on_screen_are_asked_about() -> None:
+    feed = frozen_feed()
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "enter", "enter", "enter")
+        await until(app, pilot, lambda shown: "1 of 1,600" in shown)
+
+    run(feed, script)
+    assert 0 < len(set(feed.asked_nodes)) < 50
+
+
+def test_a_click_selects_and_a_second_one_enters() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await pilot.click("Grid", offset=(5, 2))
+        await until(app, pilot, lambda _shown: app.grid.row.name == "postgres")
+        await pilot.double_click("Grid", offset=(5, 1))
+        await until(app, pilot, lambda shown: "redis-server (4001)" in shown)
+
+    run(frozen_feed(), script)
+
+
+def test_cgroups_fold() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "t", "home", "enter")
+        await until(app, pilot, lambda shown: "▸" in shown and "postgres" not in shown)
+        await press(pilot, "enter")
+        await until(app, pilot, lambda shown: "postgres" in shown)
+
+    run(frozen_feed(), script)
+
+
+def test_a_recording_that_cannot_begin_says_why() -> None:
+    feed = frozen_feed()
+    feed.refuses = True
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "R")
+        await until(app, pilot, lambda shown: "cannot make the profile directory: choose another" in shown)
+
+    run(feed, script)
+
+
+def test_before_the_first_picture() -> None:
+    from profiles import run_info
+
+    from hotpage.profile.liveprofile import LiveProfile
+
+    feed = FrozenFeed(LiveProfile(run_info()))
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "starting" in shown)
+        await press(pilot, "enter", "f6", "M", "I", "t", "end", "slash", "a", "enter", "escape")
+        feed.profile.interval(interval(1, changes((1, 1, 1.0)), processes=[process(1, "late")]))
+        await until(app, pilot, lambda shown: "late" in shown)
+
+    run(feed, script)
+
+
+def test_what_is_missing_is_said() -> None:
+    feed = frozen_feed(armed=False, advice=("no access rates can arrive: balancing is off",))
+    feed.state = replace(feed.state, arming="off", notes=("one process could not be held",), kept_one_in=16)
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "start top with --arm" in shown and "1 in 16 kept" in shown)
+        await press(pilot, "question_mark")
+        await until(app, pilot, lambda shown: "could not be held" in shown and "balancing is off" in shown)
+        assert isinstance(app.screen, HelpScreen)
+
+    run(feed, script)
+
+
+def test_no_more_than_ascii_where_the_terminal_has_no_more() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        for keys in ((), ("enter",), ("enter",), ("enter",)):
+            await press(pilot, *keys)
+            await pilot.pause(0.1)
+            assert screen_text(app).replace("±", "").isascii(), screen_text(app)
+
+    run(frozen_feed(2), script, unicode=False)
+
+
+@pytest.mark.parametrize("key", ["q", "f10", "ctrl+c", "ctrl+q"])
+def test_keys_that_quit(key: str) -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "enter", "f1" if key in ("f10", "ctrl+c") else "down", key)
+
+    app = run(frozen_feed(), script)
+    assert app.return_code == 0
+
+
+def test_a_reason_to_stop_ends_it() -> None:
+    reasons: list[str] = []
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        reasons.append("ended by SIGTERM")
+        deadline = time.monotonic() + PATIENCE_S
+        while app.return_value is None and time.monotonic() < deadline:
+            await pilot.pause(0.05)
+
+    app = run(frozen_feed(), script, should_stop=lambda: reasons[0] if reasons else None)
+    assert app.return_value == "ended by SIGTERM"

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""top --web over loopback: who has the token sees the application, nobody else starts one."""
+
+import asyncio
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import ClientSession, WSMsgType
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60.0
+
+# The application on a frozen session; it says when it starts and when it ends.
+APPLICATION = """
+    import sys
+    sys.path[:0] = [{tests!r}, {unit!r}, {root!r}]
+    from topfeed import frozen_feed
+    from hotpage.views.top.app import TopApp
+    log = open({log!r}, "a", buffering=1)
+    log.write("started\\n")
+    try:
+        TopApp(frozen_feed()).run()
+    finally:
+        log.write("ended\\n")
+"""
+SERVER = """
+    import sys
+    sys.path[:0] = [{root!r}]
+    from hotpage.views.top.web import serve
+    sys.exit(serve([sys.executable, {application!r}], {port}))
+"""
+
+
+class Serving:
+    """A server process, where it listens, its token, and what its applications said."""
+
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        self.log = directory / "log"
+        self.log.touch()
+        application, server = directory / "application.py", directory / "server.py"
+        tests = ROOT / "tests"
+        application.write_text(
+            textwrap.dedent(APPLICATION).format(
+                tests=str(tests), unit=str(tests / "unit"), root=str(ROOT), log=str(self.log)
+            )
+        )
+        server.write_text(
+            textwrap.dedent(SERVER).format(root=str(ROOT), application=str(application), port=port)
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, str(server)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("hotpage: http://127.0.0.1:"), line
+        self.url = line.split()[1]
+        parts = urlsplit(self.url)
+        self.port = parts.port or 0
+        self.token = parts.query.removeprefix("token=")
+
+    def get(self, path: str, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response
+
+    def await_said(self, words: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while words not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[Serving]:
+    server = Serving(directory)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+WEBSOCKET = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/static/js/textual.js", "/download/1", "/nowhere"])
+def test_nothing_without_the_token(tmp_path: Path, path: str) -> None:
+    with serving(tmp_path) as server:
+        wrong = "x" * len(server.token)
+        more = WEBSOCKET if path == "/ws" else {}
+        assert server.get(path, **more).status == 403
+        assert server.get(f"{path}?token={wrong}", **more).status == 403
+        assert server.get(f"{path}?token=", **more).status == 403
+        assert server.get(path, **more, Cookie=f"hotpage-token={wrong}").status == 403
+        assert server.get(path, **more, Cookie="hotpage-token=").status == 403
+        assert server.log.read_text() == ""
+
+
+def test_the_token_moves_from_the_address_into_a_cookie(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert len(server.token) >= 32
+        response = server.get(f"/?token={server.token}")
+        assert (response.status, response.headers["Location"]) == (302, "/")
+        cookie = response.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert server.get("/", Cookie=cookie.split(";")[0]).status == 200
+        # The token in the address opens the front page only.
+        assert server.get(f"/ws?token={server.token}", **WEBSOCKET).status == 403
+
+
+def test_other_sites_and_names_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        mine = {"Cookie": f"hotpage-token={server.token}"}
+        assert server.get("/", **mine).status == 200
+        assert server.get("/", **mine, Origin="http://evil.example").status == 403
+        assert server.get("/", **mine, Host="evil.example").status == 403
+        assert (
+            server.get("/ws", **mine, **WEBSOCKET, Origin=f"http://localhost:{server.port + 1}").status == 403
+        )
+
+
+async def watch(server: Serving, *keys: str) -> str:
+    """What the browser would get after some keys, until the application has drawn a table or ended."""
+    cookies = {"hotpage-token": server.token}
+    drawn = b""
+    async with ClientSession(cookies=cookies) as session:
+        address = f"http://127.0.0.1:{server.port}/ws?width=100&height=30"
+        async with session.ws_connect(address) as socket:
+            sent = False
+            async for message in socket:
+                if message.type == WSMsgType.BINARY:
+                    drawn += message.data
+                if not sent and b"redis-server" in drawn:
+                    sent = True
+                    for key in keys:
+                        await socket.send_str(json.dumps(["stdin", key]))
+                    if not keys:
+                        break
+    return drawn.decode()
+
+
+def test_with_the_token_it_is_the_application(tmp_path: Path) -> None:
+
+    with serving(tmp_path) as server:
+        drawn = asyncio.run(asyncio.wait_for(watch(server, "q"), PATIENCE_S))
+        assert "hotpage top" in drawn and "postgres" in drawn
+        server.await_said("ended")
+
+
+def test_a_page_that_is_closed_ends_its_application(tmp_path: Path) -> None:
+
+    with serving(tmp_path) as server:
+        asyncio.run(asyncio.wait_for(watch(server), PATIENCE_S))
+        server.await_said("ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_applications_end_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+
+    with serving(tmp_path) as server:
+
+        async def end_it() -> None:
+            cookies = {"hotpage-token": server.token}
+            async with ClientSession(cookies=cookies) as session:
+                address = f"http://127.0.0.1:{server.port}/ws"
+                async with session.ws_connect(address) as socket:
+                    async for message in socket:
+                        if message.type == WSMsgType.BINARY:
+                            server.process.send_signal(number)
+                            break
+                    async for _ in socket:
+                        pass
+
+        asyncio.run(asyncio.wait_for(end_it(), PATIENCE_S))
+        assert server.process.wait(PATIENCE_S) == (0 if number != signal.SIGKILL else -number)
+        server.await_said("ended")
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        code = (
+            "from hotpage.views.top.web import serve\n"
+            "from hotpage.errors import UsageError\n"
+            f"try: serve(['true'], {server.port})\n"
+            "except UsageError as error: print(error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert f"cannot listen on port {server.port}" in done.stdout and "--port" in done.stdout
