@@ -2,9 +2,12 @@
 """scripts/lab with real guests: status, streams, directory; nothing is left after what hangs or is ended."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,3 +118,58 @@ def test_what_is_no_kernel_shows_what_the_emulator_says(tmp_path: Path) -> None:
     ):
         guest.wait_for_boot()
     assert caught.value.console != ""
+
+
+def test_a_shell_talks_to_this_terminal() -> None:
+    ours, its = pty.openpty()
+    command = [sys.executable, "-P", "-m", "guestlab", "--kernel", KERNEL.name, "--topology", "flat"]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT / "scripts"), "TERM": "dumb"}
+    before = termios.tcgetattr(its)
+    process = subprocess.Popen(command, env=environment, stdin=its, stdout=its, stderr=its, cwd=CHECKOUT)
+    seen = bytearray()
+
+    def shows(text: str) -> bool:
+        if select.select([ours], [], [], 0.1)[0]:
+            seen.extend(os.read(ours, 4096))
+        return text in seen.decode(errors="replace")
+
+    try:
+        until(lambda: shows("# "))
+        os.write(ours, b"tty; echo $((6 * 7)) $PWD; exit 3\n")
+        until(lambda: shows(f"42 {CHECKOUT}"))
+        assert "/dev/hvc" in seen.decode()
+        # What it says on its way out has to be read, or it waits.
+        until(lambda: shows("exit") and process.poll() is not None)
+        assert process.returncode == 3
+        assert termios.tcgetattr(its) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(its)
+
+
+def test_a_shell_wants_a_terminal() -> None:
+    process = lab()
+    _, complaints = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert complaints == "hotpage: a shell needs a terminal; give a command after --\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--topology", "moon", "--", "true"), "there is no topology 'moon'; there are: cxl, flat"),
+        (
+            ("--kernel", "2.4", "--", "true"),
+            "'2.4' is neither a supported kernel (6.1, 6.12, 7.3) nor an image",
+        ),
+        (("--kernel", "/nowhere", "--", "true"), "there is no kernel image /nowhere"),
+    ],
+)
+def test_bad_words_are_one_line(words: tuple[str, ...], complaint: str) -> None:
+    process = lab(*words)
+    printed, complaints = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, printed) == (1, "")
+    assert complaint in complaints
+    assert complaints.count("\n") == 1
