@@ -29,7 +29,7 @@ Layout = Literal["block", "scattered"]
 _HERE = Path(__file__).resolve().parent
 _PAGES_PER_MIB = 256
 _COUNTER_STRIDE = 8  # 64-bit words; one cache line per thread
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 180.0
 _DRAWS = 1 << 20
 # Else numpy's linear algebra starts a thread per CPU on import, and one thread would not be one thread.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
