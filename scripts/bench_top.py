@@ -24,7 +24,6 @@ from hotpage.exerciser import Exerciser
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
-from hotpage.profile.liveprofile import LiveProfile
 from hotpage.profile.snapshot import (
     IntervalData,
     NodeRecord,
@@ -33,6 +32,7 @@ from hotpage.profile.snapshot import (
     SourceCounts,
     VmaRecord,
 )
+from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.selection import Selection
 from hotpage.views.top.columns import Context
@@ -65,7 +65,7 @@ class Machine:
         self.rng = np.random.default_rng(7)
         self.table = HeatTable()
         self.now_s = 1.0
-        self.profile = LiveProfile(_run_info())
+        self.profile = WatchedProfile(_run_info())
         self.nodes = [NodeRecord(n, n, 4, 64 << 30, 8 << 30) for n in range(tiers)]
         self.tiers = tiers
         for low in range(0, PAGES, _BATCH):
@@ -140,7 +140,7 @@ class Machine:
 class Feed:
     """The profile, as top sees it."""
 
-    def __init__(self, profile: LiveProfile) -> None:
+    def __init__(self, profile: WatchedProfile) -> None:
         self.profile = profile
 
     def __getattr__(self, name: str) -> object:
@@ -239,7 +239,7 @@ def _loss(machine: Machine) -> dict[str, float]:
     profile = machine.profile
     stop = threading.Event()
 
-    def open_sink(run: RunInfo) -> LiveProfile:
+    def open_sink(run: RunInfo) -> WatchedProfile:
         profile.run = run
         return profile
 

@@ -19,12 +19,12 @@ from hotpage.errors import MissingDependencyError, ProfileError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.pagenodes import page_nodes
 from hotpage.profile.livepages import PageRows
-from hotpage.profile.liveprofile import LiveProfile
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.naming import default_directory
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import Int64s, VmaRecord
 from hotpage.profile.strips import HeatStrip
+from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection
@@ -304,7 +304,7 @@ class SessionFeed:
         self._profile.stop_recording()
 
     @property
-    def _profile(self) -> LiveProfile:
+    def _profile(self) -> WatchedProfile:
         profile = self._session.profile
         assert profile is not None, "there is no picture yet"
         return profile

@@ -18,7 +18,7 @@ from hotpage.profile.snapshot import (
 
 
 class LiveProfile:
-    """What ``top`` and ``demo`` show: no files, the newest state only."""
+    """What ``demo`` shows: no files, the newest state only. A view that refreshes has WatchedProfile."""
 
     def __init__(self, run: RunInfo) -> None:
         self._run = run

@@ -7,19 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hotpage.profile.liveprofile import LiveProfile
 from hotpage.profile.snapshot import RunInfo
+from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.session import Progress
 
 
 class BackgroundSession:
-    """Records into a LiveProfile until ``stop`` is called or ``should_stop`` gives a reason. It heeds
+    """Records into a WatchedProfile until ``stop`` is called or ``should_stop`` gives a reason. It heeds
     both by itself, whatever the view is doing. ``error`` is what ended it before its time.
     """
 
     def __init__(self, options: Options, should_stop: Callable[[], str | None] = lambda: None) -> None:
-        self.profile: LiveProfile | None = None
+        self.profile: WatchedProfile | None = None
         self.error: BaseException | None = None
         self._reason: str | None = None
         self._should_stop = should_stop
@@ -56,8 +56,8 @@ class BackgroundSession:
         if self._reason is None:
             self._reason = reason
 
-    def _open(self, run: RunInfo) -> LiveProfile:
-        self.profile = LiveProfile(run)
+    def _open(self, run: RunInfo) -> WatchedProfile:
+        self.profile = WatchedProfile(run)
         return self.profile
 
     def _run(self) -> None:

@@ -3,6 +3,7 @@
 
 import mmap
 import os
+import time
 
 import numpy as np
 
@@ -28,8 +29,9 @@ def test_pages_that_are_there_and_pages_that_are_not() -> None:
 def test_another_process_and_none() -> None:
     with Exerciser.start(mib=1, threads=1) as other:
         pages = np.arange(other.base >> 12, (other.base >> 12) + other.pages)
-        known = [node is not None for node in page_nodes(other.pid, pages)]
-        assert all(known)
+        deadline = time.monotonic() + 60
+        while None in page_nodes(other.pid, pages):  # it accesses them in no particular order
+            assert time.monotonic() < deadline
         assert page_nodes(other.pid, np.array([1])) == [None]
         assert page_nodes(other.pid, np.empty(0, np.int64)) == []
         pid = other.pid

@@ -262,9 +262,9 @@ def test_a_recording_that_cannot_begin_says_why() -> None:
 def test_before_the_first_picture() -> None:
     from profiles import run_info
 
-    from hotpage.profile.liveprofile import LiveProfile
+    from hotpage.profile.watched import WatchedProfile
 
-    feed = FrozenFeed(LiveProfile(run_info()))
+    feed = FrozenFeed(WatchedProfile(run_info()))
 
     async def script(app: TopApp, pilot: Pilot) -> None:
         await until(app, pilot, lambda shown: "starting" in shown)

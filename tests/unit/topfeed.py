@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen session for top: a feed on a LiveProfile, which no clock moves."""
+"""A frozen session for top: a feed on a WatchedProfile, which no clock moves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,9 +10,9 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes, Latencies
-from hotpage.profile.liveprofile import LiveProfile
 from hotpage.profile.liveview import LiveView
 from hotpage.profile.snapshot import SourceCounts
+from hotpage.profile.watched import WatchedProfile
 from hotpage.views.top.feed import Status
 
 HEAP = 0x5581A2000
@@ -25,7 +25,7 @@ GIB = 1 << 30
 class FrozenFeed:
     """A Feed whose picture changes only when ``profile`` takes another interval."""
 
-    profile: LiveProfile
+    profile: WatchedProfile
     state: Status = field(default_factory=lambda: Status("on", target_cost_percent=1.2))
     asked_nodes: list[int] = field(default_factory=list)
     refuses: bool = False
@@ -77,7 +77,7 @@ def redis_rows(scale: float = 1.0) -> Changes:
 
 def frozen_feed(nodes: int = 1, **run: object) -> FrozenFeed:
     """A machine with one node or with two tiers, five processes in three cgroups, ten intervals."""
-    profile = LiveProfile(run_info(target="all processes", **run))
+    profile = WatchedProfile(run_info(target="all processes", **run))
     memory = [
         replace(node(n, n, (4 if n == 0 else 16) * GIB), free_bytes=(1 + 9 * n) * GIB) for n in range(nodes)
     ]
@@ -135,7 +135,7 @@ def frozen_feed(nodes: int = 1, **run: object) -> FrozenFeed:
 
 def busy_feed(processes: int) -> FrozenFeed:
     """Many processes with a page each."""
-    profile = LiveProfile(run_info(target="all processes"))
+    profile = WatchedProfile(run_info(target="all processes"))
     rows = [(index, 1000 + index, float(index + 1)) for index in range(processes)]
     profile.interval(
         interval(1, changes(*rows), processes=[process(index, f"job{index}") for index in range(processes)])

@@ -2,7 +2,8 @@
 """``hotpage top``: a live session as tables that are gone into: processes, mappings, ranges, pages.
 
     feed.py     what the session offers: pictures that do not change any more, details on demand
-    levels.py   one class per table: its rows, its columns, where Enter leads
+    levels.py   what a table is: its rows, its columns, where Enter leads
+    processes.py mappings.py ranges.py   the tables, one inside the other
     columns.py  what a column shows, and how columns share the width
     header.py   the lines above the table
     grid.py     the table as a widget; screens.py what lies over it; app.py the application

@@ -47,7 +47,7 @@ class TopApp(App[str]):
     Grid { height: 1fr; }
     #path { height: 1; background: #2a2a2a; }
     #detail { height: 1; background: #2a2a2a; color: #b0b0b0; }
-    #keys { height: 1; }
+    #keys { height: 1; link-color: #1e1e1e; link-background: #87b38d; link-style: none; }
     #words { height: 1; border: none; padding: 0; display: none; background: #3a3a2a; }
     #words:focus { border: none; }
     """
@@ -188,8 +188,8 @@ class TopApp(App[str]):
     def _keys(self) -> Text:
         line = Text(no_wrap=True)
         for key, label, action in _FOOTER:
-            start = len(line)
             line.append(key, "bold #e0e0e0")
+            start = len(line)
             line.append(label, "#1e1e1e on #87b38d")
             line.apply_meta({"@click": f"app.{action}"}, start, len(line))
             line.append(" ")

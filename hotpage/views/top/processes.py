@@ -24,7 +24,8 @@ from hotpage.views.top.columns import (
     sparkline,
 )
 from hotpage.views.top.feed import Feed
-from hotpage.views.top.levels import Level, MappingLevel, nodes_of, without_tiers
+from hotpage.views.top.levels import Level, nodes_of, without_tiers
+from hotpage.views.top.mappings import MappingLevel
 
 
 class ProcessRow(NamedTuple):

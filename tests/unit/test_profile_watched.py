@@ -12,12 +12,12 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes, Latencies
 from hotpage.profile.live import LiveProfile as WholeProfile
-from hotpage.profile.liveprofile import LiveProfile
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import ClearedRange, IntervalData, RunEnd
 from hotpage.profile.store import ProfileWriter
 from hotpage.profile.summary import summarise
 from hotpage.profile.threshold import HeatClass
+from hotpage.profile.watched import WatchedProfile
 
 
 def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData]:
@@ -62,8 +62,8 @@ def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData
     return found
 
 
-def both(intervals: list[IntervalData], **run: object) -> tuple[LiveProfile, WholeProfile]:
-    live, whole = LiveProfile(run_info(**run)), WholeProfile(run_info(**run))
+def both(intervals: list[IntervalData], **run: object) -> tuple[WatchedProfile, WholeProfile]:
+    live, whole = WatchedProfile(run_info(**run)), WholeProfile(run_info(**run))
     for data in intervals:
         live.interval(data)
         whole.interval(data)
@@ -129,7 +129,7 @@ def test_hot_bytes_on_slow_nodes_are_misplaced(seed: int) -> None:
 
 
 def test_an_exited_process_is_shown_once_more_and_its_slot_is_used_again() -> None:
-    live = LiveProfile(run_info())
+    live = WatchedProfile(run_info())
     live.interval(interval(1, changes((1, 5, 2.0)), processes=[process(1, "a")]))
     live.interval(interval(2, changes(), processes=[process(1, "a", exited_s=1.5)]))
     assert live.view is not None and len(live.view.processes) == 1
@@ -142,7 +142,7 @@ def test_an_exited_process_is_shown_once_more_and_its_slot_is_used_again() -> No
 
 
 def test_a_view_does_not_change_any_more() -> None:
-    live = LiveProfile(run_info())
+    live = WatchedProfile(run_info())
     live.interval(interval(1, changes((1, 5, 2.0)), processes=[process(1, "a")]))
     before = live.view
     assert before is not None
@@ -156,7 +156,7 @@ def test_a_view_does_not_change_any_more() -> None:
 
 
 def test_latencies_belong_to_pages() -> None:
-    live = LiveProfile(run_info())
+    live = WatchedProfile(run_info())
     seen = Latencies(
         np.array([1, 1, 1], np.int32), np.array([5, 9, 5]), np.array([3e-3, 1, 2e-3], np.float32)
     )
@@ -167,7 +167,7 @@ def test_latencies_belong_to_pages() -> None:
 
 
 def test_ranges_have_one_rate_each() -> None:
-    live = LiveProfile(run_info())
+    live = WatchedProfile(run_info())
     rows = [(1, vpn, 1000.0 if vpn < 150 else 0.1) for vpn in range(100, 200)]
     live.interval(interval(1, changes(*rows)))
     runs = live.ranges(1, 100 << 12, 180 << 12)
@@ -242,7 +242,7 @@ def test_a_recording_that_cannot_be_written_says_so(tmp_path, monkeypatch) -> No
 
 def test_classes_by_count_are_those_by_rate() -> None:
     rates = np.exp2(np.linspace(-10, 20, 500)).astype(np.float32)
-    live = LiveProfile(run_info())
+    live = WatchedProfile(run_info())
     error = np.full(500, 0.1, np.float32)
     pages = Changes(np.zeros(500, np.int32), np.arange(500), rates, rates, error)
     live.interval(interval(1, pages, processes=[process(0, "a")]))

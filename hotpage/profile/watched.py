@@ -46,7 +46,7 @@ HISTORY = 120
 _STRIP_BLOCKS = 2048
 
 
-class LiveProfile:
+class WatchedProfile:
     """The sink of a session that is watched. ``view`` is the newest picture; it and what the methods return
     never change afterwards. Methods may be called from other threads than the session's.
     """
