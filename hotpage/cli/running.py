@@ -58,6 +58,11 @@ class ProgressLine:
             lost = sum(progress.lost.values())
             share = 100 * (progress.own_cpu_s + progress.bpf_s) / max(progress.elapsed_s, 1.0)
             text = f"{progress.elapsed_s:6.1f} s  {received}  lost {lost:,}  own CPU {share:.1f} %"
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Rewrite the line with this text."""
+        if self._is_terminal:
             sys.stderr.write(f"\r\033[K{text}")
             sys.stderr.flush()
 

@@ -20,8 +20,6 @@ def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -
     """Promote ``rows``, in order, to the fast nodes, the nearest to the slow ones first."""
     if not choice.aim.promote:
         rows = choice.drop(rows, np.ones(rows.size, np.bool_), Fate.NOT_CHOSEN)
-    if not choice.aim.demote:
-        victims = np.empty(0, np.int64)
     source = min(choice.places.slow, default=None)
     known = frozenset(room.node for room in choice.situation.nodes)
     fast = choice.places.fast & known

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "capture": {"bpfsources", *GROUND},
     "profile": {"heat", *GROUND},
     "recording": {"capture", "heat", "profile", *GROUND},
-    "views": {"profile", "heat.estimator", *GROUND},
+    "views": {"profile", "heat.estimator", "placement", *GROUND},
     "placement": {"heat", "profile", *GROUND},
     "cli": {
         "bpfsources",

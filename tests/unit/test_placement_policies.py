@@ -291,7 +291,9 @@ def test_threshold_moves_by_rates_alone() -> None:
     plan = policy("threshold")(two_nodes(9, *rows), Aim(hot_rate_hz=10.0, promote=False))
     assert moved(plan) == [(0, 1, [1])]
     plan = policy("threshold")(two_nodes(0, *rows), Aim(hot_rate_hz=10.0, demote=False))
-    assert moved(plan) == []
+    assert moved(plan) == [(0, 1, [1]), (1, 0, [3])], "a swap, for there is no room"
+    plan = policy("threshold")(two_nodes(9, *rows), Aim(hot_rate_hz=10.0, demote=False))
+    assert moved(plan) == [(1, 0, [3])]
 
 
 def test_threshold_by_size_takes_the_hottest_bytes() -> None:

@@ -14,8 +14,8 @@ REASONS = "makes room for hotter pages", "among the hottest that fit"
 def plan(situation: Situation, aim: Aim) -> Plan:
     """Fit the hot set to the fast tier (policy.md, sections 2 and 3).
 
-    Heeds all of the aim but ``free_bytes``. Demotes only what promotions and the headroom need, the coldest
-    first; without ``demote`` only into free room is promoted.
+    Heeds all of the aim but ``free_bytes`` and ``demote``: it demotes what promotions and the headroom need,
+    the coldest first.
     """
     choice = Choice(situation, aim)
     named = choice.key_of_aim()
