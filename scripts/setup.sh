@@ -42,7 +42,7 @@ environment_ready() {
 
 set_up() {
     say "setting up, once (virtualenv: $venv)"
-    install_packages bcc python ${extra:+compiler}
+    install_packages bcc python ${extra:+compiler emulator}
     virtualenv_usable || make_virtualenv
     rm -f "$venv"/hotpage-stamp*
     echo unfinished >"$venv/hotpage-stamp"
@@ -105,6 +105,11 @@ has() {
     bcc) /usr/bin/python3 -c 'import bcc' 2>/dev/null ;;
     python) find_python >/dev/null ;;
     compiler) echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null ;;
+    emulator) # scripts/lab; virtme-ng calls the others
+        for program in qemu-system-x86_64 busybox modprobe depmod file; do
+            PATH=$PATH:/usr/sbin:/sbin command -v $program >/dev/null || return 1
+        done
+        ;;
     esac
 }
 
@@ -119,11 +124,15 @@ package_of() {
         fi
         ;;
     apt-get:compiler) echo gcc libc6-dev ;;
+    apt-get:emulator) echo qemu-system-x86 busybox-static kmod file ;;
     pacman:bcc) echo python-bcc ;;
     *:bcc) echo python3-bcc ;;
     pacman:python) echo python ;;
     *:python) echo python3 ;;
     *:compiler) echo gcc ;;
+    pacman:emulator) echo qemu-system-x86 busybox kmod file ;;
+    dnf:emulator) echo qemu-system-x86-core busybox kmod file ;;
+    *:emulator) echo qemu-x86 busybox-static kmod file ;;
     esac
 }
 

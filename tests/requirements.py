@@ -12,6 +12,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from guestlab.errors import MirrorError
+from guestlab.kernels import SUPPORTED_KERNELS, SupportedKernel, fetch
+
 
 @dataclass(frozen=True)
 class Requirement:
@@ -56,11 +59,29 @@ def _package_index() -> str | None:
     return None if probe.returncode == 0 else "no Python package index can be reached"
 
 
+def _emulator() -> str | None:
+    return None if shutil.which("qemu-system-x86_64") else "there is no qemu-system-x86_64"
+
+
+def _kernel_image(kernel: SupportedKernel) -> str | None:
+    """Fetch it if it is not cached; what hinders other than a lack of network is the test's failure."""
+    try:
+        fetch(kernel)
+    except MirrorError as error:
+        return str(error)
+    return None
+
+
 REQUIREMENTS = {
     "root": Requirement(_root),
     "compiler": Requirement(_compiler),
     "bcc": Requirement(_bcc),
     "package index": Requirement(_package_index, may_lack=True),
+    "emulator": Requirement(_emulator),
+    **{
+        f"Linux {kernel}": Requirement(functools.partial(_kernel_image, kernel), may_lack=True)
+        for kernel in SUPPORTED_KERNELS
+    },
 }
 
 

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One emulated machine: virtme-ng boots it from the host's own files, it runs one command, it is gone."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from guestlab.acceleration import has_kvm
+from guestlab.errors import GuestError, LabError
+from guestlab.topology import Topology
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+_HERE: Final = Path(__file__).resolve().parent
+
+BOOT_LIMIT_S: Final = 240.0
+"""Until the command starts. A boot takes 15 to 20 s on an idle machine without KVM."""
+_POLL_S: Final = 0.1
+_CONSOLE_TAIL_LINES: Final = 60
+# A console that is not the command's; and without what costs an emulated CPU much and a test nothing.
+_KERNEL_OPTIONS: Final = (
+    *("console=ttyS1", "loglevel=7"),
+    *("mitigations=off", "init_on_alloc=0", "apparmor=0", "audit=0"),
+)
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Guest:
+    """A guest that runs one command; ``with`` ends it however the block is left.
+
+    ``image``: a kernel image, with its modules in lib/modules beside or above it. ``command``: words, run in
+    ``directory`` with the guest's own environment and ``environment``, the virtualenv's programs first.
+    ``kernel``: what it is called there. ``output`` is called with the bytes it writes to standard output (1)
+    and standard error (2), from threads; with ``terminal`` it talks to the socket ``terminal_path`` instead.
+
+    Start it in a thread that lives as long as the guest shall: the kernel ends the guest with that thread.
+    """
+
+    def __init__(
+        self,
+        image: Path,
+        topology: Topology,
+        command: Sequence[str],
+        *,
+        kernel: str,
+        output: Callable[[int, bytes], None],
+        directory: Path = CHECKOUT,
+        environment: Mapping[str, str] | None = None,
+        terminal: bool = False,
+    ) -> None:
+        if not shutil.which("qemu-system-x86_64"):
+            raise LabError("qemu-system-x86_64 is missing: sudo apt install qemu-system-x86")
+        self._image = image
+        self._topology = topology
+        self._output = output
+        self._started = time.monotonic()
+        self._home = tempfile.TemporaryDirectory(prefix="hotpage-lab-")
+        self.exchange = Path(self._home.name) / "lab"
+        """/run/lab in the guest; what either side writes there, the other one sees at once."""
+        self.exchange.mkdir()
+        self.terminal_path = Path(self._home.name) / "terminal" if terminal else None
+        if terminal:
+            (self.exchange / "terminal").touch()
+        told = {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
+        self._write_settings(command, directory, {**(environment or {}), **told})
+        self._pumps: list[threading.Thread] = []
+        pipes = {number: os.pipe() for number in (1, 2)}
+        writing = {number: pipe[1] for number, pipe in pipes.items()}
+        try:
+            self._process = self._start(writing)
+        except BaseException:
+            self._home.cleanup()
+            raise
+        finally:
+            for pipe in writing.values():
+                os.close(pipe)
+        for number, (reading, _) in pipes.items():
+            self._pumps.append(threading.Thread(target=self._pump, args=(number, reading), daemon=True))
+            self._pumps[-1].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def console(self) -> str:
+        """What QEMU, the guest's kernel and guest.sh have printed so far, the last lines of each."""
+        lines: list[str] = []
+        for name in ("messages", "console", "lab/messages"):
+            with suppress(OSError):
+                text = (Path(self._home.name) / name).read_bytes().decode(errors="replace")
+                lines += text.replace("\r", "").splitlines()[-_CONSOLE_TAIL_LINES:]
+        return "\n".join(lines)
+
+    def wait_for_boot(self, limit_s: float = BOOT_LIMIT_S) -> None:
+        """Until the command starts. Raises GuestError if it does not."""
+        deadline = self._started + limit_s
+        while not self._has_booted():
+            if self._process.poll() is not None and not self._has_booted():
+                raise self.failure("the guest did not boot")
+            if time.monotonic() > deadline:
+                raise self.failure(f"the guest did not boot within {limit_s:.0f} s")
+            time.sleep(_POLL_S)
+
+    def wait(self, limit_s: float | None = None) -> int:
+        """The command's exit status. Raises GuestError if the guest dies, or is not done in time."""
+        self.wait_for_boot()
+        deadline = time.monotonic() + limit_s if limit_s is not None else None
+        while self._process.poll() is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise self.failure(f"the command did not end within {limit_s:.0f} s")
+            time.sleep(_POLL_S)
+        for pump in self._pumps:
+            pump.join()
+        try:
+            return int((self.exchange / "status").read_text())
+        except (OSError, ValueError):
+            raise self.failure("the guest died before the command ended") from None
+
+    def is_running(self) -> bool:
+        """Whether it may still write anything."""
+        return self._process.poll() is None
+
+    def failure(self, message: str) -> GuestError:
+        """End the guest; return the error to raise, with its console."""
+        self._kill()
+        return GuestError(message, self.console)
+
+    def close(self) -> None:
+        """End the guest at once, whatever it does."""
+        self._kill()
+        for pump in self._pumps:
+            pump.join()
+        self._home.cleanup()
+
+    def _has_booted(self) -> bool:
+        return (self.exchange / "booted").exists()
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            # QEMU is in the group as well, and dies with the parent in any case.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _pump(self, number: int, pipe: int) -> None:
+        try:
+            while block := os.read(pipe, 65536):
+                self._output(number, block)
+        finally:
+            os.close(pipe)
+
+    def _write_settings(
+        self, command: Sequence[str], directory: Path, environment: Mapping[str, str]
+    ) -> None:
+        venv = Path(sys.prefix)
+        settings = {
+            "checkout": CHECKOUT,
+            "venv": "" if venv.is_relative_to(CHECKOUT) else venv,
+            "directory": directory,
+        }
+        lines = [f"{name}={shlex.quote(str(value))}" for name, value in settings.items()]
+        (self.exchange / "settings").write_text("\n".join(lines) + "\n")
+        environment = {"PATH": f"{venv}/bin:{_PATH}", "HOME": "/root", "TMPDIR": "/tmp", **environment}
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+        (self.exchange / "command").write_text("\n".join([*exports, f"exec {shlex.join(command)}"]) + "\n")
+        shutil.copyfile(_HERE / "guest.sh", self.exchange / "guest.sh")
+
+    def _start(self, pipes: dict[int, int]) -> subprocess.Popen[bytes]:
+        bootstrap = (
+            "mkdir -p /run/lab && mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 lab /run/lab && "
+            "echo booted >/run/lab/booted && exec busybox sh /run/lab/guest.sh 2>/run/lab/messages"
+        )
+        command = [sys.executable, "-m", "virtme.commands.run", "--kimg", str(self._image), "--mods", "auto"]
+        # A home to write in; and it loads overlayfs, which guest.sh needs as well.
+        command += ["--overlay-rwdir", "/root"]
+        command += ["--qemu-bin", str(_HERE / "qemu"), "--force-9p", "--disable-microvm"]
+        command += [] if has_kvm(self._image) else ["--disable-kvm"]
+        command += ["--memory", f"{self._topology.memory_mib}M", "--cpus", str(self._topology.cpus)]
+        for option in _KERNEL_OPTIONS:
+            command += ["--kopt", option]
+        command += ["--script-sh", bootstrap, "--qemu-opts", *self._qemu_options(pipes)]
+        environment = os.environ | {"PYTHONPATH": ""}
+        with (Path(self._home.name) / "messages").open("wb") as messages:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=tuple(pipes.values()),
+            )
+
+    def _qemu_options(self, pipes: dict[int, int]) -> list[str]:
+        """What virtme-ng has no words for."""
+        options = ["-chardev", f"file,id=lab.console,path={_quoted(Path(self._home.name) / 'console')}"]
+        options += ["-serial", "chardev:lab.console", "-device", "virtio-serial-pci,id=lab.serial"]
+        for number, pipe in pipes.items():
+            options += ["-chardev", f"file,id=lab.{number},path=/proc/self/fd/{pipe}"]
+            options += ["-device", f"virtserialport,bus=lab.serial.0,chardev=lab.{number},name=lab.{number}"]
+        if not has_kvm(self._image):
+            options += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
+        if self.terminal_path:
+            options += ["-chardev", f"socket,id=lab.terminal,path={_quoted(self.terminal_path)},server=on,wait=off"]
+            options += ["-device", "virtconsole,bus=lab.serial.0,chardev=lab.terminal"]
+        # The guest's own way to QEMU's control socket: to plug memory in, which only the outside can.
+        control = f"path={_quoted(Path(self._home.name) / 'control')}"
+        options += ["-chardev", f"socket,id=lab.monitor,{control},server=on,wait=off"]
+        options += ["-device", "virtserialport,bus=lab.serial.0,chardev=lab.monitor,name=lab.monitor"]
+        options += ["-chardev", f"socket,id=lab.qmp,{control}", "-mon", "chardev=lab.qmp,mode=control"]
+        options += numa_options(self._topology)
+        venv = Path(sys.prefix)
+        shares = {"lab.usr": Path("/usr"), "lab.checkout": CHECKOUT}
+        if not venv.is_relative_to(CHECKOUT):
+            shares["lab.venv"] = venv
+        for tag, path in shares.items():
+            options += _share(tag, path, "readonly=on")
+        return options + _share("lab", self.exchange, "readonly=off")
+
+
+def _share(tag: str, path: Path, access: str) -> list[str]:
+    file_system = f"local,id={tag},path={_quoted(path)},security_model=none,multidevs=remap,{access}"
+    return ["-fsdev", file_system, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+def numa_options(topology: Topology) -> list[str]:
+    """QEMU's options for the nodes, their distances, and the HMAT if any speed is told."""
+    told = any(node.latency_ns for node in topology.nodes)
+    options = ["-machine", "hmat=on"] if told else []
+    if topology.plug_mib:
+        options += ["-m", f"{topology.memory_mib}M,slots=4,maxmem={topology.memory_mib + topology.plug_mib}M"]
+    first_cpu = 0
+    for number, node in enumerate(topology.nodes):
+        words = [f"node,nodeid={number}"]
+        if node.memory_mib:
+            options += ["-object", f"memory-backend-ram,id=lab.memory{number},size={node.memory_mib}M"]
+            words.append(f"memdev=lab.memory{number}")
+        if node.cpus:
+            words.append(f"cpus={first_cpu}-{first_cpu + node.cpus - 1}")
+            first_cpu += node.cpus
+        if told:
+            words.append(f"initiator={node.nearest}")
+        options += ["-numa", ",".join(words)]
+    for source, row in enumerate(topology.distances):
+        for target, distance in enumerate(row):
+            if source != target:
+                options += ["-numa", f"dist,src={source},dst={target},val={distance}"]
+    for number, node in enumerate(topology.nodes):
+        pair = f"hmat-lb,initiator={node.nearest},target={number},hierarchy=memory"
+        if node.latency_ns:
+            options += ["-numa", f"{pair},data-type=access-latency,latency={node.latency_ns}"]
+        if node.bandwidth_mbps:
+            options += ["-numa", f"{pair},data-type=access-bandwidth,bandwidth={node.bandwidth_mbps}M"]
+    return options
