@@ -88,9 +88,9 @@ def move(
 ) -> None:
     """Move hot pages to fast memory, and what they drive out to slow memory.
 
-    By default both ways: what fits fast memory, where a move gains more than it costs. With -p, --cgroup, --comm
-    or -a it looks at live processes first (as record --arm does), else it goes by a profile. The exit status is 1
-    if nothing could be moved.
+    By default both ways: what fits fast memory, where a move gains more than it costs. With -p, --cgroup,
+    --comm or -a it looks at live processes first (as record --arm does), else it goes by a profile. The exit
+    status is 1 if nothing could be moved.
     """
     live = sum((pids is not None, cgroup is not None, comm is not None, everything))
     require(live <= 1, "several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")

@@ -46,6 +46,7 @@ _LEAST_RATIO = 1e-6
 """Rates farther apart than this are as good as this far: a victim without any access has no logarithm."""
 _NO_IDEA = 9.0
 """Relative error where none is known."""
+_SLACK, _LEAST_VICTIMS = 1.25, 4096
 _GONE, _FAST, _SLOW, _OTHER = range(4)
 _UNKNOWN, _COLD, _WARM, _HOT = range(4)
 # What becomes of a row by heat and place, unless it is chosen.
@@ -91,6 +92,8 @@ class Choice:
         self._place, self.fast_by_key, self.slow_by_key = self._histogram()
         self._routes: Uint16s = np.zeros(len(situation.candidates), np.uint16)
         self.hot_key = UNKNOWN_KEY
+        self.ran_short = False
+        """Whether more victims could have made a difference."""
 
     def _weighted_keys(self) -> Uint16s:
         """Rank keys; a cgroup of weight w ranks as if its pages were accessed w times as often."""
@@ -146,12 +149,20 @@ class Choice:
             return hottest_that_fit(self.fast_by_key + self.slow_by_key, self.aim.hot_bytes / PAGE_BYTES)
         return None
 
-    def victim_key(self) -> int:
-        """The key from which on no page of a fast node has to go: an octave under the hottest slow one."""
-        if any(self.allotment.room.get(node, 0) < 0 for node in self.places.fast):
-            return UNKNOWN_KEY  # the headroom is used, and has to be restored
+    def victim_keys(self, least_key: int) -> tuple[int, int]:
+        """Keys from which on no page of a fast node has to go: likely, and surely.
+
+        Likely: the coldest, a quarter more of them than what may come from ``least_key`` on. Surely: all that
+        are an octave colder than the hottest slow page, or simply all where the headroom has to be restored.
+        """
+        room = [self.allotment.room.get(node, 0) for node in self.places.fast]
+        need = float(self.slow_by_key[least_key:].sum()) - sum(room)
+        likely = int(np.searchsorted(np.cumsum(self.fast_by_key), _SLACK * need + _LEAST_VICTIMS)) + 1
         present = np.flatnonzero(self.slow_by_key)
-        return max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
+        surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
+        if any(pages < 0 for pages in room):
+            surely = UNKNOWN_KEY
+        return min(likely, surely), surely
 
     def classify(
         self, hot_key: int, least_key: int = 0, victim_key: int = 0, idle: Fate = Fate.NOT_CHOSEN
@@ -304,6 +315,7 @@ class Choice:
         rest = swaps[partner.size :]
         short_of_victims = not could.size or (partner.size and partner[-1] == could.size - 1)
         self.fate[rest] = Fate.ROOM if gate is None or short_of_victims else Fate.NOT_WORTH_IT
+        self.ran_short |= bool(rest.size and short_of_victims) or spare < 0
         if rest.size and short_of_victims:
             self.settle(victims[~accepted(fates)], fates[~accepted(fates)])
             if gate is not None:

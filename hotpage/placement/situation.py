@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a profile to the situation that policies see: whose pages live, where each is now, what moves whole."""
+"""From a profile to the situation that policies see: whose pages live, where they are, what moves whole."""
 
 from __future__ import annotations
 
@@ -120,14 +120,8 @@ def node_rooms(topology: Topology, watermarks: Mapping[int, Watermarks]) -> list
 def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages) -> Candidates:
     pages = _with_silent(snapshot, index, pid)
     node = move_pages.query(pid, pages.vpn)
-    seen = np.searchsorted(snapshot.pages.of(index).vpn, pages.vpn)
-    rows = snapshot.pages.of(index).vpn
-    has_row = (
-        (seen < rows.size) & (rows[np.minimum(seen, max(rows.size - 1, 0))] == pages.vpn)
-        if rows.size
-        else seen < 0
-    )
-    kept = (node >= 0) | has_row  # the armed ranges are full of holes
+    has_row = np.isin(pages.vpn, snapshot.pages.of(index).vpn)
+    kept = (node >= 0) | has_row  # armed ranges have holes
     return fold(index, pid, _taken(pages, kept), np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
 
 
@@ -154,17 +148,16 @@ def _with_silent(snapshot: Snapshot, index: int, pid: int) -> _Pages:
     vpn = np.unique(np.concatenate(parts))
     if not vmas:
         vpn = vpn[:0]
-    place = np.searchsorted(starts, vpn, side="right") - 1
-    vpn = vpn[(place >= 0) & (vpn < ends[np.maximum(place, 0)])] if vpn.size else vpn
+    inside = np.searchsorted(starts, vpn, side="right") - 1
+    vpn = vpn[(inside >= 0) & (vpn < ends[np.maximum(inside, 0)])] if vpn.size else vpn
     rate = np.full(vpn.size, np.nan, np.float32)
     error = np.full(vpn.size, _SILENT_ERROR, np.float32)
     if coverage is not None and vpn.size:
         watched_s = np.maximum(snapshot.time_s - coverage.mean_first_s(vpn, vpn + 1), 0.0)
         rate[:] = snapshot.run.prior_count / (snapshot.run.prior_exposure_s + watched_s)
     short = rate.copy()
-    at = np.searchsorted(vpn, rows.vpn)
-    kept = (at < vpn.size) & (vpn[np.minimum(at, max(vpn.size - 1, 0))] == rows.vpn) if vpn.size else at < 0
-    at = at[kept]
+    kept = np.isin(rows.vpn, vpn)
+    at = np.searchsorted(vpn, rows.vpn[kept])
     rate[at], short[at], error[at] = rows.rate_hz[kept], rows.rate_short_hz[kept], rows.relative_error[kept]
     return _Pages(vpn, rate, short, error)
 

@@ -32,7 +32,7 @@ def plan_lines(plan: Plan, processes: Mapping[int, ProcessFacts]) -> Iterator[Te
     if plan.moves:
         rows = [(_cells(move, processes[move.process]), None) for move in plan.moves]
         yield from table(_PLAN_COLUMNS, rows, _WIDTH, "...")
-    hot = f"; hot from {rate(plan.hot_hz)} accesses/s a page" if isfinite(plan.hot_hz) else ""
+    hot = f"; hot from {rate(plan.hot_hz)} accesses/s a page" if plan.hot_hz > 0 else ""
     yield Text(f"policy {plan.policy}: {size(plan.moved_bytes)} to move{hot}")
     for fate, count in sorted(plan.kept_bytes.items(), key=lambda item: -item[1]):
         yield Text(f"{size(count):>7} stays: {WORDS[fate]}")

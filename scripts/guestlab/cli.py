@@ -95,9 +95,7 @@ def _fetch(kernel: kernels.SupportedKernel) -> kernels.CachedKernel:
     return found
 
 
-def _run(
-    image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float
-) -> int:
+def _run(image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float) -> int:
     with Guest(image, machine, command, kernel=kernel, output=_write, directory=_directory()) as guest:
         return guest.wait(limit_s)
 

@@ -213,7 +213,10 @@ class Guest:
         if not has_kvm(self._image):
             options += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
         if self.terminal_path:
-            options += ["-chardev", f"socket,id=lab.terminal,path={_quoted(self.terminal_path)},server=on,wait=off"]
+            options += [
+                "-chardev",
+                f"socket,id=lab.terminal,path={_quoted(self.terminal_path)},server=on,wait=off",
+            ]
             options += ["-device", "virtconsole,bus=lab.serial.0,chardev=lab.terminal"]
         # The guest's own way to QEMU's control socket: to plug memory in, which only the outside can.
         control = f"path={_quoted(Path(self._home.name) / 'control')}"

@@ -58,7 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("guest")
     if mark is None:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: a test here is marked @pytest.mark.guest(topology=...)")
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: a test here is marked @pytest.mark.guest(topology=...)"
+        )
     machines = _machines(**mark.kwargs)
     if THIS_GUEST is not None:
         machines = [machine for machine in machines if machine == THIS_GUEST]
@@ -103,4 +105,3 @@ class _ReportWriter:
     def _write(self, document: dict[str, object]) -> None:
         self._file.write(json.dumps(document) + "\n")
         self._file.flush()
-

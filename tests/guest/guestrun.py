@@ -35,7 +35,9 @@ class GuestRunner:
         for item in items:
             if machine := _machine_of(item):
                 item.add_marker(pytest.mark.needs("emulator", f"Linux {machine.kernel}"))
-        order = {str(machine): number for number, machine in enumerate(dict.fromkeys(map(_machine_of, items)))}
+        order = {
+            str(machine): number for number, machine in enumerate(dict.fromkeys(map(_machine_of, items)))
+        }
         items.sort(key=lambda item: order[str(_machine_of(item))] if _machine_of(item) else -1)
 
     @pytest.hookimpl(tryfirst=True)
@@ -167,5 +169,3 @@ def _needs(item: pytest.Item) -> Iterator[tuple[str, ...]]:
 def _limit_s(item: pytest.Item) -> float:
     mark = item.get_closest_marker("guest")
     return mark.kwargs.get("limit_s") or _LIMIT_S
-
-

@@ -41,7 +41,9 @@ class Monitor:
     def plug(self, mib: int, node: int) -> str:
         """Plug a memory module in; return its name, for ``unplug``."""
         name = f"dimm{len(self.ask('query-memory-devices'))}"
-        self.ask("object-add", **{"qom-type": "memory-backend-ram", "id": f"{name}.memory", "size": mib * 2**20})
+        self.ask(
+            "object-add", **{"qom-type": "memory-backend-ram", "id": f"{name}.memory", "size": mib * 2**20}
+        )
         self.ask("device_add", driver="pc-dimm", id=name, memdev=f"{name}.memory", node=node)
         return name
 

@@ -17,13 +17,22 @@ def plan(situation: Situation, aim: Aim) -> Plan:
     Heeds all of the aim but ``free_bytes`` and ``demote``: it demotes what promotions and the headroom need,
     the coldest first.
     """
+    choice, could_be_better = _choose(situation, aim, look_at_all=False)
+    if could_be_better:
+        choice, _ = _choose(situation, aim, look_at_all=True)
+    return choice.plan("fit", REASONS)
+
+
+def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, bool]:
+    """The choice among the likely victims or all, and whether others could make a difference."""
     choice = Choice(situation, aim)
     named = choice.key_of_aim()
     hot_key = choice.capacity_key() if named is None else named
     least_key = max(hot_key, choice.least_key())
-    hot, cold = choice.classify(hot_key, least_key, choice.victim_key(), idle=Fate.NOT_WORTH_IT)
+    likely, surely = choice.victim_keys(least_key)
+    hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
     gate = Gate(choice)
     hot = choice.drop(hot, gate.is_cooling(hot), Fate.COOLING)
     hot = within(choice, hottest_first(hot, choice.key))
     fill_all(choice, hot, coldest_first(cold, choice.key), gate)
-    return choice.plan("fit", REASONS)
+    return choice, choice.ran_short and likely < surely

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of scripts/bench_move.py that runs in a guest with two tiers: one JSON object on standard output.
+
+One-shot: a zipf workload with all pages on the slow node; ``hotpage move --promote`` looks at it and promotes
+at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its accesses
+goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.machine.numa import MovePages
+from hotpage.machine.proc import read_stat
+from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.plan import Move, Plan, ProcessFacts
+
+MIB = 192
+LIMIT_MIB = 48
+LOOK_S = 20
+WINDOW_S = 10.0
+FAST, SLOW = 0, 1
+PAGE = 4096
+LOOP_PAGES = 8192
+LOOP_ROUNDS = 3
+
+
+class Zipf:
+    """The workload: where its memory is, and how often it has accessed each page."""
+
+    def __init__(self, peer: str, directory: Path, seed: int) -> None:
+        counters = directory / f"counters-{seed}"
+        command = [peer, "zipf", str(MIB), str(SLOW), str(seed), str(counters)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        address, pages = map(int, self.process.stdout.readline().split())
+        self.pid = self.process.pid
+        self.vpn = address // PAGE + np.arange(pages, dtype=np.int64)
+        self._counters = np.memmap(counters, np.uint32, "r")
+
+    def accesses(self, seconds: float) -> npt.NDArray[np.int64]:
+        """Accesses to each page in a window that begins now."""
+        before = self._counters.astype(np.int64)
+        time.sleep(seconds)
+        return self._counters.astype(np.int64) - before
+
+
+@contextmanager
+def zipf(peer: str, directory: Path, seed: int) -> Iterator[Zipf]:
+    workload = Zipf(peer, directory, seed)
+    try:
+        yield workload
+    finally:
+        workload.process.kill()
+        workload.process.communicate()
+
+
+def promote(workload: Zipf, *options: str) -> dict[str, Any]:
+    """Look, promote, and measure the share of accesses that go to fast memory since."""
+    command = [sys.executable, "-m", "hotpage", "move", "-p", str(workload.pid), "-d", str(LOOK_S)]
+    command += ["--budget", "100", "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}\n{done.stderr}")
+    result = json.loads(done.stdout)["result"]
+    accesses = workload.accesses(WINDOW_S)
+    is_fast = MovePages().query(workload.pid, workload.vpn) == FAST
+    best = np.sort(accesses)[::-1][: int(is_fast.sum())]
+    return {
+        "fast_share": float(accesses[is_fast].sum() / accesses.sum()),
+        "oracle_share": float(best.sum() / accesses.sum()),
+        "moved_mib": result["moved_bytes"] / 2**20,
+        "bytes": result["bytes"],
+        "accesses_per_s": float(accesses.sum() / WINDOW_S),
+    }
+
+
+def throughput(workload: Zipf, peer: str) -> dict[str, float]:
+    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
+    workload.process.send_signal(19)  # SIGSTOP: nothing but the moves
+    stat = read_stat(workload.pid)
+    assert stat is not None
+    facts = ProcessFacts(workload.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
+    vpn = workload.vpn[:LOOP_PAGES]
+    mover = MovePagesMover()
+
+    def by_mover(source: int, target: int) -> float:
+        pages = np.ones(vpn.size, np.int32)
+        move = Move(0, source, target, True, "", vpn, pages, 1.0, 1.0, 1.0)
+        begun = time.perf_counter()
+        outcome = mover.run(Plan("bench", (move,), {}), {0: facts})
+        took = time.perf_counter() - begun
+        assert outcome.moved_bytes == vpn.size * PAGE, outcome.bytes_by_result()
+        return took
+
+    def by_loop(target: int, batch: int) -> float:
+        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
+        done = subprocess.run([peer, "loop", *map(str, words)], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    by_loop(SLOW, 1024)
+    ours, theirs = [], []
+    for _ in range(LOOP_ROUNDS):
+        ours.append(by_mover(SLOW, FAST))
+        by_loop(SLOW, 1024)
+        theirs.append(by_loop(FAST, 1024))
+        ours.append(by_mover(FAST, SLOW))
+        by_loop(FAST, 1024)
+        theirs.append(by_loop(SLOW, 1024))
+    ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
+    return {
+        "mover_pages_per_s": vpn.size / ours_s,
+        "loop_pages_per_s": vpn.size / theirs_s,
+        "mover_to_loop": theirs_s / ours_s,
+    }
+
+
+def main() -> None:
+    peer, seed = sys.argv[1], int(sys.argv[2])
+    numbers: dict[str, Any] = {"kernel": os.uname().release}
+    with tempfile.TemporaryDirectory() as directory:
+        with zipf(peer, Path(directory), seed) as workload:
+            numbers["fit"] = promote(workload)
+            numbers["throughput"] = throughput(workload, peer)
+        with zipf(peer, Path(directory), seed + 100) as workload:
+            numbers["random"] = promote(workload, "--policy", "random", "--seed", str(seed))
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The move_pages mover on real nodes: every requested page is accounted for, whatever stands in its way.
+
+The truth is asked for separately: numa_maps, and move_pages in query mode by a call of the test's own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from movetarget import HUGE, PAGE, PAGES
+
+from hotpage.machine.folios import huge_blocks
+from hotpage.machine.numa import MovePages, hides_armed_pages
+from hotpage.machine.proc import read_stat
+from hotpage.placement.movers.dry_run import DryRunMover
+from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.outcome import Outcome
+from hotpage.placement.plan import Move, Plan, ProcessFacts
+
+pytestmark = pytest.mark.guest(topology="small-dram", limit_s=600.0)
+
+FAST, SLOW = 0, 1
+_DEADLINE_S = 120.0
+
+
+class Target:
+    """movetarget.py in the background, its memory on one node."""
+
+    def __init__(self, node: int, preexec: str = "") -> None:
+        script = str(Path(__file__).with_name("movetarget.py"))
+        command = [sys.executable, script, str(node)]
+        if preexec:
+            command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.pid = self._process.pid
+        self.address = int(self._answer())
+        self.vpn = self.address // PAGE + np.arange(PAGES, dtype=np.int64)
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the target has died"
+        return line.strip()
+
+    def tell(self, *words: object) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        return self._answer() if words[0] != "exec" else ""
+
+    def facts(self) -> ProcessFacts:
+        stat = read_stat(self.pid)
+        assert stat is not None
+        return ProcessFacts(self.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
+
+    def pages_on(self, node: int) -> int:
+        """Of its memory, by numa_maps (where armed and protected pages count as well)."""
+        found = 0
+        for line in Path(f"/proc/{self.pid}/numa_maps").read_text().splitlines():
+            start, *fields = line.split()
+            if self.address <= int(start, 16) < self.address + PAGES * PAGE:
+                found += sum(int(field[3:]) for field in fields if field.startswith(f"N{node}="))
+        return found
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        with_children = os.getpgid(self.pid) if self._process.poll() is None else 0
+        if with_children:
+            os.killpg(with_children, signal.SIGKILL)
+        self._process.communicate()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    one = Target(SLOW)
+    yield one
+    one.end()
+
+
+def plan_of(vpn: Sequence[int] | np.ndarray, target: int = FAST, pages: int = 1) -> Plan:
+    vpns = np.asarray(vpn, np.int64)
+    sizes = np.full(vpns.size, pages, np.int32)
+    source = SLOW if target == FAST else FAST
+    return Plan("test", (Move(0, source, target, target == FAST, "", vpns, sizes, 1.0, 1.0, 1.0),), {})
+
+
+def pages_by_result(outcome: Outcome) -> dict[str, int]:
+    counts = {kind.name: count // PAGE for kind, count in outcome.bytes_by_result().items()}
+    assert sum(counts.values()) == outcome.requested_bytes // PAGE
+    return counts
+
+
+def run(target: Target, plan: Plan, facts: ProcessFacts | None = None, **more: object) -> dict[str, int]:
+    outcome = MovePagesMover(**more).run(plan, {0: facts or target.facts()})  # type: ignore[arg-type]
+    return pages_by_result(outcome)
+
+
+def test_pages_move_there_and_back_and_keep_what_they_hold(target: Target) -> None:
+    assert target.pages_on(SLOW) == PAGES
+    dry = DryRunMover().run(plan_of(target.vpn), {0: target.facts()})
+    assert pages_by_result(dry) == {"PLANNED": PAGES}
+    assert target.pages_on(SLOW) == PAGES
+    assert run(target, plan_of(target.vpn)) == {"MOVED": PAGES}
+    assert target.pages_on(FAST) == PAGES
+    assert target.tell("read") == "0"
+    assert run(target, plan_of(target.vpn)) == {"ALREADY": PAGES}
+    assert run(target, plan_of(target.vpn[:700], SLOW)) == {"MOVED": 700}
+    assert target.pages_on(SLOW) == 700
+    assert target.tell("read") == "0"
+
+
+def test_pages_that_are_not_there(target: Target) -> None:
+    beyond = target.vpn[-1] + 1 + np.arange(1 << 20, (1 << 20) + 5)
+    vpns = np.concatenate((target.vpn[:10], beyond))
+    assert run(target, plan_of(vpns)) == {"MOVED": 10, "NOT_PRESENT": 5}
+
+
+def test_pinned_pages_stay_and_cost_only_themselves(target: Target) -> None:
+    target.tell("pin", 100, 3)
+    target.tell("pin", 1500, 2)
+    assert run(target, plan_of(target.vpn)) == {"MOVED": PAGES - 5, "PINNED": 5}
+    assert (target.pages_on(FAST), target.pages_on(SLOW)) == (PAGES - 5, 5)
+
+
+def test_shared_pages_stay(target: Target) -> None:
+    target.tell("fork")
+    counts = run(target, plan_of(target.vpn))
+    # Pages that it has written since are its own again.
+    assert counts["SHARED"] + counts.get("MOVED", 0) == PAGES
+    assert counts["SHARED"] > PAGES - 50
+    assert target.pages_on(FAST) == counts.get("MOVED", 0)
+
+
+def test_armed_pages(target: Target) -> None:
+    """The kernels that hide them from move_pages say so, pages and all; the others move them."""
+    target.tell("arm", 0, 500)
+    counts = run(target, plan_of(target.vpn))
+    if hides_armed_pages(MovePages()):
+        assert counts == {"MOVED": PAGES - 500, "ARMED": 500}
+    else:
+        assert counts == {"MOVED": PAGES}
+    assert target.pages_on(FAST) == counts["MOVED"]
+    target.tell("disarm")
+    rest = run(target, plan_of(target.vpn))
+    assert rest.get("MOVED", 0) + rest["ALREADY"] == PAGES
+    assert target.pages_on(FAST) == PAGES
+    assert target.tell("read") == "0"
+
+
+def test_only_old_kernels_hide_armed_pages(machine: object) -> None:
+    assert hides_armed_pages(MovePages()) == (machine.kernel == "6.1")  # type: ignore[attr-defined]
+
+
+def test_pages_armed_by_the_kernel_itself(target: Target) -> None:
+    """Real NUMA balancing, of a process that does not touch its memory: what is armed stays armed."""
+    knob = Path("/proc/sys/kernel/numa_balancing")
+    before = knob.read_text()
+    knob.write_text("1")
+    try:
+        time.sleep(1.0)
+    finally:
+        knob.write_text(before)
+    counts = run(target, plan_of(target.vpn))
+    assert counts.get("MOVED", 0) + counts.get("ARMED", 0) + counts.get("ALREADY", 0) == PAGES
+
+
+def test_a_huge_page_is_one_entry_and_stays_huge(target: Target) -> None:
+    first = int(target.tell("huge"))
+    blocks = np.array([first // HUGE, first // HUGE + 1], np.int64)
+    assert huge_blocks(target.pid, blocks).all()
+    outcome = MovePagesMover().run(plan_of(blocks * 512, pages=512), {0: target.facts()})
+    assert pages_by_result(outcome) == {"MOVED": 1024}
+    assert huge_blocks(target.pid, blocks).all()
+    assert (MovePages().query(target.pid, np.arange(first // PAGE, first // PAGE + 1024)) == FAST).all()
+    small = int(target.vpn[0]) // 512 + 1
+    assert not huge_blocks(target.pid, np.array([small], np.int64)).any()
+
+
+def test_no_more_is_asked_for_than_there_is_room(target: Target) -> None:
+    asked: list[int] = []
+
+    def room_bytes(node: int) -> float:
+        asked.append(node)
+        return 300 * PAGE if len(asked) == 1 else 0
+
+    limited = MovePagesMover(room_bytes=room_bytes)
+    counts = pages_by_result(limited.run(plan_of(target.vpn), {0: target.facts()}))
+    assert counts == {"MOVED": 300, "NO_ROOM": PAGES - 300}
+
+
+def test_a_really_full_node(target: Target) -> None:
+    """Memory of the fast node is taken until little is left above the watermark that allocations heed."""
+    filler = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert filler.stdout is not None
+        assert filler.stdout.readline().strip() == "full"
+        counts = run(target, plan_of(target.vpn))
+    finally:
+        filler.kill()
+        filler.communicate()
+    assert counts.get("NO_ROOM", 0) > 0, counts
+    assert counts.get("MOVED", 0) + counts["NO_ROOM"] == PAGES
+    assert target.pages_on(FAST) == counts.get("MOVED", 0)
+
+
+def test_a_node_that_the_cpuset_forbids() -> None:
+    group = Path("/sys/fs/cgroup/forbidden")
+    Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+cpuset")
+    group.mkdir(exist_ok=True)
+    (group / "cpuset.mems").write_text(str(SLOW))
+    target = Target(SLOW, preexec=f"echo $$ >{group}/cgroup.procs")
+    try:
+        assert run(target, plan_of(target.vpn)) == {"FORBIDDEN": PAGES}
+        assert target.pages_on(SLOW) == PAGES
+    finally:
+        target.end()
+        deadline = time.monotonic() + _DEADLINE_S
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def test_a_node_that_does_not_exist(target: Target) -> None:
+    assert run(target, plan_of(target.vpn, target=FAST)) == {"MOVED": PAGES}
+    move = plan_of(target.vpn, target=SLOW).moves[0]
+    nowhere = Move(0, FAST, 5, False, "", move.vpn, move.pages, 1.0, 1.0, 1.0)
+    assert run(target, Plan("test", (nowhere,), {})) == {"NO_NODE": PAGES}
+
+
+def test_a_target_that_ends_between_calls(target: Target) -> None:
+    """Every page is accounted for although the process goes while its pages move."""
+    facts = target.facts()
+
+    class Killer(MovePages):
+        calls = 0
+
+        def __call__(self, *arguments: object) -> int:  # type: ignore[override]
+            self.calls += 1
+            if arguments[2] is not None and self.calls > 3:
+                target.kill()
+            return super().__call__(*arguments)  # type: ignore[arg-type]
+
+    counts = run(
+        target, plan_of(target.vpn), facts, kernel=Killer(), hides_armed=hides_armed_pages(MovePages())
+    )
+    assert sum(counts.values()) == PAGES
+    assert set(counts) <= {"MOVED", "GONE", "PINNED", "NOT_PRESENT"}, counts
+
+
+def test_a_target_that_ends_in_mid_call(target: Target) -> None:
+    facts = target.facts()
+    killer = threading.Timer(0.02, target.kill)
+    killer.start()
+    counts = run(target, plan_of(target.vpn), facts)
+    killer.join()
+    assert sum(counts.values()) == PAGES
+    assert set(counts) <= {"MOVED", "GONE", "PINNED", "NOT_PRESENT"}, counts
+
+
+def test_another_process_of_that_pid_is_not_touched(target: Target) -> None:
+    """As after the pid was reused: the start time is another one."""
+    facts = target.facts()
+    stranger = ProcessFacts(facts.pid, facts.start_time_ticks - 1, facts.image, "", "/", frozenset({0, 1}))
+    assert run(target, plan_of(target.vpn), stranger) == {"GONE": PAGES}
+    assert target.pages_on(SLOW) == PAGES
+
+
+def test_a_program_that_became_another_is_not_touched(target: Target) -> None:
+    facts = target.facts()
+    target.tell("exec")
+    deadline = time.monotonic() + _DEADLINE_S
+    while (stat := read_stat(target.pid)) is not None and stat.comm != "sleep":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert run(target, plan_of(target.vpn), facts) == {"GONE": PAGES}
