@@ -70,8 +70,9 @@ def promote(workload: Zipf, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "hotpage", "move", "-p", str(workload.pid), "-d", str(LOOK_S)]
     command += ["--budget", "100", "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
+    sys.stderr.write(done.stderr)
     if done.returncode:
-        raise SystemExit(f"{done.stdout}\n{done.stderr}")
+        raise SystemExit(done.stdout)
     result = json.loads(done.stdout)["result"]
     accesses = workload.accesses(WINDOW_S)
     is_fast = MovePages().query(workload.pid, workload.vpn) == FAST

@@ -167,11 +167,14 @@ def _look(selection: Selection, duration_s: float, budget_percent: float) -> Sna
         command_line=tuple(sys.argv),
     )
     line = ProgressLine()
+    recorder = Recorder(options, open_sink, line.show)
     with stop_on_signals() as stop_reason:
         try:
-            Recorder(options, open_sink, line.show).run(stop_reason)
+            recorder.run(stop_reason)
         finally:
             line.clear()
+    for note in (*profiles[0].snapshot().run.advice, *recorder.progress.notes):
+        print(f"hotpage: {note}", file=sys.stderr)
     return profiles[0].snapshot()
 
 

@@ -120,14 +120,15 @@ class Choice:
         of_node[list(self.places.slow)] = _SLOW
         of_node[ABSENT] = _GONE
         place = np.empty(len(candidates), np.uint8)
-        by_key = np.zeros((2, KEY_COUNT))
+        by_key = np.zeros((4, KEY_COUNT))
+        weighted = bool(len(candidates)) and int(candidates.pages.max()) > 1
         for part in chunks(len(candidates)):
             place[part] = of_node[candidates.node[part]]
-            for sums, here in zip(by_key, (_FAST, _SLOW), strict=True):
-                pages = candidates.pages[part] * (place[part] == here)
-                sums += np.bincount(self.key[part], weights=pages, minlength=KEY_COUNT)
+            code = place[part].astype(np.int64) * KEY_COUNT + self.key[part]
+            weights = candidates.pages[part] if weighted else None
+            by_key += np.bincount(code, weights, by_key.size).reshape(by_key.shape)
         by_key[:, UNKNOWN_KEY:] = 0
-        return place, by_key[0], by_key[1]
+        return place, by_key[_FAST], by_key[_SLOW]
 
     def _highest_node(self) -> int:
         nodes = [room.node for room in self.situation.nodes]

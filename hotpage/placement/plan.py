@@ -238,8 +238,9 @@ class Plan:
 def tally(fate: Uint8s, pages: Int32s) -> dict[Fate, int]:
     """Bytes by fate, moved ones left out."""
     sums = np.zeros(len(Fate))
+    weighted = bool(pages.size) and int(pages.max()) > 1
     for part in chunks(fate.size):
-        sums += np.bincount(fate[part], weights=pages[part], minlength=len(Fate))
+        sums += np.bincount(fate[part], pages[part] if weighted else None, len(Fate))
     return {kind: round(sums[kind]) * PAGE_BYTES for kind in Fate if kind is not Fate.MOVED and sums[kind]}
 
 

@@ -170,18 +170,17 @@ def fold(index: int, pid: int, pages: _Pages, node: np.ndarray[tuple[int], np.dt
     is_huge = np.zeros(blocks.size, np.bool_)
     is_huge[likely] = huge_blocks(pid, blocks[likely])
     in_huge = np.repeat(is_huge, counts)
+    single = ~in_huge
     first, counts, blocks = first[is_huge], counts[is_huge], blocks[is_huge]
+    starts = np.cumsum(counts) - counts  # among the rows in huge pages
 
     def mean(values: Float32s) -> Float32s:
-        sums = np.add.reduceat(np.nan_to_num(values), first) if first.size else np.empty(0, np.float32)
-        return (sums / HUGE_PAGES).astype(np.float32)
+        inside = values[in_huge]
+        known = np.logical_or.reduceat(~np.isnan(inside), starts) if starts.size else starts > 0
+        sums = np.add.reduceat(np.nan_to_num(inside), starts) if starts.size else np.empty(0, np.float32)
+        return np.where(known, sums / HUGE_PAGES, np.nan).astype(np.float32)
 
-    single = ~in_huge
-    unknown = np.array(
-        [np.isnan(pages.rate_hz[a : a + n]).all() for a, n in zip(first, counts, strict=True)], np.bool_
-    )
     huge_rate, huge_short = mean(pages.rate_hz), mean(pages.rate_short_hz)
-    huge_rate[unknown] = np.nan
     vpn = np.concatenate((pages.vpn[single], blocks * HUGE_PAGES))
     order = np.argsort(vpn, kind="stable")
     sizes = np.concatenate((np.ones(int(single.sum()), np.int32), np.full(blocks.size, HUGE_PAGES, np.int32)))

@@ -4,13 +4,14 @@
 Run by path with the node's number; prints the address of its memory, then answers commands from standard
 input, one line each: ``fork`` (a child shares all pages), ``pin FIRST COUNT`` (vmsplice holds pages), ``arm
 FIRST COUNT`` (their entries become like armed ones), ``disarm``, ``huge`` (another mapping, of huge pages),
-``read``, ``exec``.
+``read``, ``touch`` (for ever, in another thread), ``exec``.
 """
 
 import ctypes
 import mmap
 import os
 import sys
+import threading
 import time
 
 PAGES = 4096
@@ -62,6 +63,12 @@ def protect(address: int, first: int, count: int, protection: int) -> None:
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
+def touch(memory: mmap.mmap) -> None:
+    while True:
+        for offset in range(0, len(memory), PAGE):
+            memory[offset + 8] = 1
+
+
 def main() -> None:
     node = int(sys.argv[1])
     set_policy(MPOL_BIND, node)
@@ -98,6 +105,8 @@ def main() -> None:
             wrong = sum(memory[page * PAGE] != page % 251 + 1 for page in range(PAGES))
             say(wrong)
             continue
+        elif word == "touch":
+            threading.Thread(target=touch, args=(memory,), daemon=True).start()
         elif word == "exec":
             os.execv("/bin/sleep", ["sleep", "1000"])
         say("done")

@@ -18,8 +18,10 @@ import pytest
 from movetarget import HUGE, PAGE, PAGES
 
 from hotpage.machine.folios import huge_blocks
+from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, hides_armed_pages
 from hotpage.machine.proc import read_stat
+from hotpage.machine.tiering import PROMOTE_RATE_LIMIT, hold_promotion
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.outcome import Outcome
@@ -290,3 +292,35 @@ def test_a_program_that_became_another_is_not_touched(target: Target) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert run(target, plan_of(target.vpn), facts) == {"GONE": PAGES}
+
+
+def vmstat(name: str) -> int:
+    words = Path("/proc/vmstat").read_text().split()
+    return int(words[words.index(name) + 1])
+
+
+def test_the_kernel_promotes_nothing_while_it_is_held(target: Target, tmp_path: Path) -> None:
+    """Hint faults go on, and everything is as before afterwards; unheld it promotes what is touched."""
+    balancing = Path("/proc/sys/kernel/numa_balancing")
+    before = PROMOTE_RATE_LIMIT.read_text(), balancing.read_text()
+    target.tell("touch")
+    balancing.write_text("1")
+    try:
+        with KnobSession(tmp_path) as knobs:
+            assert hold_promotion(knobs)
+            assert balancing.read_text() == "3\n" and PROMOTE_RATE_LIMIT.read_text() == "0\n"
+            faults = vmstat("numa_hint_faults")
+            deadline = time.monotonic() + _DEADLINE_S
+            while vmstat("numa_hint_faults") < faults + PAGES:
+                assert time.monotonic() < deadline, "hardly any hint faults"
+                time.sleep(0.5)
+            assert target.pages_on(SLOW) == PAGES
+        assert (PROMOTE_RATE_LIMIT.read_text(), balancing.read_text()) == (before[0], "1\n")
+        deadline = time.monotonic() + _DEADLINE_S
+        while target.pages_on(FAST) < PAGES // 2:
+            assert time.monotonic() < deadline, (
+                "the kernel promotes nothing by itself: then the test proves nothing"
+            )
+            time.sleep(0.5)
+    finally:
+        balancing.write_text(before[1])
