@@ -2,7 +2,7 @@
 """Measure placement: how long a plan takes (here), and what one-shot promotion is worth (in guests).
 
 The plan: 16 Mi tracked pages of zipf rates, a quarter of them fitting fast memory, where nine tenths of the
-hot ones are already; CPU seconds, median. One-shot, and the mover beside a bare loop: bench_move_guest.py, in
+hot ones are already; CPU seconds, median. One-shot, and the mover beside a bare loop: guest_move.py, in
 guests of the lab with little fast memory; medians of ``RUNS`` runs for each kernel.
 """
 
@@ -75,7 +75,7 @@ def guest_figures(kernel: str) -> dict[str, Any]:
     """Medians over the runs of one kernel; each with its spread where it decides something."""
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".bench-move-") as directory:  # seen by the guest
         peer = Path(directory) / "peer"
-        source = str(HERE / "bench_move_peer.c")
+        source = str(HERE / "guest_move_peer.c")
         subprocess.run(["cc", "-O2", "-o", str(peer), source, "-lm"], check=True)
         runs = [_one_run(kernel, peer, seed) for seed in range(1, RUNS + 1)]
     to_oracle = [run["fit"]["fast_share"] / run["fit"]["oracle_share"] for run in runs]
@@ -95,7 +95,7 @@ def guest_figures(kernel: str) -> dict[str, Any]:
 def _one_run(kernel: str, peer: Path, seed: int) -> dict[str, Any]:
     command = [str(HERE / "lab"), "--kernel", kernel, "--topology", "small-dram"]
     command += ["--limit", str(GUEST_LIMIT_S), "--"]
-    command += ["python", str(HERE / "bench_move_guest.py"), str(peer), str(seed)]
+    command += ["python", str(HERE / "guest_move.py"), str(peer), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill a node with memory until little is left above its low watermark; says "full", holds it until killed.
 
-The last steps are small, and repeated, for reclaim frees page cache meanwhile.
+The last steps are small, and repeated: the page cache is dropped, and reclaimed meanwhile.
 """
 
 import mmap
@@ -24,6 +24,7 @@ def main() -> None:
     set_policy(MPOL_BIND, node)
     kept: list[mmap.mmap] = []
     for _ in range(ROUNDS):
+        Path("/proc/sys/vm/drop_caches").write_text("3")
         while True:
             marks = read_watermarks()[node]
             room = marks.free - marks.low

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process whose pages are moved in tests: it maps memory on a node, and does what it is told.
 
-Run by path with the node's number; prints the address of its memory, then answers commands from standard
-input, one line each: ``fork`` (a child shares all pages), ``pin FIRST COUNT`` (vmsplice holds pages), ``arm
-FIRST COUNT`` (their entries become like armed ones), ``disarm``, ``huge`` (another mapping, of huge pages),
-``read``, ``touch`` (for ever, in another thread), ``exec``.
+Run by path with the node's number and a count of pages; prints the address of its memory, then answers
+commands from standard input, one line each: ``fork`` (a child shares all pages), ``pin FIRST COUNT``
+(vmsplice holds pages), ``arm FIRST COUNT`` (their entries become like armed ones), ``disarm``, ``huge``
+(another mapping, of huge pages), ``read``, ``touch`` (for ever, in another thread), ``exec``.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-PAGES = 4096
+PAGES = 2048
 PAGE = 4096
 HUGE = 2 << 20
 MPOL_DEFAULT, MPOL_BIND = 0, 2
@@ -70,9 +70,9 @@ def touch(memory: mmap.mmap) -> None:
 
 
 def main() -> None:
-    node = int(sys.argv[1])
+    node, pages = int(sys.argv[1]), int(sys.argv[2])
     set_policy(MPOL_BIND, node)
-    memory = mmap.mmap(-1, PAGES * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, pages * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     fill(memory)
     address = address_of(memory)
@@ -92,7 +92,7 @@ def main() -> None:
         elif word == "arm":
             protect(address, first, count, 0)
         elif word == "disarm":
-            protect(address, 0, PAGES, mmap.PROT_READ | mmap.PROT_WRITE)
+            protect(address, 0, pages, mmap.PROT_READ | mmap.PROT_WRITE)
         elif word == "huge":
             set_policy(MPOL_BIND, node)
             kept.append(mmap.mmap(-1, 3 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -102,7 +102,7 @@ def main() -> None:
             say(-(-address_of(kept[-1]) // HUGE) * HUGE)
             continue
         elif word == "read":
-            wrong = sum(memory[page * PAGE] != page % 251 + 1 for page in range(PAGES))
+            wrong = sum(memory[page * PAGE] != page % 251 + 1 for page in range(pages))
             say(wrong)
             continue
         elif word == "touch":

@@ -21,7 +21,7 @@ from hotpage.machine.folios import huge_blocks
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, hides_armed_pages
 from hotpage.machine.proc import read_stat
-from hotpage.machine.tiering import PROMOTE_RATE_LIMIT, hold_promotion
+from hotpage.machine.tiering import ARMING_ONLY, PROMOTE_RATE_LIMIT, hold_promotion
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.outcome import Outcome
@@ -36,9 +36,9 @@ _DEADLINE_S = 120.0
 class Target:
     """movetarget.py in the background, its memory on one node."""
 
-    def __init__(self, node: int, preexec: str = "") -> None:
+    def __init__(self, node: int, preexec: str = "", pages: int = PAGES) -> None:
         script = str(Path(__file__).with_name("movetarget.py"))
-        command = [sys.executable, script, str(node)]
+        command = [sys.executable, script, str(node), str(pages)]
         if preexec:
             command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
         self._process = subprocess.Popen(
@@ -46,7 +46,7 @@ class Target:
         )
         self.pid = self._process.pid
         self.address = int(self._answer())
-        self.vpn = self.address // PAGE + np.arange(PAGES, dtype=np.int64)
+        self.vpn = self.address // PAGE + np.arange(pages, dtype=np.int64)
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -70,7 +70,7 @@ class Target:
         found = 0
         for line in Path(f"/proc/{self.pid}/numa_maps").read_text().splitlines():
             start, *fields = line.split()
-            if self.address <= int(start, 16) < self.address + PAGES * PAGE:
+            if self.address <= int(start, 16) < self.address + self.vpn.size * PAGE:
                 found += sum(int(field[3:]) for field in fields if field.startswith(f"N{node}="))
         return found
 
@@ -202,24 +202,27 @@ def test_no_more_is_asked_for_than_there_is_room(target: Target) -> None:
     assert counts == {"MOVED": 300, "NO_ROOM": PAGES - 300}
 
 
-def test_a_really_full_node(target: Target) -> None:
-    """Memory of the fast node is taken until little is left above the watermark that allocations heed."""
+def test_a_really_full_node() -> None:
+    """The fast node is filled but for a few MiB, the page cache dropped, and 64 MiB are to go there."""
+    pages = 16384
+    target = Target(SLOW, pages=pages)
     filler = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],
         stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
         text=True,
     )
     try:
         assert filler.stdout is not None
         assert filler.stdout.readline().strip() == "full"
         counts = run(target, plan_of(target.vpn))
+        on_fast = target.pages_on(FAST)
     finally:
         filler.kill()
         filler.communicate()
-    assert counts.get("NO_ROOM", 0) > 0, counts
-    assert counts.get("MOVED", 0) + counts["NO_ROOM"] == PAGES
-    assert target.pages_on(FAST) == counts.get("MOVED", 0)
+        target.end()
+    assert counts["NO_ROOM"] > 0
+    assert counts.get("MOVED", 0) + counts["NO_ROOM"] == pages
+    assert on_fast == counts.get("MOVED", 0)
 
 
 def test_a_node_that_the_cpuset_forbids() -> None:
@@ -303,24 +306,29 @@ def test_the_kernel_promotes_nothing_while_it_is_held(target: Target, tmp_path: 
     """Hint faults go on, and everything is as before afterwards; unheld it promotes what is touched."""
     balancing = Path("/proc/sys/kernel/numa_balancing")
     before = PROMOTE_RATE_LIMIT.read_text(), balancing.read_text()
-    target.tell("touch")
-    balancing.write_text("1")
     try:
+        balancing.write_text("1")
         with KnobSession(tmp_path) as knobs:
             assert hold_promotion(knobs)
-            assert balancing.read_text() == "3\n" and PROMOTE_RATE_LIMIT.read_text() == "0\n"
+            assert (balancing.read_text(), PROMOTE_RATE_LIMIT.read_text()) == ("3\n", "0\n")
+        assert (balancing.read_text(), PROMOTE_RATE_LIMIT.read_text()) == ("1\n", before[0])
+        balancing.write_text("0")
+        assert run(target, plan_of(target.vpn, SLOW)) == {"ALREADY": PAGES}
+        with KnobSession(tmp_path) as knobs:
+            assert hold_promotion(knobs)
+            assert balancing.read_text() == "0\n", "what is off stays off"
+            target.tell("touch")
             faults = vmstat("numa_hint_faults")
+            balancing.write_text(str(ARMING_ONLY))
             deadline = time.monotonic() + _DEADLINE_S
-            while vmstat("numa_hint_faults") < faults + PAGES:
+            while vmstat("numa_hint_faults") < faults + 2 * PAGES:
                 assert time.monotonic() < deadline, "hardly any hint faults"
                 time.sleep(0.5)
             assert target.pages_on(SLOW) == PAGES
-        assert (PROMOTE_RATE_LIMIT.read_text(), balancing.read_text()) == (before[0], "1\n")
+        balancing.write_text("1")
         deadline = time.monotonic() + _DEADLINE_S
         while target.pages_on(FAST) < PAGES // 2:
-            assert time.monotonic() < deadline, (
-                "the kernel promotes nothing by itself: then the test proves nothing"
-            )
+            assert time.monotonic() < deadline, "it promotes nothing by itself: the test proves nothing"
             time.sleep(0.5)
     finally:
         balancing.write_text(before[1])

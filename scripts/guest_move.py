@@ -33,6 +33,7 @@ FAST, SLOW = 0, 1
 PAGE = 4096
 LOOP_PAGES = 8192
 LOOP_ROUNDS = 3
+NUMA_BALANCING = Path("/proc/sys/kernel/numa_balancing")
 
 
 class Zipf:
@@ -129,6 +130,7 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
 def main() -> None:
     peer, seed = sys.argv[1], int(sys.argv[2])
     numbers: dict[str, Any] = {"kernel": os.uname().release}
+    NUMA_BALANCING.write_text("0")  # else the kernel has moved the workload before anybody looks
     with tempfile.TemporaryDirectory() as directory:
         with zipf(peer, Path(directory), seed) as workload:
             numbers["fit"] = promote(workload)

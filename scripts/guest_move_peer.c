@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What scripts/bench_move_guest.py measures with: a zipf workload that counts its own accesses, and a bare loop over
+ * What scripts/guest_move.py measures with: a zipf workload that counts its own accesses, and a bare loop over
  * move_pages(2).
  *   zipf MIB NODE SEED COUNTERS   pages start on the node; COUNTERS: accesses to each page so far, 32 bits each
  *   loop PID ADDRESS PAGES NODE BATCH   move these pages and print the seconds that it took
