@@ -26,6 +26,7 @@ from hotpage.cli.targets import (
 from hotpage.errors import HotpageError, UsageError
 from hotpage.machine.numa import MovePages, read_watermarks
 from hotpage.machine.topology import Topology
+from hotpage.placement.budget import free_wanted
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
 from hotpage.placement.plan import Aim, Plan, Situation
@@ -64,6 +65,9 @@ def move(
     budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     promote: Annotated[bool, typer.Option("--promote", help="Hot pages to fast memory.")] = False,
     demote: Annotated[bool, typer.Option("--demote", help="Cold pages out of fast memory.")] = False,
+    pressure: Annotated[
+        bool, typer.Option("--pressure", help="The coldest pages off nodes near their low watermark, only.")
+    ] = False,
     to: Annotated[
         int | None, typer.Option("--to", metavar="NODE", help="Where to, rather than by tier.")
     ] = None,
@@ -97,6 +101,12 @@ def move(
     require(not (live and directory), "a profile and a live target exclude each other", "give one of them")
     require(duration_s > 0, f"a look cannot last {duration_s} s", "give -d a positive number")
     require_budget(budget_percent)
+    require(
+        not (pressure and (promote or hot or policy_name)),
+        "--pressure demotes whatever is coldest",
+        "leave out --promote, --hot and --policy",
+    )
+    demote |= pressure
     wanted = _parse_hot(hot)
     most_bytes = _parse_size("--limit", limit) if limit is not None else float("inf")
     name = policy_name or ("threshold" if hot else "cold" if demote and not promote else "fit")
@@ -107,6 +117,9 @@ def move(
     require(to is None or to in nodes, f"there is no memory on node {to}", f"choose from {sorted(nodes)}")
     if len(nodes) < 2 and to is None:
         raise NothingMovedError("this machine has one memory node", "there is nowhere to move pages to")
+    short = free_wanted(read_watermarks()) if pressure else {}
+    if pressure and not short:
+        raise NothingMovedError("no node is near its low watermark", "see /proc/zoneinfo")
     with stop_on_signals() as stop_reason:
         if live:
             snapshot = _look(parse_selection(pids, cgroup, comm, everything), duration_s, budget_percent)
@@ -122,6 +135,7 @@ def move(
             promote_to=frozenset({to}) if to is not None and not demote else None,
             demote_to=frozenset({to}) if to is not None and demote else None,
             most_bytes=most_bytes,
+            free_bytes=short,
             seed=seed,
         )
         plan = make_plan(gathered.situation, _with_hot(aim, wanted, gathered.situation, snapshot, name))

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hotpage.heat.estimator import HEADROOM_MAX_BYTES, HEADROOM_MIN_BYTES, HEADROOM_SHARE
+from hotpage.machine.numa import Watermarks
 
 CALL_S = 0.02
 """A call of move_pages holds up the target's faults, and an RCU grace period: it is to end within this."""
@@ -25,6 +26,19 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int) -> int:
     """
     share = min(max(HEADROOM_SHARE * total_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES, total_bytes / 8)
     return high_watermark_bytes + int(share)
+
+
+def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:
+    """Bytes that nodes near their low watermark should have free, by node; empty while none is.
+
+    The kernel begins to reclaim, and to swap, at ``low`` and stops at ``high``. From a margin as wide as that
+    above ``low`` on, that is at ``high``, a node is to get twice the margin above it.
+    """
+    return {
+        node: float(marks.high + 2 * (marks.high - marks.low))
+        for node, marks in watermarks.items()
+        if marks.low and marks.free < marks.high
+    }
 
 
 class TokenBucket:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from situations import facts
 
-from hotpage.placement.budget import BatchSize, BounceControl, TokenBucket, headroom_bytes
+from hotpage.machine.numa import Watermarks
+from hotpage.placement.budget import BatchSize, BounceControl, TokenBucket, free_wanted, headroom_bytes
 from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
 from hotpage.placement.outcome import FAILURES, Outcome, Result
 from hotpage.placement.plan import Move, Plan
@@ -282,6 +283,13 @@ def test_headroom_is_above_the_high_watermark() -> None:
     assert headroom_bytes(10 << 30, 0) == int(0.02 * (10 << 30))
     assert headroom_bytes(1 << 30, 5 << 20) == (5 << 20) + (50 << 20)
     assert headroom_bytes(64 << 20, 0) == 8 << 20, "a small node is not all headroom"
+
+
+def test_a_node_near_its_watermark_is_to_get_room() -> None:
+    calm = Watermarks(free=500, min=50, low=100, high=200)
+    pressed = Watermarks(free=150, min=50, low=100, high=200)
+    assert free_wanted({0: calm, 1: pressed}) == {1: 400}
+    assert free_wanted({0: Watermarks(0, 0, 0, 0)}) == {}, "a node without memory"
 
 
 def test_a_bucket_holds_a_quarter_of_a_second() -> None:
