@@ -43,6 +43,7 @@ environment_ready() {
 set_up() {
     say "setting up, once (virtualenv: $venv)"
     install_packages bcc python ${extra:+compiler emulator}
+    [ -z "$extra" ] || install_where_it_can_be_had vagrant vagrant vagrant-libvirt
     virtualenv_usable || make_virtualenv
     rm -f "$venv"/hotpage-stamp*
     echo unfinished >"$venv/hotpage-stamp"
@@ -107,7 +108,7 @@ has() {
     compiler) echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null ;;
     emulator) # scripts/lab; virtme-ng calls the others
         for program in qemu-system-x86_64 busybox modprobe depmod file; do
-            PATH=$PATH:/usr/sbin:/sbin command -v $program >/dev/null || return 1
+            PATH=$PATH:/usr/sbin:/sbin type $program >/dev/null 2>&1 || return 1
         done
         ;;
     esac
@@ -158,6 +159,16 @@ install_packages() {
     for need; do
         has "$need" || fail "$(package_of "$need" "$manager") is installed, but what it should give does not work ($need)"
     done
+}
+
+# COMMAND PACKAGE...: what only one test wants and not every release has.
+install_where_it_can_be_had() {
+    command -v "$1" >/dev/null || ! command -v apt-get >/dev/null && return
+    shift
+    say "installing Debian packages, if they can be had: $*"
+    log=$(mktemp)
+    apt_get install "$@" || say "they cannot; what needs them is skipped"
+    rm -f "$log"
 }
 
 apt_install() {

@@ -63,6 +63,13 @@ def _emulator() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "there is no qemu-system-x86_64"
 
 
+def _vagrant() -> str | None:
+    if not shutil.which("vagrant"):
+        return "there is no vagrant"
+    plugins = subprocess.run(["dpkg", "-s", "vagrant-libvirt"], capture_output=True)
+    return None if plugins.returncode == 0 else "there is no vagrant-libvirt"
+
+
 def _kernel_image(kernel: SupportedKernel) -> str | None:
     """Fetch it if it is not cached; what hinders other than a lack of network is the test's failure."""
     try:
@@ -78,6 +85,8 @@ REQUIREMENTS = {
     "bcc": Requirement(_bcc),
     "package index": Requirement(_package_index, may_lack=True),
     "emulator": Requirement(_emulator),
+    # Not in every distribution, nor in Debian from 13 on; scripts/test installs it where it can be had.
+    "vagrant": Requirement(_vagrant, may_lack=True),
     **{
         f"Linux {kernel}": Requirement(functools.partial(_kernel_image, kernel), may_lack=True)
         for kernel in SUPPORTED_KERNELS

@@ -120,7 +120,7 @@ def _load_trial(program_type: int, attach_type: int = 0, attach_btf_id: int = 0)
     code = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
     license_text = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
-        "<IIQQIIQII16sIIIIQIII",
+        "<IIQQIIQII16sIIIIQIIQII",
         program_type,
         len(_RETURN_ZERO) // 8,
         _address(code),
@@ -134,10 +134,12 @@ def _load_trial(program_type: int, attach_type: int = 0, attach_btf_id: int = 0)
         0,
         attach_type,
         0,  # prog_btf_fd
-        0,
-        0,
-        0,
-        0,
+        0,  # func_info_rec_size
+        0,  # func_info
+        0,  # func_info_cnt
+        0,  # line_info_rec_size
+        0,  # line_info
+        0,  # line_info_cnt
         attach_btf_id,
     )
     return _bpf(_PROG_LOAD, attributes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/lab: run a command in a guest, or open a shell there; in each guest there is; or list the kernels."""
+"""scripts/lab: run a command in a guest, or in each there is; open a shell in one; list the kernels."""
 
 import argparse
 import os
@@ -75,7 +75,12 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     )
     parser.add_argument("--fetch", action="store_true", help="with kernels: fetch those that are not cached")
     options = parser.parse_args(words[:end])
-    return options, tuple(words[end + 1 :])
+    command = tuple(words[end + 1 :])
+    if command and options.verb == "kernels":
+        parser.error("kernels takes no command")
+    if options.fetch and options.verb != "kernels":
+        parser.error("--fetch goes with kernels")
+    return options, command
 
 
 def _image(kernel: str) -> Path:

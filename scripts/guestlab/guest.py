@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -244,12 +245,18 @@ def _quoted(path: Path) -> str:
 
 def numa_options(topology: Topology) -> list[str]:
     """QEMU's options for the nodes, their distances, and the HMAT if any speed is told."""
-    told = any(node.latency_ns for node in topology.nodes)
-    options = ["-machine", "hmat=on"] if told else []
+    nodes, distances = list(topology.nodes), [list(row) for row in topology.distances]
+    options = []
     if topology.plug_mib:
         options += ["-m", f"{topology.memory_mib}M,slots=4,maxmem={topology.memory_mib + topology.plug_mib}M"]
+        nodes.append(replace(nodes[-1], memory_mib=0, cpus=0))
+        distances.append([*distances[-1][:-1], 20, 10])
+        for row, back in zip(distances[:-1], distances[-1], strict=False):
+            row.append(back)
+    told = any(node.latency_ns for node in nodes)
+    options += ["-machine", "hmat=on"] if told else []
     first_cpu = 0
-    for number, node in enumerate(topology.nodes):
+    for number, node in enumerate(nodes):
         words = [f"node,nodeid={number}"]
         if node.memory_mib:
             options += ["-object", f"memory-backend-ram,id=lab.memory{number},size={node.memory_mib}M"]
@@ -260,11 +267,11 @@ def numa_options(topology: Topology) -> list[str]:
         if told:
             words.append(f"initiator={node.nearest}")
         options += ["-numa", ",".join(words)]
-    for source, row in enumerate(topology.distances):
+    for source, row in enumerate(distances):
         for target, distance in enumerate(row):
             if source != target:
                 options += ["-numa", f"dist,src={source},dst={target},val={distance}"]
-    for number, node in enumerate(topology.nodes):
+    for number, node in enumerate(nodes):
         pair = f"hmat-lb,initiator={node.nearest},target={number},hierarchy=memory"
         if node.latency_ns:
             options += ["-numa", f"{pair},data-type=access-latency,latency={node.latency_ns}"]

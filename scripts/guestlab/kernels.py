@@ -111,7 +111,7 @@ def fetch(kernel: SupportedKernel) -> CachedKernel:
     for tool in ("apt-get", "apt-cache", "dpkg-deb", "depmod"):
         if not shutil.which(tool, path=_PATH):
             raise LabError(
-                f"{tool} is needed to fetch Linux {kernel}: fetch it on Debian or Ubuntu, or give --kernel a path"
+                f"fetching Linux {kernel} takes {tool}, which is missing: give --kernel the path of an image"
             )
     with _locked(cache_directory()):
         return cached(kernel) or _fetch(kernel)

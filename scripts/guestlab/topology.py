@@ -17,7 +17,7 @@ Tiers = tuple[tuple[int, ...], ...]
 @dataclass(frozen=True, slots=True)
 class Node:
     """``cpus``: how many; 0 is memory without CPUs. Speeds are what the firmware's HMAT says of it, from the
-    nearest CPUs; None: no HMAT. ``memory_mib`` of 0 is a node that memory can be plugged into.
+    nearest CPUs; None: no HMAT.
     """
 
     memory_mib: int
@@ -40,7 +40,9 @@ class Topology:
     kernel_tiers: dict[str, Tiers]
     """What the kernel itself makes of it, where it differs: by kernel name."""
     plug_mib: int
-    """How much memory can be plugged in while it runs."""
+    """How much memory can be plugged in while it runs. If any, there is a further node for it, absent until
+    then; it is as fast and as far as the last of ``nodes``, and 20 from that.
+    """
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -75,6 +77,11 @@ class Topology:
     def kernel_tiers_on(self, kernel: str) -> Tiers:
         """What that kernel's memory_tiering makes of it."""
         return self.kernel_tiers.get(kernel, self.tiers)
+
+    @property
+    def plug_node(self) -> int:
+        """Id of the node for memory that is plugged in."""
+        return len(self.nodes)
 
     @property
     def memory_mib(self) -> int:

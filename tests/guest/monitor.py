@@ -3,6 +3,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +19,9 @@ class Monitor:
         )
         self._handle = os.open(f"/dev/{port.name}", os.O_RDWR)
         self._unread = b""
-        # The first one to talk finds a greeting; it is asked for anew by nobody.
-        self.ask("qmp_capabilities")
+        # QEMU's greeting waits for the first one in the guest's life to ask; it refuses the others.
+        with suppress(RuntimeError):
+            self.ask("qmp_capabilities")
 
     def __enter__(self) -> Self:
         return self

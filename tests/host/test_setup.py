@@ -84,6 +84,13 @@ def test_changed_dependencies_are_installed(checkout: Path) -> None:
     assert run(checkout / "scripts" / "hotpage") == (0, VERSION, "")
 
 
+def test_provisioning_makes_a_command_of_it(checkout: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        script = [checkout / "scripts" / "provision", checkout, tmp_path]
+        assert subprocess.run(script, check=True, capture_output=True, text=True).stdout == VERSION
+        assert run(tmp_path / "hotpage") == (0, VERSION, "")
+
+
 def test_no_network_is_one_line(checkout: Path, tmp_path: Path) -> None:
     nowhere = {
         "PIP_CONFIG_FILE": os.devnull,

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tests/guest on the host: what pytest in a guest tells becomes the outcome here; so does its silence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+# In place of an emulated machine: the same command as a process of this machine.
+FAKE_GUEST = """
+import os, subprocess, sys, tempfile
+from pathlib import Path
+from guestlab import guest
+from guestlab.errors import GuestError
+
+class FakeGuest:
+    def __init__(self, image, topology, command, *, kernel, output, environment):
+        self.exchange = Path(tempfile.mkdtemp())
+        print("BOOT", kernel, topology.name)
+        self.command = [word.replace("/run/lab", str(self.exchange)) for word in command]
+        self.environment = {k: v.replace("/run/lab", str(self.exchange)) for k, v in environment.items()}
+        self.environment |= {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
+        self.output, self.process = output, None
+
+    def wait_for_boot(self):
+        if os.environ.get("FAKE") == "no boot":
+            raise GuestError("the guest did not boot", "Kernel panic - not syncing")
+        self.command[0] = sys.executable
+        self.process = subprocess.Popen(
+            self.command, env=os.environ | self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def is_running(self):
+        running = self.process.poll() is None
+        if not running:
+            self.output(1, self.process.stdout.read())
+        return running
+
+    def wait(self):
+        if self.process.returncode > 128 or self.process.returncode < 0:
+            raise self.failure("the guest died before the command ended")
+        return self.process.returncode
+
+    def failure(self, message):
+        self.process.kill()
+        return GuestError(message, "BUG: soft lockup")
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+import guestrun
+guestrun.Guest = FakeGuest
+guestrun.kernels.fetch = lambda kernel: type("Image", (), {"image": None})
+guestrun.why_missing = lambda name: None
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Return a function that runs guest tests under this project's plugins: (status, output)."""
+    for name in ("conftest.py", "requirements.py"):
+        (tmp_path / name).symlink_to(TESTS / name)
+    (tmp_path / "guest").mkdir()
+    for name in ("conftest.py", "guestrun.py"):
+        (tmp_path / "guest" / name).write_text((TESTS / "guest" / name).read_text())
+    (tmp_path / "fake.py").write_text(FAKE_GUEST)
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\npythonpath = . guest {TESTS.parent / 'scripts'}\nmarkers =\n needs\n guest\n"
+        "addopts = -p no:cacheprovider --import-mode=importlib -ra\n"
+    )
+
+    def run(body: str, *options: str, **environment: str) -> tuple[int, str]:
+        (tmp_path / "guest" / "test_it.py").write_text(f"import os, time\nimport pytest\n{body}\n")
+        (tmp_path / "guest" / "test_fake.py").write_text(
+            "import os\nif 'HOTPAGE_LAB_KERNEL' not in os.environ: import fake\n"
+        )
+        kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-s", *options, tmp_path / "guest"],
+            env=kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        return done.returncode, done.stdout
+
+    return run
+
+
+def marked(body: str, mark: str = "topology='cxl', kernels=('6.1', '7.3')") -> str:
+    return f"@pytest.mark.guest({mark})\n{body}\n"
+
+
+def test_each_runs_once_a_machine_and_shares_its_boot(run) -> None:
+    bodies = marked("def test_a(machine): assert machine.topology == 'cxl'") + marked("def test_b(): pass")
+    status, output = run(bodies)
+    assert status == 0
+    assert "4 passed" in output
+    assert [line for line in output.splitlines() if "BOOT" in line] != []
+    assert output.count("BOOT") == 2
+
+
+def test_only_what_is_selected_boots(run) -> None:
+    status, output = run(marked("def test_a(): pass"), "-k", "7.3")
+    assert status == 0
+    assert "1 passed" in output
+    assert output.count("BOOT") == 1
+
+
+def test_a_failure_comes_with_its_own_text(run) -> None:
+    status, output = run(marked("def test_a(machine):\n    assert machine.kernel == '6.1', 'another one'"))
+    assert status == 1
+    assert "1 failed, 1 passed" in output
+    assert "another one" in output
+
+
+def test_parameters_and_fixtures_work_as_ever(run) -> None:
+    body = "@pytest.fixture(scope='session')\ndef once(): return []\n"
+    body += marked(
+        "@pytest.mark.parametrize('n', [1, 2])\n"
+        "def test_a(n, once):\n    once.append(n)\n    assert len(once) == n",
+        "topology='flat', kernels=('6.1',)",
+    )
+    assert "2 passed" in run(body)[1]
+
+
+def test_a_skip_keeps_its_rule(run) -> None:
+    status, output = run(
+        marked("def test_a(): pytest.skip('not today')", "topology='flat', kernels=('6.1',)")
+    )
+    assert status == 1
+    assert "without saying how to force it" in output
+
+
+def test_a_guest_that_dies_loses_the_rest_only(run) -> None:
+    bodies = "".join(
+        marked(f"def test_{name}(): {body}", "topology='flat', kernels=('6.1',)")
+        for name, body in (("a", "pass"), ("b", "os._exit(200)"), ("c", "pass"))
+    )
+    status, output = run(bodies)
+    assert status == 1
+    assert "2 failed, 1 passed" in output
+    assert "the guest died before the command ended" in output
+    assert "BUG: soft lockup" in output
+    assert "not run: in this guest an earlier test failed so" in output
+
+
+def test_a_guest_that_hangs_is_ended(run) -> None:
+    mark = "topology='flat', kernels=('6.1',), limit_s=3"
+    status, output = run(marked("def test_a(): time.sleep(600)", mark))
+    assert status == 1
+    assert "the test did not end within 3 s" in output
+    assert "BUG: soft lockup" in output
+
+
+def test_a_guest_that_does_not_boot_shows_its_console(run) -> None:
+    status, output = run(marked("def test_a(): pass"), FAKE="no boot")
+    assert status == 1
+    assert "2 failed" in output
+    assert output.count("Kernel panic - not syncing") == 2
+
+
+def test_a_pytest_that_breaks_shows_its_words(run) -> None:
+    body = "assert 'HOTPAGE_LAB_KERNEL' not in os.environ, 'not in here'\n"
+    status, output = run(body + marked("def test_a(): pass", "topology='flat', kernels=('6.1',)"))
+    assert status == 1
+    assert "pytest ended in the guest with status" in output
+    assert "not in here" in output
+
+
+def test_a_test_without_a_mark_is_refused(run) -> None:
+    status, output = run("def test_a(): pass")
+    assert status != 0
+    assert "a test here is marked @pytest.mark.guest(topology=...)" in output
