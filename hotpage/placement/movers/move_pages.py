@@ -33,6 +33,7 @@ _ATTEMPTS = 3
 _LATER_PAUSES_S = (0.1, 0.3, 0.6)
 """Before armed and busy pages are tried again, after all others."""
 _LEAST_SLEEP_S, _POLL_S = 0.001, 0.1
+_REPORT_S = 0.1
 _FIRST_HUGE_BATCH = 8
 
 # What a negative errno means for a page (a status), and for all pages (the call's return).
@@ -154,7 +155,13 @@ class MovePagesMover:
         works = [_Work(move) for move in plan.moves]
         later: list[tuple[_Work, Int64s]] = []
 
-        def report() -> None:
+        reported_s = begun_s
+
+        def report(last: bool = False) -> None:
+            nonlocal reported_s
+            if not last and self._clock() - reported_s < _REPORT_S:  # counting takes time as well
+                return
+            reported_s = self._clock()
             settled = sum(int((work.results != Result.UNTRIED).sum()) for work in works)
             moved = sum(int((work.results == Result.MOVED).sum()) for work in works)
             total = sum(work.results.size for work in works)
@@ -178,7 +185,7 @@ class MovePagesMover:
                 if waiting.size:
                     again.append((work, waiting))
             later = again
-        report()
+        report(last=True)
         return Outcome(
             [MoveOutcome(work.move, work.results) for work in works],
             self._clock() - begun_s,
