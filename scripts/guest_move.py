@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of scripts/bench_move.py that runs in a guest with two tiers: one JSON object on standard output.
 
-One-shot: a zipf workload with all pages on the slow node; ``hotpage move --promote`` looks at it and promotes
-at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its accesses
-goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+One-shot: a zipf workload with all pages on the slow node is profiled, then ``hotpage move --promote``
+promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its
+accesses goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+``random`` does the same from the same profile and the same start.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ FAST, SLOW = 0, 1
 PAGE = 4096
 LOOP_PAGES = 8192
 LOOP_ROUNDS = 3
+MOVER = MovePagesMover()
 NUMA_BALANCING = Path("/proc/sys/kernel/numa_balancing")
 
 
@@ -66,15 +69,19 @@ def zipf(peer: str, directory: Path, seed: int) -> Iterator[Zipf]:
         workload.process.communicate()
 
 
-def promote(workload: Zipf, *options: str) -> dict[str, Any]:
-    """Look, promote, and measure the share of accesses that go to fast memory since."""
-    command = [sys.executable, "-m", "hotpage", "move", "-p", str(workload.pid), "-d", str(LOOK_S)]
-    command += ["--budget", "100", "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+def hotpage(*words: object) -> str:
+    """Run a verb; its standard output."""
+    done = subprocess.run([sys.executable, "-m", "hotpage", *map(str, words)], capture_output=True, text=True)
     sys.stderr.write(done.stderr)
     if done.returncode:
         raise SystemExit(done.stdout)
-    result = json.loads(done.stdout)["result"]
+    return done.stdout
+
+
+def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
+    """Promote by the profile, and measure the share of accesses that go to fast memory since."""
+    words = ("move", "-i", profile, "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options)
+    result = json.loads(hotpage(*words))["result"]
     accesses = workload.accesses(WINDOW_S)
     is_fast = MovePages().query(workload.pid, workload.vpn) == FAST
     best = np.sort(accesses)[::-1][: int(is_fast.sum())]
@@ -87,23 +94,26 @@ def promote(workload: Zipf, *options: str) -> dict[str, Any]:
     }
 
 
-def throughput(workload: Zipf, peer: str) -> dict[str, float]:
-    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
-    workload.process.send_signal(19)  # SIGSTOP: nothing but the moves
+def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) -> tuple[float, int]:
+    """Have the mover move pages: seconds, and bytes moved."""
     stat = read_stat(workload.pid)
     assert stat is not None
     facts = ProcessFacts(workload.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
+    move = Move(0, source, target, True, "", vpn, np.ones(vpn.size, np.int32), 1.0, 1.0, 1.0)
+    begun = time.perf_counter()
+    outcome = MOVER.run(Plan("bench", (move,), {}), {0: facts})
+    return time.perf_counter() - begun, outcome.moved_bytes
+
+
+def throughput(workload: Zipf, peer: str) -> dict[str, float]:
+    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
+    workload.process.send_signal(signal.SIGSTOP)  # nothing but the moves
     vpn = workload.vpn[:LOOP_PAGES]
-    mover = MovePagesMover()
 
     def by_mover(source: int, target: int) -> float:
-        pages = np.ones(vpn.size, np.int32)
-        move = Move(0, source, target, True, "", vpn, pages, 1.0, 1.0, 1.0)
-        begun = time.perf_counter()
-        outcome = mover.run(Plan("bench", (move,), {}), {0: facts})
-        took = time.perf_counter() - begun
-        assert outcome.moved_bytes == vpn.size * PAGE, outcome.bytes_by_result()
-        return took
+        took_s, moved_bytes = order(workload, vpn, source, target)
+        assert moved_bytes == vpn.size * PAGE
+        return took_s
 
     def by_loop(target: int, batch: int) -> float:
         words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
@@ -119,6 +129,7 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
         ours.append(by_mover(FAST, SLOW))
         by_loop(FAST, 1024)
         theirs.append(by_loop(SLOW, 1024))
+    workload.process.send_signal(signal.SIGCONT)
     ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
     return {
         "mover_pages_per_s": vpn.size / ours_s,
@@ -131,12 +142,13 @@ def main() -> None:
     peer, seed = sys.argv[1], int(sys.argv[2])
     numbers: dict[str, Any] = {"kernel": os.uname().release}
     NUMA_BALANCING.write_text("0")  # else the kernel has moved the workload before anybody looks
-    with tempfile.TemporaryDirectory() as directory:
-        with zipf(peer, Path(directory), seed) as workload:
-            numbers["fit"] = promote(workload)
-            numbers["throughput"] = throughput(workload, peer)
-        with zipf(peer, Path(directory), seed + 100) as workload:
-            numbers["random"] = promote(workload, "--policy", "random", "--seed", str(seed))
+    with tempfile.TemporaryDirectory() as directory, zipf(peer, Path(directory), seed) as workload:
+        profile = Path(directory) / "profile"
+        hotpage("record", "-p", workload.pid, "--arm", "-d", LOOK_S, "--budget", 100, "-o", profile)
+        numbers["fit"] = promote(workload, profile)
+        order(workload, workload.vpn, FAST, SLOW)
+        numbers["random"] = promote(workload, profile, "--policy", "random", "--seed", seed)
+        numbers["throughput"] = throughput(workload, peer)
     print(json.dumps(numbers))
 
 

@@ -29,6 +29,8 @@ class Allotment:
     def __init__(self, situation: Situation, fast: frozenset[int]) -> None:
         self._candidates = situation.candidates
         self._fast = fast
+        self._all_single = not len(self._candidates) or int(self._candidates.pages.max()) == 1
+        self._present = list(situation.processes)
         self.room = {r.node: (r.free_bytes - r.headroom_bytes) // PAGE_BYTES for r in situation.nodes}
         self._rate = {r.node: r.rate_bytes / PAGE_BYTES for r in situation.nodes}
         count = max(situation.processes, default=-1) + 1
@@ -55,6 +57,12 @@ class Allotment:
             fast_pages = seen[place] if limits.fast_bytes is None else limits.fast_bytes / PAGE_BYTES
             self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES))
 
+    def sizes(self, rows: Int64s) -> Int32s:
+        """Base pages of each of ``rows``."""
+        if self._all_single:  # most often; reading them in the order of heat would miss the caches
+            return np.ones(rows.size, np.int32)
+        return self._candidates.pages.take(rows)
+
     def by_group(self, rows: Int64s, is_promotion: bool) -> Uint8s:
         """``Fate.MOVED`` for each of ``rows`` that its cgroup's share and rate have room for, else why not.
 
@@ -64,7 +72,7 @@ class Allotment:
         if not self._groups:
             return fate
         group = self._group.take(self._candidates.process.take(rows))
-        pages = self._candidates.pages.take(rows)
+        pages = self.sizes(rows)
         for place, one in enumerate(self._groups):
             mine = group == place
             sums = np.cumsum(pages * mine)
@@ -78,8 +86,10 @@ class Allotment:
     def by_node(self, rows: Int64s, target: int, heed_room: bool) -> Uint8s:
         """``Fate.MOVED`` for each of ``rows`` that may and fits onto the target, else why not."""
         fate = np.zeros(rows.size, np.uint8)
-        allowed = self._allowed[:, target].take(self._candidates.process.take(rows))
-        sums = np.cumsum(self._candidates.pages.take(rows) * allowed)
+        allowed = np.ones(rows.size, np.bool_)
+        if not self._allowed[self._present, target].all():
+            allowed = self._allowed[:, target].take(self._candidates.process.take(rows))
+        sums = np.cumsum(self.sizes(rows) * allowed)
         fate[sums > self._rate[target]] = Fate.RATE
         if heed_room:
             fate[sums > self.room[target]] = Fate.ROOM
@@ -88,13 +98,15 @@ class Allotment:
 
     def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
         """Deduct moves. What demotions free may be filled again, for they are carried out first."""
-        pages = self._candidates.pages.take(rows)
+        pages = self.sizes(rows)
         for node, count in _sums(target, pages).items():
             self.room[node] -= count
             self._rate[node] -= count
         if not is_promotion:
             for node, count in _sums(self._candidates.node.take(rows), pages).items():
                 self.room[node] += count
+        if not self._groups:
+            return
         group = self._group.take(self._candidates.process.take(rows))
         for place, one in enumerate(self._groups):
             count = int(pages[group == place].sum(dtype=np.int64))

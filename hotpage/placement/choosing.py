@@ -267,7 +267,7 @@ class Choice:
     def demote(self, rows: Int64s, targets: list[int], need_pages: float = float("inf")) -> float:
         """Demote ``rows`` in order until ``need_pages`` are; the pages demoted."""
         could, target, fates = self.demotable(rows, targets)
-        sums = np.cumsum(self.situation.candidates.pages.take(could), dtype=np.int64)
+        sums = np.cumsum(self.allotment.sizes(could), dtype=np.int64)
         count = min(int(np.searchsorted(sums, need_pages, side="left")) + 1, could.size)
         if need_pages <= 0:
             count = 0
@@ -287,7 +287,7 @@ class Choice:
 
         Without a gate every swap is as good as another.
         """
-        allotment, candidates = self.allotment, self.situation.candidates
+        allotment = self.allotment
         if gate is not None:
             rows = self.drop(rows, ~gate.worth_promoting(rows, node), Fate.NOT_WORTH_IT)
         rows = self.settle(rows, allotment.by_group(rows, is_promotion=True))
@@ -295,13 +295,13 @@ class Choice:
         left_over = rows[~accepted(fates)]
         rows = self.settle(rows, fates)
         room = allotment.room[node]
-        sums = np.cumsum(candidates.pages.take(rows), dtype=np.int64)
+        sums = np.cumsum(allotment.sizes(rows), dtype=np.int64)
         free = int(np.searchsorted(sums, max(room, 0), side="right"))
         spare = room - (int(sums[free - 1]) if free else 0)
         swaps = rows[free:]
         could, target, fates = self.demotable(victims, self.nearest(node, self.places.demote_to))
         if spare < 0:  # the headroom is used: restore it, whether anything is promoted or not
-            made = np.cumsum(candidates.pages.take(could), dtype=np.int64)
+            made = np.cumsum(allotment.sizes(could), dtype=np.int64)
             first = min(int(np.searchsorted(made, -spare, side="left")) + 1, could.size)
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
@@ -332,8 +332,8 @@ class Choice:
 
         ``spare`` pages of the node need no victim.
         """
-        need = np.cumsum(self.situation.candidates.pages.take(rows), dtype=np.int64) - spare
-        made = np.cumsum(self.situation.candidates.pages.take(victims), dtype=np.int64)
+        need = np.cumsum(self.allotment.sizes(rows), dtype=np.int64) - spare
+        made = np.cumsum(self.allotment.sizes(victims), dtype=np.int64)
         partner = np.searchsorted(made, need, side="left")
         partner = partner[: int(np.searchsorted(partner, victims.size, side="left"))]
         if gate is not None and partner.size:

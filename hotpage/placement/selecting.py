@@ -12,7 +12,7 @@ from hotpage.profile.snapshot import PAGE_BYTES, Int64s
 
 def within(choice: Choice, rows: Int64s) -> Int64s:
     """The first of ``rows`` that ``most_bytes`` of the aim allow."""
-    sums = np.cumsum(choice.situation.candidates.pages.take(rows), dtype=np.int64)
+    sums = np.cumsum(choice.allotment.sizes(rows), dtype=np.int64)
     return choice.drop(rows, sums * PAGE_BYTES > choice.aim.most_bytes, Fate.NOT_CHOSEN)
 
 
