@@ -4,8 +4,6 @@
 The truth is asked for separately: numa_maps, and move_pages in query mode by a call of the test's own.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from movetarget import HUGE, PAGE, PAGES
+from moving import FAST, SLOW, Target
 
 from hotpage.machine.folios import huge_blocks
 from hotpage.machine.knobs import KnobSession
@@ -29,59 +28,7 @@ from hotpage.placement.plan import Move, Plan, ProcessFacts
 
 pytestmark = pytest.mark.guest(topology="small-dram", limit_s=600.0)
 
-FAST, SLOW = 0, 1
 _DEADLINE_S = 120.0
-
-
-class Target:
-    """movetarget.py in the background, its memory on one node."""
-
-    def __init__(self, node: int, preexec: str = "", pages: int = PAGES) -> None:
-        script = str(Path(__file__).with_name("movetarget.py"))
-        command = [sys.executable, script, str(node), str(pages)]
-        if preexec:
-            command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.pid = self._process.pid
-        self.address = int(self._answer())
-        self.vpn = self.address // PAGE + np.arange(pages, dtype=np.int64)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the target has died"
-        return line.strip()
-
-    def tell(self, *words: object) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(" ".join(map(str, words)) + "\n")
-        self._process.stdin.flush()
-        return self._answer() if words[0] != "exec" else ""
-
-    def facts(self) -> ProcessFacts:
-        stat = read_stat(self.pid)
-        assert stat is not None
-        return ProcessFacts(self.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
-
-    def pages_on(self, node: int) -> int:
-        """Of its memory, by numa_maps (where armed and protected pages count as well)."""
-        found = 0
-        for line in Path(f"/proc/{self.pid}/numa_maps").read_text().splitlines():
-            start, *fields = line.split()
-            if self.address <= int(start, 16) < self.address + self.vpn.size * PAGE:
-                found += sum(int(field[3:]) for field in fields if field.startswith(f"N{node}="))
-        return found
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> None:
-        with_children = os.getpgid(self.pid) if self._process.poll() is None else 0
-        if with_children:
-            os.killpg(with_children, signal.SIGKILL)
-        self._process.communicate()
 
 
 @pytest.fixture
