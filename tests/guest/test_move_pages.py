@@ -150,8 +150,8 @@ def test_no_more_is_asked_for_than_there_is_room(target: Target) -> None:
 
 
 def test_a_really_full_node() -> None:
-    """The fast node is filled but for a few MiB, the page cache dropped, and 64 MiB are to go there."""
-    pages = 16384
+    """The fast node is filled but for a few MiB and some page cache, and 128 MiB are to go there."""
+    pages = 32768
     target = Target(SLOW, pages=pages)
     filler = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],

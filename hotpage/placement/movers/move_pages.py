@@ -316,6 +316,9 @@ class MovePagesMover:
         work.settle(split, Result.NO_ROOM)  # a huge page that was split, and only a part of it found room
         if returned == -errno.ENOMEM:
             work.settle(left, Result.NO_ROOM)
+            if not there.size:  # really full: every further call would make the kernel reclaim in vain
+                work.settle(work.pending, Result.NO_ROOM)
+                work.pending = work.pending[:0]
             return left[:0]
         return left
 
