@@ -12,7 +12,8 @@ from hotpage.machine.numa import Watermarks
 
 CALL_S = 0.02
 """A call of move_pages holds up the target's faults, and an RCU grace period: it is to end within this."""
-_FIRST_BATCH, _LEAST_BATCH, _LARGEST_BATCH = 1024, 1, 1 << 14
+_FIRST_BATCH, _LARGEST_BATCH = 1024, 1 << 14
+_LEAST_FOLIO_S = 1e-7
 _BURST_S = 0.25
 HALVE_SHARE, STOP_SHARE = 0.10, 0.30
 """Shares of bounces among moves from which on a cgroup's rate is halved, and stopped."""
@@ -78,24 +79,25 @@ class TokenBucket:
 
 
 class BatchSize:
-    """Folios per call, so that a call ends within ``CALL_S``.
+    """Folios per call, so that a call ends within ``CALL_S`` and is yet worth its fixed cost.
 
-    A call costs something of its own (every CPU's page lists are drained), so the size follows from the time
-    of whole calls: it shrinks at once in proportion, and at most doubles.
+    Every call waits for an RCU grace period and for every CPU to drain its page lists, whatever it moves:
+    ``fixed_s``. With b seconds a folio above that, n = (0.9 CALL_S - fixed)/b; but at least n = fixed/b, for
+    calls that spend more than half of their time on nothing would only be more calls. n at most doubles.
     """
 
-    def __init__(self, call_s: float = CALL_S, first: int = _FIRST_BATCH) -> None:
+    def __init__(self, fixed_s: float = 0.0, call_s: float = CALL_S, first: int = _FIRST_BATCH) -> None:
+        self._fixed_s = fixed_s
         self._call_s = call_s
         self.folios = first
 
     def learn(self, folios: int, took_s: float) -> None:
         """A call of so many folios took so long."""
-        if took_s <= 0:
-            return
-        wanted = int(folios * 0.9 * self._call_s / took_s)
-        # A smaller call than planned says little about larger ones.
-        if took_s > self._call_s or folios >= self.folios // 2:
-            self.folios = max(_LEAST_BATCH, min(wanted, 2 * self.folios, _LARGEST_BATCH))
+        if folios < self.folios // 2 and took_s <= self._call_s:
+            return  # a smaller call than planned says little about larger ones
+        each_s = max(took_s - self._fixed_s, _LEAST_FOLIO_S * folios) / folios
+        wanted = int(max(0.9 * self._call_s - self._fixed_s, self._fixed_s) / each_s)
+        self.folios = max(1, min(wanted, 2 * self.folios, _LARGEST_BATCH))
 
 
 @dataclass

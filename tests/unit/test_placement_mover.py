@@ -306,7 +306,7 @@ def test_a_bucket_holds_a_quarter_of_a_second() -> None:
 
 
 def test_batches_shrink_at_once_and_grow_by_doubling() -> None:
-    size = BatchSize(0.02)
+    size = BatchSize()
     size.learn(1024, 0.2)
     assert size.folios == 92
     for _ in range(4):
@@ -317,6 +317,15 @@ def test_batches_shrink_at_once_and_grow_by_doubling() -> None:
     for _ in range(20):
         size.learn(size.folios, 1.0)
     assert size.folios == 1
+
+
+@pytest.mark.parametrize(("fixed_s", "settled"), [(0.001, 1700), (0.008, 1000), (0.05, 5000)])
+def test_a_call_is_worth_its_fixed_cost(fixed_s: float, settled: int) -> None:
+    """At 10 us a folio; a fixed cost beyond the wanted length must not shrink batches to nothing."""
+    size = BatchSize(fixed_s)
+    for _ in range(20):
+        size.learn(size.folios, fixed_s + size.folios * 1e-5)
+    assert size.folios == pytest.approx(settled, rel=0.01)
 
 
 def test_bounces_slow_a_cgroup_down_and_stop_it() -> None:

@@ -20,7 +20,14 @@ import numpy as np
 
 from hotpage.machine.folios import present_pages
 from hotpage.machine.identity import ProcessHandle
-from hotpage.machine.numa import MPOL_MF_MOVE, Addresses, MovePages, Statuses, hides_armed_pages
+from hotpage.machine.numa import (
+    MPOL_MF_MOVE,
+    Addresses,
+    MovePages,
+    Statuses,
+    hides_armed_pages,
+    measure_call_s,
+)
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
 from hotpage.placement.budget import BatchSize, TokenBucket
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
@@ -129,9 +136,11 @@ class MovePagesMover:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        fixed_s = 0.0
         if kernel is None:
             kernel = MovePages()
             hides_armed = hides_armed_pages(kernel)
+            fixed_s = measure_call_s(kernel)
         self._kernel = kernel
         self._room_bytes = room_bytes
         self._rates = rates or {}
@@ -140,7 +149,7 @@ class MovePagesMover:
         self._identify = identify
         self._clock = clock
         self._sleep = sleep
-        self._sizes = {False: BatchSize(), True: BatchSize(first=_FIRST_HUGE_BATCH)}
+        self._sizes = {False: BatchSize(fixed_s), True: BatchSize(fixed_s, first=_FIRST_HUGE_BATCH)}
 
     def run(
         self,
