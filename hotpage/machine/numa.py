@@ -119,7 +119,9 @@ def hides_armed_pages(move_pages: MovePages) -> bool:
 class Watermarks:
     """Free memory of a node and the levels at which the kernel reclaims: sums over its zones, in bytes.
 
-    Below ``low`` the kernel wakes its reclaim, which stops at ``high``; at ``min`` allocations wait.
+    ``free`` leaves out what a zone reserves for requests that no other zone can serve (lowmem_reserve): a
+    program's pages never get the first 16 MiB of a PC. Below ``low`` the kernel wakes its reclaim, which
+    stops at ``high``; at ``min`` allocations wait.
     """
 
     free: int
@@ -131,14 +133,18 @@ class Watermarks:
 def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
     """By node, from /proc/zoneinfo; empty where there is none."""
     sums: dict[int, dict[str, int]] = {}
-    node = -1
+    node, zone_free = -1, 0
     for line in (read_bytes(proc_root / "zoneinfo") or b"").decode("ascii", "replace").splitlines():
         words = line.split()
         if words[:1] == ["Node"]:
             node = int(words[1].rstrip(","))
             of_node = sums.setdefault(node, dict.fromkeys(("free", "min", "low", "high"), 0))
         elif words[:2] == ["pages", "free"]:
-            of_node["free"] += int(words[2])
+            zone_free = int(words[2])
+            of_node["free"] += zone_free
+        elif words[:1] == ["protection:"]:
+            reserved = max(int(word.strip("(),")) for word in words[1:])
+            of_node["free"] -= min(reserved, zone_free)
         # Of a zone ("min 11"), not of its per-CPU lists ("high: 378").
         elif len(words) == 2 and words[0] in ("min", "low", "high"):
             of_node[words[0]] += int(words[1])

@@ -5,6 +5,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -144,11 +145,37 @@ def test_rooms_come_from_the_zones_and_leave_memoryless_nodes_out() -> None:
     assert rooms[0].headroom_bytes == (64 << 20) + int(0.02 * (16 << 30))
 
 
-def test_watermarks_are_sums_over_zones() -> None:
-    marks = read_watermarks()
-    assert 0 in marks
-    for of_node in marks.values():
-        assert 0 < of_node.min <= of_node.low <= of_node.high
+def test_watermarks_are_sums_over_zones(tmp_path: Path) -> None:
+    (tmp_path / "zoneinfo").write_text(
+        """Node 0, zone      DMA
+  pages free     3840
+        min      11
+        low      14
+        high     17
+        protection: (0, 725, 725, 725, 725)
+  pagesets
+    cpu: 0
+              count:    0
+              high:     0
+Node 0, zone    DMA32
+  pages free     20000
+        min      100
+        low      200
+        high     300
+        protection: (0, 0, 5000, 5000, 5000)
+Node 1, zone   Normal
+  pages free     70
+        min      7
+        low      8
+        high     9
+        protection: (0, 0, 0, 0, 0)
+"""
+    )
+    assert read_watermarks(tmp_path) == {
+        0: Watermarks((3840 - 725 + 15000) * 4096, 111 * 4096, 214 * 4096, 317 * 4096),
+        1: Watermarks(70 * 4096, 7 * 4096, 8 * 4096, 9 * 4096),
+    }
+    assert all(0 < marks.min <= marks.low <= marks.high for marks in read_watermarks().values())
 
 
 def test_this_kernel_shows_or_hides_armed_pages() -> None:
