@@ -12,6 +12,8 @@ The road of one access, which is also the order of the folders:
                               |  heat table, read-only from here on
     profile/         snapshots: in memory for live views, Parquet on disk for sessions
                               |
+    placement/       plans of moves, and the movers that carry them out
+                              |
     views/           report, heat strips, tables; top: the live view
                               |
     cli/             one file per verb

@@ -22,6 +22,7 @@ from hotpage.errors import HotpageError
 VERBS = {
     "demo": "Profile a bundled workload whose hot pages are known.",
     "doctor": "Say what works on this machine, what does not, and what to do.",
+    "move": "Move hot pages to fast memory, cold ones out of it.",
     "record": "Profile processes, a cgroup or a command into a directory.",
     "report": "Show a profile: hot, warm, cold and unknown memory.",
     "restore": "Put back the kernel settings that a killed session changed.",

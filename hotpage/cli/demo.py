@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from hotpage.cli.record import ProgressLine, stop_on_signals
+from hotpage.cli.running import ProgressLine, stop_on_signals
 from hotpage.errors import UsageError
 from hotpage.exerciser import Exerciser
 from hotpage.profile.live import LiveProfile

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage record``: profile processes, a cgroup, a command or everything into a directory."""
 
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.errors import UsageError
+from hotpage.cli.running import ProgressLine, stop_on_signals
+from hotpage.cli.targets import (
+    BudgetOption,
+    CgroupOption,
+    CommOption,
+    EverythingOption,
+    PidsOption,
+    parse_selection,
+    parse_sources,
+    require,
+    require_budget,
+)
 from hotpage.profile.naming import default_directory
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.profile.store import ProfileWriter
@@ -24,25 +31,15 @@ from hotpage.recording.session import Progress
 CONTEXT_SETTINGS = {"allow_interspersed_args": False}
 """What follows the first word that is no option belongs to the command, as in perf record."""
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def record(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- CMD ...]", help="Run and profile this.")
     ] = None,
-    pids: Annotated[
-        str | None,
-        typer.Option("-p", "--pid", metavar="PID[,PID]", help="These processes and their children."),
-    ] = None,
-    cgroup: Annotated[
-        str | None, typer.Option("--cgroup", metavar="PATH", help="A cgroup v2 and all below it.")
-    ] = None,
-    comm: Annotated[
-        str | None,
-        typer.Option("--comm", metavar="NAME", help="Processes of this command name, also later ones."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("-a", "--all", help="All processes.")] = False,
+    pids: PidsOption = None,
+    cgroup: CgroupOption = None,
+    comm: CommOption = None,
+    everything: EverythingOption = False,
     duration_s: Annotated[
         float | None, typer.Option("-d", "--duration", metavar="SECONDS", help="Stop after so long.")
     ] = None,
@@ -62,10 +59,7 @@ def record(
         bool,
         typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
     ] = False,
-    budget_percent: Annotated[
-        float,
-        typer.Option("--budget", metavar="PCT", help="Slowdown of the target and own CPU time allowed."),
-    ] = DEFAULT_BUDGET_PERCENT,
+    budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     interval_s: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", help="Time between writes.")
     ] = DEFAULT_INTERVAL_S,
@@ -75,17 +69,13 @@ def record(
     Ctrl-C ends the session with a complete profile. With a command, its exit status is passed on.
     """
     started_unix_s = time.time()
-    _require(
+    require(
         duration_s is None or duration_s > 0,
         f"a session cannot last {duration_s} s",
         "give -d a positive number",
     )
-    _require(
-        0 < budget_percent <= 100,
-        f"a budget of {budget_percent} % makes no sense",
-        "give more than 0, up to 100",
-    )
-    _require(interval_s >= 0.1, f"intervals of {interval_s} s are too short", "give --interval at least 0.1")
+    require_budget(budget_percent)
+    require(interval_s >= 0.1, f"intervals of {interval_s} s are too short", "give --interval at least 0.1")
     sources, rungs = parse_sources(source)
     require_root("recording")
     options = Options(
@@ -121,103 +111,14 @@ def record(
     return end.command_exit_status or 0
 
 
-def parse_sources(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """``hint=kprobe,fault`` -> the names, and the rungs insisted on. Raises UsageError for no name."""
-    names, rungs = [], {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        name, _, rung = word.partition("=")
-        names.append(name)
-        if rung:
-            rungs[name] = rung
-    _require(bool(names), "no source is named", "choose from hint, fault, sample")
-    return tuple(dict.fromkeys(names)), rungs
-
-
-def _require(condition: bool, problem: str, remedy: str) -> None:
-    if not condition:
-        raise UsageError(problem, remedy)
-
-
 def _selection(
     command: list[str], pids: str | None, cgroup: str | None, comm: str | None, everything: bool
 ) -> Selection | None:
     given = [bool(command), pids is not None, cgroup is not None, comm is not None, everything]
-    _require(
-        sum(given) > 0, "nothing to profile", "give one of -p PID, --cgroup PATH, --comm NAME, -a, or -- CMD"
-    )
-    _require(
-        sum(given) == 1,
-        "several targets are given",
-        "give one of -p PID, --cgroup PATH, --comm NAME, -a, or -- CMD",
-    )
-    if command:
-        return None
-    if cgroup is not None:
-        return Selection.of_cgroup(cgroup)
-    if comm is not None:
-        return Selection.of_comm(comm)
-    if everything:
-        return Selection(everything=True)
-    try:
-        return Selection.of_pids(int(word) for word in (pids or "").split(","))
-    except ValueError:
-        raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
-
-
-class StopReason:
-    """Set by a signal, asked by the session."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-
-    def __call__(self) -> str | None:
-        return self.reason
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopReason]:
-    """The first signal ends the session in good order; a second one of the same kind does what it always
-    does. A hang-up that is ignored (nohup) stays so.
-    """
-    stop = StopReason()
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class ProgressLine:
-    """One line on a terminal, rewritten; nothing where standard error is no terminal."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-
-    def show(self, progress: Progress) -> None:
-        """Rewrite the line."""
-        if self._is_terminal:
-            received = "  ".join(f"{name} {count:,}" for name, count in progress.received.items())
-            lost = sum(progress.lost.values())
-            share = 100 * (progress.own_cpu_s + progress.bpf_s) / max(progress.elapsed_s, 1.0)
-            text = f"{progress.elapsed_s:6.1f} s  {received}  lost {lost:,}  own CPU {share:.1f} %"
-            sys.stderr.write(f"\r\033[K{text}")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        """Make room for other output."""
-        if self._is_terminal:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+    remedy = "give one of -p PID, --cgroup PATH, --comm NAME, -a, or -- CMD"
+    require(sum(given) > 0, "nothing to profile", remedy)
+    require(sum(given) == 1, "several targets are given", remedy)
+    return None if command else parse_selection(pids, cgroup, comm, everything)
 
 
 def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Path) -> None:

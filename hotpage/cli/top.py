@@ -14,10 +14,19 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.record import StopReason, stop_on_signals
+from hotpage.cli.running import StopReason, stop_on_signals
+from hotpage.cli.targets import (
+    BudgetOption,
+    CgroupOption,
+    CommOption,
+    PidsOption,
+    parse_selection,
+    require,
+    require_budget,
+)
 from hotpage.errors import MissingDependencyError, ProfileError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
-from hotpage.machine.pagenodes import page_nodes
+from hotpage.machine.numa import MovePages
 from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.naming import default_directory
@@ -39,26 +48,15 @@ _NEEDED_TO_SHOW = (Capability.DAC_OVERRIDE, Capability.DAC_READ_SEARCH, Capabili
 
 
 def top(
-    pids: Annotated[
-        str | None,
-        typer.Option("-p", "--pid", metavar="PID[,PID]", help="These processes and their children."),
-    ] = None,
-    cgroup: Annotated[
-        str | None, typer.Option("--cgroup", metavar="PATH", help="A cgroup v2 and all below it.")
-    ] = None,
-    comm: Annotated[
-        str | None,
-        typer.Option("--comm", metavar="NAME", help="Processes of this command name, also later ones."),
-    ] = None,
+    pids: PidsOption = None,
+    cgroup: CgroupOption = None,
+    comm: CommOption = None,
     everything: Annotated[bool, typer.Option("-a", "--all", help="All processes (the default).")] = False,
     arm: Annotated[
         bool,
         typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
     ] = False,
-    budget_percent: Annotated[
-        float,
-        typer.Option("--budget", metavar="PCT", help="Slowdown of the targets and own CPU time allowed."),
-    ] = DEFAULT_BUDGET_PERCENT,
+    budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     refresh_s: Annotated[
         float, typer.Option("-d", "--delay", metavar="SECONDS", help="Time between refreshes.")
     ] = DEFAULT_INTERVAL_S,
@@ -82,8 +80,7 @@ def top(
     """
     from hotpage.views.top.batch import check_key
 
-    if not 0 < budget_percent <= 100:
-        raise UsageError(f"a budget of {budget_percent} % makes no sense", "give more than 0, up to 100")
+    require_budget(budget_percent)
     if refresh_s < _SHORTEST_REFRESH_S:
         raise UsageError(
             f"a refresh every {refresh_s} s is too often", f"give -d at least {_SHORTEST_REFRESH_S}"
@@ -218,18 +215,13 @@ def _shows_blocks() -> bool:
 
 
 def _selection(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Selection:
-    if sum((pids is not None, cgroup is not None, comm is not None, everything)) > 1:
-        raise UsageError("several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
-    if cgroup is not None:
-        return Selection.of_cgroup(cgroup)
-    if comm is not None:
-        return Selection.of_comm(comm)
-    if pids is None:
-        return Selection(everything=True)
-    try:
-        return Selection.of_pids(int(word) for word in pids.split(","))
-    except ValueError:
-        raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
+    named = sum((pids is not None, cgroup is not None, comm is not None))
+    require(
+        named + everything <= 1,
+        "several targets are given",
+        "give one of -p PID, --cgroup PATH, --comm NAME or -a",
+    )
+    return parse_selection(pids, cgroup, comm, everything=not named)
 
 
 class SessionFeed:
@@ -291,7 +283,8 @@ class SessionFeed:
         view = self.view
         for row in view.processes if view is not None else ():
             if row.record.process.index == process and row.record.exited_s is None:
-                return page_nodes(row.record.process.pid, vpn)
+                nodes = MovePages().query(row.record.process.pid, vpn)
+                return [node if node >= 0 else None for node in nodes.tolist()]
         return [None] * len(vpn)
 
     def record(self) -> None:

@@ -39,6 +39,8 @@ class Node:
     read_bandwidth_mbps: int | None = None
     write_bandwidth_mbps: int | None = None
     tier: int | None = None
+    is_device: bool = False
+    """Memory of an accelerator: it has no CPUs and is, or is next to, a generic initiator (ACPI SRAT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,10 @@ def format_cpulist(numbers: tuple[int, ...]) -> str:
 def _read_node(directory: Path, node: int, ids: list[int]) -> Node:
     sizes = _read_meminfo(directory / "meminfo")
     distances = (_read_text(directory / "distance") or "").split()
+    cpus = parse_cpulist(_read_text(directory / "cpulist") or "")
     return Node(
         id=node,
-        cpus=parse_cpulist(_read_text(directory / "cpulist") or ""),
+        cpus=cpus,
         total_bytes=sizes.get("MemTotal"),
         free_bytes=sizes.get("MemFree"),
         distances=dict(zip(ids, map(int, distances), strict=False)),
@@ -116,6 +119,7 @@ def _read_node(directory: Path, node: int, ids: list[int]) -> Node:
         write_latency_ns=_read_hmat(directory, "write_latency"),
         read_bandwidth_mbps=_read_hmat(directory, "read_bandwidth"),
         write_bandwidth_mbps=_read_hmat(directory, "write_bandwidth"),
+        is_device=not cpus and _is_at_accelerator(directory, node),
     )
 
 
@@ -172,6 +176,14 @@ def _read_hmat(directory: Path, name: str) -> int | None:
         if value:
             return value
     return None
+
+
+def _is_at_accelerator(directory: Path, node: int) -> bool:
+    """Whether the node, or the nearest initiator to it, is a generic one and no CPU."""
+    generic = set(parse_cpulist(_read_text(directory.parent / "has_generic_initiator") or ""))
+    generic -= set(parse_cpulist(_read_text(directory.parent / "has_cpu") or ""))
+    nearest = (directory / "access0/initiators").glob("node[0-9]*")
+    return node in generic or any(int(entry.name[4:]) in generic for entry in nearest)
 
 
 def _read_kernel_tiers(sysfs_root: Path) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,12 +11,12 @@ from hotpage.errors import HotpageError, KnobError
 from hotpage.machine.hold import MmHolder
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
+from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
 
 SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_max_ms")
 """The longest pause between two arming scans; in debugfs, which may be unmounted or closed."""
-_PROMOTE_RATE_LIMIT = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 _WANTED_PERIOD_MAX_MS = 2000
 _MOST_HOLDS = 256
 
@@ -52,10 +51,8 @@ class Arming:
         # Another session's switch may be on: then this one relies on it, and takes over when that ends.
         if found == 0 or str(NUMA_BALANCING) in {knob.path for knob in pending() if knob.saved == "0"}:
             self._switch = knobs.knob(NUMA_BALANCING)
-            if len(topology.tiers) > 1:
-                with contextlib.suppress(KnobError):
-                    knobs.write(_PROMOTE_RATE_LIMIT, 0)
-                    self._on_value = 3
+            if len(topology.tiers) > 1 and hold_promotion(knobs):
+                self._on_value = ARMING_ONLY
         try:
             if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
                 knobs.write(SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)

@@ -16,7 +16,7 @@ import pytest
 
 from hotpage.capture.events import TargetKind
 from hotpage.cli.privilege import require_root
-from hotpage.cli.record import parse_sources
+from hotpage.cli.targets import parse_sources
 from hotpage.errors import PrivilegeError, TargetError, UsageError
 from hotpage.machine.proc import read_stat
 from hotpage.recording.command import Command, CommandError

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage move``: hot pages to fast memory, cold ones out of it; from a profile or a short live look."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hotpage.cli.privilege import require_root
+from hotpage.cli.running import ProgressLine, stop_on_signals
+from hotpage.cli.targets import (
+    BudgetOption,
+    CgroupOption,
+    CommOption,
+    EverythingOption,
+    PidsOption,
+    parse_selection,
+    require,
+    require_budget,
+)
+from hotpage.errors import HotpageError, UsageError
+from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.topology import Topology
+from hotpage.placement.budget import free_wanted
+from hotpage.placement.movers.dry_run import DryRunMover
+from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
+from hotpage.placement.plan import Aim, Plan, Situation
+from hotpage.placement.policies import policy
+from hotpage.placement.situation import gather
+from hotpage.profile.live import LiveProfile
+from hotpage.profile.naming import newest_profile
+from hotpage.profile.reader import ProfileReader
+from hotpage.profile.snapshot import RunInfo, Snapshot
+from hotpage.profile.summary import summarise
+from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options, Recorder
+from hotpage.recording.selection import Selection
+from hotpage.views.moves import move_document, outcome_lines, plan_lines, why_not_moved
+from hotpage.views.units import parse_size, percent, size
+
+_LOOK_S = 10.0
+_BAR_WIDTH = 30
+
+
+class NothingMovedError(HotpageError):
+    """There was nothing to move, or nothing could be."""
+
+
+def move(
+    directory: Annotated[
+        Path | None,
+        typer.Option("-i", "--input", metavar="DIR", help="Profile to go by; default: the newest here."),
+    ] = None,
+    pids: PidsOption = None,
+    cgroup: CgroupOption = None,
+    comm: CommOption = None,
+    everything: EverythingOption = False,
+    duration_s: Annotated[
+        float, typer.Option("-d", "--duration", metavar="SECONDS", help="How long to look at live processes.")
+    ] = _LOOK_S,
+    budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
+    promote: Annotated[bool, typer.Option("--promote", help="Hot pages to fast memory.")] = False,
+    demote: Annotated[bool, typer.Option("--demote", help="Cold pages out of fast memory.")] = False,
+    pressure: Annotated[
+        bool, typer.Option("--pressure", help="The coldest pages off nodes near their low watermark, only.")
+    ] = False,
+    to: Annotated[
+        int | None, typer.Option("--to", metavar="NODE", help="Where to, rather than by tier.")
+    ] = None,
+    hot: Annotated[
+        str | None,
+        typer.Option("--hot", metavar="N%|SIZE|RATE/s", help="Hot is this; default: what fits and pays."),
+    ] = None,
+    policy_name: Annotated[
+        str | None,
+        typer.Option(
+            "--policy", metavar="NAME", help="fit, threshold, cold or random; default: by the others."
+        ),
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="SIZE", help="Promote at most so much.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the policy random.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would move, and move nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Plan and result, for programs.")] = False,
+) -> None:
+    """Move hot pages to fast memory, and what they drive out to slow memory.
+
+    By default both ways: what fits fast memory, where a move gains more than it costs. With -p, --cgroup,
+    --comm or -a it looks at live processes first (as record --arm does), else it goes by a profile. The exit
+    status is 1 if nothing could be moved.
+    """
+    live = sum((pids is not None, cgroup is not None, comm is not None, everything))
+    require(live <= 1, "several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
+    require(not (live and directory), "a profile and a live target exclude each other", "give one of them")
+    require(duration_s > 0, f"a look cannot last {duration_s} s", "give -d a positive number")
+    require_budget(budget_percent)
+    require(
+        not (pressure and (promote or hot or policy_name)),
+        "--pressure demotes whatever is coldest",
+        "leave out --promote, --hot and --policy",
+    )
+    demote |= pressure
+    wanted = _parse_hot(hot)
+    most_bytes = _parse_size("--limit", limit) if limit is not None else float("inf")
+    name = policy_name or ("threshold" if hot else "cold" if demote and not promote else "fit")
+    make_plan = policy(name)
+    require_root("moving pages of other processes")
+    topology = Topology.read()
+    nodes = {node.id for node in topology.nodes if node.tier is not None}
+    require(to is None or to in nodes, f"there is no memory on node {to}", f"choose from {sorted(nodes)}")
+    if len(nodes) < 2 and to is None:
+        raise NothingMovedError("this machine has one memory node", "there is nowhere to move pages to")
+    short = free_wanted(read_watermarks()) if pressure else {}
+    if pressure and not short:
+        raise NothingMovedError("no node is near its low watermark", "see /proc/zoneinfo")
+    with stop_on_signals() as stop_reason:
+        if live:
+            snapshot = _look(parse_selection(pids, cgroup, comm, everything), duration_s, budget_percent)
+        else:
+            snapshot = ProfileReader(directory or newest_profile(Path.cwd())).snapshot()
+        kernel = MovePages()
+        gathered = gather(snapshot, kernel, topology)
+        for gone in gathered.gone:
+            print(f"hotpage: process {gone} has gone, or is another program now", file=sys.stderr)
+        aim = Aim(
+            promote=promote or not demote,
+            demote=demote,
+            promote_to=frozenset({to}) if to is not None and not demote else None,
+            demote_to=frozenset({to}) if to is not None and demote else None,
+            most_bytes=most_bytes,
+            free_bytes=short,
+            seed=seed,
+        )
+        plan = make_plan(gathered.situation, _with_hot(aim, wanted, gathered.situation, snapshot, name))
+        if not plan.moves:
+            if json:
+                _print_json(move_document(plan, gathered.situation.processes, None))
+            else:
+                _print_plan(plan, gathered.situation)
+            raise NothingMovedError(f"nothing to move: {plan.why_nothing()}")
+        if not json:
+            _print_plan(plan, gathered.situation)
+        line = ProgressLine()
+        mover: DryRunMover | MovePagesMover = (
+            DryRunMover(kernel) if dry_run else MovePagesMover(room_bytes=_room)
+        )
+        outcome = mover.run(
+            plan, gathered.situation.processes, stop_reason, lambda progress: line.say(_bar(progress))
+        )
+        line.clear()
+    if json:
+        _print_json(move_document(plan, gathered.situation.processes, outcome))
+    else:
+        print()
+        for text in outcome_lines(outcome):
+            print(text.plain)
+    if not dry_run and not outcome.moved_bytes:
+        raise NothingMovedError(f"nothing was moved: {why_not_moved(outcome)}")
+
+
+def _look(selection: Selection, duration_s: float, budget_percent: float) -> Snapshot:
+    """Profile live processes for a while, with hint faults on."""
+    profiles: list[LiveProfile] = []
+
+    def open_sink(run: RunInfo) -> LiveProfile:
+        profiles.append(LiveProfile(run))
+        return profiles[0]
+
+    options = Options(
+        selection=selection,
+        duration_s=duration_s,
+        arm=True,
+        budget_percent=budget_percent,
+        command_line=tuple(sys.argv),
+    )
+    line = ProgressLine()
+    recorder = Recorder(options, open_sink, line.show)
+    with stop_on_signals() as stop_reason:
+        try:
+            recorder.run(stop_reason)
+        finally:
+            line.clear()
+    for note in (*profiles[0].snapshot().run.advice, *recorder.progress.notes):
+        print(f"hotpage: {note}", file=sys.stderr)
+    return profiles[0].snapshot()
+
+
+def _parse_hot(text: str | None) -> tuple[str, float] | None:
+    """``20%``, ``64M`` or ``100/s`` as its kind and value. Raises UsageError."""
+    if text is None:
+        return None
+    for suffix, kind in (("%", "percent"), ("/s", "rate")):
+        if text.endswith(suffix):
+            try:
+                value = float(text.removesuffix(suffix))
+            except ValueError:
+                break
+            if 0 < value < float("inf") and (kind == "rate" or value <= 100):
+                return kind, value
+            break
+    else:
+        return "bytes", _parse_size("--hot", text)
+    raise UsageError(f"--hot {text} makes no sense", "write it as 20%, 64M or 100/s")
+
+
+def _parse_size(option: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise UsageError(f"{option} {text} is no size", "write it as 4096, 64M or 1.5G") from None
+
+
+def _with_hot(
+    aim: Aim, wanted: tuple[str, float] | None, situation: Situation, snapshot: Snapshot, name: str
+) -> Aim:
+    """The aim with what hot means; for the policy cold by default what ``report`` calls hot."""
+    if wanted is None:
+        return replace(aim, hot_rate_hz=summarise(snapshot).threshold.hot_hz) if name == "cold" else aim
+    kind, value = wanted
+    if kind == "rate":
+        return replace(aim, hot_rate_hz=value)
+    if kind == "percent":
+        value *= 4096 / 100 * float(situation.candidates.pages.sum(dtype="int64"))
+    return replace(aim, hot_bytes=value)
+
+
+def _room(node: int) -> float:
+    """What a node can take before it falls below its high watermark, now."""
+    marks = read_watermarks().get(node)
+    return float("inf") if marks is None else marks.free - marks.high
+
+
+def _bar(progress: MoveProgress) -> str:
+    share = progress.settled_bytes / max(progress.requested_bytes, 1)
+    filled = round(share * _BAR_WIDTH)
+    return (
+        f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {percent(share)}  {size(progress.moved_bytes)} moved"
+    )
+
+
+def _print_plan(plan: Plan, situation: Situation) -> None:
+    for text in plan_lines(plan, situation.processes):
+        print(text.plain)
+
+
+def _print_json(document: object) -> None:
+    json_format.dump(document, sys.stdout, indent=1)
+    sys.stdout.write("\n")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What verbs share that run for a while: ending on signals, and one line of progress."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from hotpage.recording.session import Progress
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopReason:
+    """Set by a signal, asked by the session."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __call__(self) -> str | None:
+        return self.reason
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopReason]:
+    """The first signal ends the session in good order; a second one of the same kind does what it always
+    does. A hang-up that is ignored (nohup) stays so.
+    """
+    stop = StopReason()
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ProgressLine:
+    """One line on a terminal, rewritten; nothing where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+
+    def show(self, progress: Progress) -> None:
+        """Rewrite the line."""
+        if self._is_terminal:
+            received = "  ".join(f"{name} {count:,}" for name, count in progress.received.items())
+            lost = sum(progress.lost.values())
+            share = 100 * (progress.own_cpu_s + progress.bpf_s) / max(progress.elapsed_s, 1.0)
+            text = f"{progress.elapsed_s:6.1f} s  {received}  lost {lost:,}  own CPU {share:.1f} %"
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Rewrite the line with this text."""
+        if self._is_terminal:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Make room for other output."""
+        if self._is_terminal:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may still be moved: room and rate of each node, share and rate of each cgroup, cpusets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.placement.plan import Fate, GroupLimits, Int16s, Situation, Uint8s
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int32s, Int64s
+
+
+@dataclass
+class _Group:
+    """A limited cgroup; all in pages."""
+
+    limits: GroupLimits
+    fast_pages: float
+    rate_pages: float
+
+
+class Allotment:
+    """Deducts what is chosen from what may be moved. Sizes in base pages.
+
+    ``room`` by node: free pages above the headroom, negative where the headroom is already used.
+    """
+
+    def __init__(self, situation: Situation, fast: frozenset[int]) -> None:
+        self._candidates = situation.candidates
+        self._fast = fast
+        self._all_single = not len(self._candidates) or int(self._candidates.pages.max()) == 1
+        self._present = list(situation.processes)
+        self.room = {r.node: (r.free_bytes - r.headroom_bytes) // PAGE_BYTES for r in situation.nodes}
+        self._rate = {r.node: r.rate_bytes / PAGE_BYTES for r in situation.nodes}
+        count = max(situation.processes, default=-1) + 1
+        highest = max(self.room, default=0)
+        self._allowed = np.zeros((count, highest + 1), np.bool_)
+        self._group = np.full(count, -1, np.int32)
+        self._groups: list[_Group] = []
+        names: dict[str, int] = {}
+        for index, process in situation.processes.items():
+            self._allowed[index, [node for node in process.allowed_nodes if node <= highest]] = True
+            if process.cgroup in situation.limits:
+                self._group[index] = names.setdefault(process.cgroup, len(names))
+        if names:
+            self._enter_groups(situation, names)
+
+    def _enter_groups(self, situation: Situation, names: dict[str, int]) -> None:
+        rows = self._candidates
+        is_fast = np.isin(rows.node, list(self._fast))
+        seen = np.bincount(
+            self._group.take(rows.process[is_fast]) + 1, rows.pages[is_fast], minlength=len(names) + 1
+        )[1:]
+        for name, place in names.items():
+            limits = situation.limits[name]
+            fast_pages = seen[place] if limits.fast_bytes is None else limits.fast_bytes / PAGE_BYTES
+            self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES))
+
+    def sizes(self, rows: Int64s) -> Int32s:
+        """Base pages of each of ``rows``."""
+        if self._all_single:  # most often; reading them in the order of heat would miss the caches
+            return np.ones(rows.size, np.int32)
+        return self._candidates.pages.take(rows)
+
+    def by_group(self, rows: Int64s, is_promotion: bool) -> Uint8s:
+        """``Fate.MOVED`` for each of ``rows`` that its cgroup's share and rate have room for, else why not.
+
+        Earlier rows come first.
+        """
+        fate = np.zeros(rows.size, np.uint8)
+        if not self._groups:
+            return fate
+        group = self._group.take(self._candidates.process.take(rows))
+        pages = self.sizes(rows)
+        for place, one in enumerate(self._groups):
+            mine = group == place
+            sums = np.cumsum(pages * mine)
+            share = one.limits.ceiling_bytes / PAGE_BYTES - one.fast_pages
+            if not is_promotion:
+                share = one.fast_pages - one.limits.floor_bytes / PAGE_BYTES
+            fate[mine & (sums > one.rate_pages)] = Fate.RATE
+            fate[mine & (sums > share)] = Fate.GROUP
+        return fate
+
+    def by_node(self, rows: Int64s, target: int, heed_room: bool) -> Uint8s:
+        """``Fate.MOVED`` for each of ``rows`` that may and fits onto the target, else why not."""
+        fate = np.zeros(rows.size, np.uint8)
+        allowed = np.ones(rows.size, np.bool_)
+        if not self._allowed[self._present, target].all():
+            allowed = self._allowed[:, target].take(self._candidates.process.take(rows))
+        sums = np.cumsum(self.sizes(rows) * allowed)
+        fate[sums > self._rate[target]] = Fate.RATE
+        if heed_room:
+            fate[sums > self.room[target]] = Fate.ROOM
+        fate[~allowed] = Fate.FORBIDDEN
+        return fate
+
+    def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
+        """Deduct moves. What demotions free may be filled again, for they are carried out first."""
+        pages = self.sizes(rows)
+        for node, count in _sums(target, pages).items():
+            self.room[node] -= count
+            self._rate[node] -= count
+        if not is_promotion:
+            for node, count in _sums(self._candidates.node.take(rows), pages).items():
+                self.room[node] += count
+        if not self._groups:
+            return
+        group = self._group.take(self._candidates.process.take(rows))
+        for place, one in enumerate(self._groups):
+            count = int(pages[group == place].sum(dtype=np.int64))
+            one.rate_pages -= count
+            one.fast_pages += count if is_promotion else -count
+
+
+def _sums(node: Int16s, pages: Int32s) -> dict[int, int]:
+    sums = np.bincount(node, weights=pages) if node.size else np.empty(0)
+    return {int(place): round(sums[place]) for place in np.flatnonzero(sums)}
+
+
+def accepted(fate: Uint8s) -> Bools:
+    """Which rows a fate lets pass."""
+    passed: Bools = fate == Fate.MOVED
+    return passed

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all policies share: which pages are hot, who may move at all, and filling nodes by swaps.
+
+``Choice`` classifies every candidate once and then only touches the rows that could move. A policy orders
+rows; ``fill`` promotes them in that order, first into free room and then 1:1 against the coldest pages of the
+target, which are demoted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.placement.allotment import Allotment, accepted
+from hotpage.placement.history import page_keys
+from hotpage.placement.plan import (
+    ABSENT,
+    Aim,
+    Fate,
+    Int16s,
+    NodeRoom,
+    Plan,
+    Situation,
+    Uint8s,
+    gap_ns,
+    moves_of,
+    route,
+    tally,
+)
+from hotpage.placement.ranking import (
+    KEY_COUNT,
+    OCTAVE,
+    UNKNOWN_KEY,
+    Floats64,
+    Uint16s,
+    chunks,
+    hottest_that_fit,
+    key_rate_hz,
+    rank_keys,
+)
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int64s
+
+_LEAST_RATIO = 1e-6
+"""Rates farther apart than this are as good as this far: a victim without any access has no logarithm."""
+_NO_IDEA = 9.0
+"""Relative error where none is known."""
+_SLACK, _LEAST_VICTIMS = 1.25, 4096
+_GONE, _FAST, _SLOW, _OTHER = range(4)
+_UNKNOWN, _COLD, _WARM, _HOT = range(4)
+# What becomes of a row by heat and place, unless it is chosen.
+_FATES = np.full((4, 4), Fate.LEFT_ALONE, np.uint8)
+_FATES[:, _GONE] = Fate.ABSENT
+_FATES[_UNKNOWN, (_FAST, _SLOW)] = Fate.UNKNOWN
+_FATES[_COLD, (_FAST, _SLOW)] = Fate.NOT_NEEDED, Fate.COLD_IN_PLACE
+_FATES[_WARM, (_FAST, _SLOW)] = Fate.WARM
+_FATES[_HOT, (_FAST, _SLOW)] = Fate.HOT_IN_PLACE, Fate.NOT_CHOSEN
+
+
+@dataclass(frozen=True)
+class Places:
+    """The nodes' parts: targets and sources of promotion and demotion."""
+
+    fast: frozenset[int]
+    slow: frozenset[int]
+    demote_to: frozenset[int]
+
+
+def places(nodes: Iterable[NodeRoom], aim: Aim) -> Places:
+    """Fast is the first tier, slow the rest, devices left out, unless the aim names targets."""
+    ordinary = [room for room in nodes if not room.is_device]
+    everywhere = frozenset(room.node for room in ordinary)
+    first = min((room.tier for room in ordinary), default=0)
+    fast = frozenset(room.node for room in ordinary if room.tier == first)
+    if aim.promote_to is not None:
+        fast = aim.promote_to
+    elif aim.demote_to is not None:
+        fast = everywhere - aim.demote_to
+    return Places(fast, everywhere - fast, (everywhere if aim.demote_to is None else aim.demote_to) - fast)
+
+
+class Choice:
+    """A plan in the making. ``fate`` uint8 of each candidate; ``key`` its rank key, weighted by cgroup."""
+
+    def __init__(self, situation: Situation, aim: Aim) -> None:
+        self.situation, self.aim = situation, aim
+        self.places = places(situation.nodes, aim)
+        self.allotment = Allotment(situation, self.places.fast)
+        self.key = self._weighted_keys()
+        self.fate: Uint8s = np.full(len(situation.candidates), Fate.NOT_CHOSEN, np.uint8)
+        self._place, self.fast_by_key, self.slow_by_key = self._histogram()
+        self._routes: Uint16s = np.zeros(len(situation.candidates), np.uint16)
+        self.hot_key = UNKNOWN_KEY
+        self.ran_short = False
+        """Whether more victims could have made a difference."""
+
+    def _weighted_keys(self) -> Uint16s:
+        """Rank keys; a cgroup of weight w ranks as if its pages were accessed w times as often."""
+        key = rank_keys(self.situation.candidates.rate_hz)
+        limits = self.situation.limits
+        heavy = {name: one.weight for name, one in limits.items() if one.weight != 1}
+        if not heavy:
+            return key
+        shift = np.zeros(max(self.situation.processes, default=-1) + 1, np.int32)
+        for index, process in self.situation.processes.items():
+            if process.cgroup in heavy:
+                shift[index] = round(OCTAVE * np.log2(heavy[process.cgroup]))
+        known = key < UNKNOWN_KEY
+        moved = np.clip(key + shift.take(self.situation.candidates.process), 0, UNKNOWN_KEY - 1)
+        return np.where(known, moved, key).astype(np.uint16)
+
+    def _histogram(self) -> tuple[Uint8s, Floats64, Floats64]:
+        """Each row's place, and pages by key on fast and on slow nodes."""
+        candidates = self.situation.candidates
+        of_node = np.full(
+            self._highest_node() + 2, _OTHER, np.uint8
+        )  # the last entry is for ABSENT, index -1
+        of_node[list(self.places.fast)] = _FAST
+        of_node[list(self.places.slow)] = _SLOW
+        of_node[ABSENT] = _GONE
+        place = np.empty(len(candidates), np.uint8)
+        by_key = np.zeros((4, KEY_COUNT))
+        weighted = bool(len(candidates)) and int(candidates.pages.max()) > 1
+        for part in chunks(len(candidates)):
+            place[part] = of_node[candidates.node[part]]
+            code = place[part].astype(np.int64) * KEY_COUNT + self.key[part]
+            weights = candidates.pages[part] if weighted else None
+            by_key += np.bincount(code, weights, by_key.size).reshape(by_key.shape)
+        by_key[:, UNKNOWN_KEY:] = 0
+        return place, by_key[_FAST], by_key[_SLOW]
+
+    def _highest_node(self) -> int:
+        nodes = [room.node for room in self.situation.nodes]
+        return max(*nodes, int(self.situation.candidates.node.max(initial=0)), 0)
+
+    def capacity_key(self) -> int:
+        """The key from which pages are hot when the hottest fill what the fast nodes can hold of them.
+
+        That is what the candidates have there now, and the free room above the headroom.
+        """
+        room = sum(self.allotment.room[node] for node in self.places.fast)
+        return hottest_that_fit(self.fast_by_key + self.slow_by_key, float(self.fast_by_key.sum()) + room)
+
+    def key_of_aim(self) -> int | None:
+        """The hot key that the aim names by rate or by size, if it does."""
+        if self.aim.hot_rate_hz is not None:
+            return int(rank_keys(np.array([self.aim.hot_rate_hz], np.float32))[0])
+        if self.aim.hot_bytes is not None:
+            return hottest_that_fit(self.fast_by_key + self.slow_by_key, self.aim.hot_bytes / PAGE_BYTES)
+        return None
+
+    def victim_keys(self, least_key: int) -> tuple[int, int]:
+        """Keys from which on no page of a fast node has to go: likely, and surely.
+
+        Likely: the coldest, a quarter more of them than what may come from ``least_key`` on. Surely: all that
+        are an octave colder than the hottest slow page, or simply all where the headroom has to be restored.
+        """
+        room = [self.allotment.room.get(node, 0) for node in self.places.fast]
+        need = float(self.slow_by_key[least_key:].sum()) - sum(room)
+        likely = int(np.searchsorted(np.cumsum(self.fast_by_key), _SLACK * need + _LEAST_VICTIMS)) + 1
+        present = np.flatnonzero(self.slow_by_key)
+        surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
+        if any(pages < 0 for pages in room):
+            surely = UNKNOWN_KEY
+        return min(likely, surely), surely
+
+    def classify(
+        self, hot_key: int, least_key: int = 0, victim_key: int = 0, idle: Fate = Fate.NOT_CHOSEN
+    ) -> tuple[Int64s, Int64s]:
+        """Give every row its fate unless chosen; hot rows on slow nodes, and rows that may leave fast ones.
+
+        Hot rows under ``least_key`` are left out, with the fate ``idle``. Rows under ``victim_key`` or an
+        octave under hot may leave. Rows that history holds back, and young ones that may leave, are left out.
+        """
+        self.hot_key = hot_key
+        heat_of_key = np.zeros(KEY_COUNT, np.uint8)
+        heat_of_key[:UNKNOWN_KEY] = _COLD
+        heat_of_key[max(hot_key - OCTAVE, 0) : UNKNOWN_KEY] = _WARM
+        heat_of_key[hot_key:UNKNOWN_KEY] = _HOT
+        fates = _FATES.copy()
+        fates[_HOT, _SLOW] = idle
+        above, below = max(hot_key, least_key), max(hot_key - OCTAVE, min(victim_key, UNKNOWN_KEY))
+        ups, downs = [], []
+        for part in chunks(self.fate.size):
+            key, place = self.key[part], self._place[part]
+            self.fate[part] = fates.reshape(-1).take(heat_of_key.take(key) * np.uint8(4) + place)
+            up = (place == _SLOW) & (key >= above) & (key < UNKNOWN_KEY)
+            ups.append(np.flatnonzero(up) + part.start)
+            downs.append(np.flatnonzero((place == _FAST) & (key < below)) + part.start)
+        return self._free_to_move(_joined(ups)), self._old_enough(self._free_to_move(_joined(downs)))
+
+    def known(self, nodes: Iterable[int]) -> Int64s:
+        """The rows of known rate on some nodes; nothing else is said about the others than where they are."""
+        is_known, wanted = self.key < UNKNOWN_KEY, np.isin(self.situation.candidates.node, list(nodes))
+        self.fate[~is_known] = Fate.UNKNOWN
+        self.fate[self._place == _OTHER] = Fate.LEFT_ALONE
+        self.fate[self._place == _GONE] = Fate.ABSENT
+        return self._free_to_move(np.flatnonzero(is_known & wanted))
+
+    def _free_to_move(self, rows: Int64s) -> Int64s:
+        history = self.situation.history
+        if not rows.size or not (history.moved.size or history.failed.size):
+            return rows
+        candidates = self.situation.candidates
+        keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
+        rows = self.drop(rows, history.moved_lately(keys, self.situation.now_s), Fate.BOUNCE)
+        keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
+        return self.drop(rows, history.is_waiting(keys, self.situation.now_s), Fate.FAILED_BEFORE)
+
+    def _old_enough(self, rows: Int64s) -> Int64s:
+        young = np.zeros(max(self.situation.processes, default=-1) + 1, np.bool_)
+        for index, process in self.situation.processes.items():
+            young[index] = process.age_s < self.aim.young_s
+        if not young.any():
+            return rows
+        return self.drop(rows, young.take(self.situation.candidates.process.take(rows)), Fate.YOUNG)
+
+    def drop(self, rows: Int64s, mask: Bools, fate: Fate) -> Int64s:
+        """The rows without those of ``mask``, which get the fate."""
+        self.fate[rows[mask]] = fate
+        return rows[~mask]
+
+    def settle(self, rows: Int64s, fates: Uint8s) -> Int64s:
+        """The rows that a limit lets pass; the others get their fates."""
+        passed = accepted(fates)
+        self.fate[rows[~passed]] = fates[~passed]
+        return rows[passed]
+
+    def least_key(self) -> int:
+        """The key under which no promotion is worth its cost, whatever the pair of nodes."""
+        gap = max((self.gaps_ns(node).max() for node in self.places.fast), default=0.0)
+        costs = self.situation.costs
+        if gap <= 0:
+            return UNKNOWN_KEY
+        rate_hz = costs.margin * costs.promotion_s / (gap * 1e-9 * costs.horizon_s)
+        return int(rank_keys(np.array([rate_hz], np.float32))[0])
+
+    def gaps_ns(self, target: int) -> Floats64:
+        """What an access gains on ``target``, by the node it is on now; 0 for nodes that nobody knows."""
+        rooms = self.situation.nodes
+        gaps = np.zeros(self._highest_node() + 1)
+        for room in rooms:
+            gaps[room.node] = gap_ns(self.situation, room.node, target)
+        return gaps
+
+    def nearest(self, source: int, targets: Iterable[int]) -> list[int]:
+        """The targets by distance from the source, then by number."""
+        by_node = {room.node: room for room in self.situation.nodes}
+        known = by_node[source].distances
+        return sorted(set(targets) - {source}, key=lambda node: (known.get(node, 255), node))
+
+    def demotable(self, rows: Int64s, targets: list[int]) -> tuple[Int64s, Int16s, Uint8s]:
+        """Those of ``rows``, in order, that could be demoted; their targets; the fates of all ``rows``."""
+        fates = self.allotment.by_group(rows, is_promotion=False)
+        target = np.full(rows.size, ABSENT, np.int16)
+        left = np.flatnonzero(accepted(fates))
+        fates[left] = Fate.ROOM
+        for node in targets:
+            answer = self.allotment.by_node(rows[left], node, heed_room=True)
+            fates[left] = answer
+            target[left[accepted(answer)]] = node
+            left = left[~accepted(answer)]
+        passed = target != ABSENT
+        return rows[passed], target[passed], fates
+
+    def demote(self, rows: Int64s, targets: list[int], need_pages: float = float("inf")) -> float:
+        """Demote ``rows`` in order until ``need_pages`` are; the pages demoted."""
+        could, target, fates = self.demotable(rows, targets)
+        sums = np.cumsum(self.allotment.sizes(could), dtype=np.int64)
+        count = min(int(np.searchsorted(sums, need_pages, side="left")) + 1, could.size)
+        if need_pages <= 0:
+            count = 0
+        if count == could.size:
+            self.settle(rows, fates)
+        self.commit(could[:count], target[:count], is_promotion=False)
+        return float(sums[count - 1]) if count else 0.0
+
+    def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
+        """These rows will move."""
+        self.fate[rows] = Fate.MOVED
+        self.allotment.commit(rows, target, is_promotion)
+        self._routes[rows] = route(target, is_promotion)
+
+    def fill(self, node: int, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
+        """Promote ``rows`` to a node, in order, against ``victims`` there; the rows it had no room for.
+
+        Without a gate every swap is as good as another.
+        """
+        allotment = self.allotment
+        if gate is not None:
+            rows = self.drop(rows, ~gate.worth_promoting(rows, node), Fate.NOT_WORTH_IT)
+        rows = self.settle(rows, allotment.by_group(rows, is_promotion=True))
+        fates = allotment.by_node(rows, node, heed_room=False)
+        left_over = rows[~accepted(fates)]
+        rows = self.settle(rows, fates)
+        room = allotment.room[node]
+        sums = np.cumsum(allotment.sizes(rows), dtype=np.int64)
+        free = int(np.searchsorted(sums, max(room, 0), side="right"))
+        spare = room - (int(sums[free - 1]) if free else 0)
+        swaps = rows[free:]
+        could, target, fates = self.demotable(victims, self.nearest(node, self.places.demote_to))
+        if spare < 0:  # the headroom is used: restore it, whether anything is promoted or not
+            made = np.cumsum(allotment.sizes(could), dtype=np.int64)
+            first = min(int(np.searchsorted(made, -spare, side="left")) + 1, could.size)
+            self.commit(could[:first], target[:first], is_promotion=False)
+            spare = allotment.room[node]
+            could, target = could[first:], target[first:]
+        if gate is not None:
+            partner = self._paired(swaps, could, spare, node, gate)
+            surely_hot, surely_cold = gate.are_certain(swaps, could, partner)
+            uncertain = could[~surely_cold]
+            swaps = self.drop(swaps, ~surely_hot, Fate.UNCERTAIN)
+            could, target = could[surely_cold], target[surely_cold]
+        partner = self._paired(swaps, could, spare, node, gate)
+        rest = swaps[partner.size :]
+        short_of_victims = not could.size or (partner.size and partner[-1] == could.size - 1)
+        self.fate[rest] = Fate.ROOM if gate is None or short_of_victims else Fate.NOT_WORTH_IT
+        self.ran_short |= bool(rest.size and short_of_victims) or spare < 0
+        if rest.size and short_of_victims:
+            self.settle(victims[~accepted(fates)], fates[~accepted(fates)])
+            if gate is not None:
+                self.fate[uncertain] = Fate.UNCERTAIN
+        used = int(partner[-1]) + 1 if partner.size else 0
+        self.commit(could[:used], target[:used], is_promotion=False)
+        promoted = np.concatenate((rows[:free], swaps[: partner.size]))
+        self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
+        return np.concatenate((left_over, rest))
+
+    def _paired(self, rows: Int64s, victims: Int64s, spare: int, node: int, gate: Gate | None) -> Int64s:
+        """The place of the last victim that each row needs, for the rows that a gate lets swap.
+
+        ``spare`` pages of the node need no victim.
+        """
+        need = np.cumsum(self.allotment.sizes(rows), dtype=np.int64) - spare
+        made = np.cumsum(self.allotment.sizes(victims), dtype=np.int64)
+        partner = np.searchsorted(made, need, side="left")
+        partner = partner[: int(np.searchsorted(partner, victims.size, side="left"))]
+        if gate is not None and partner.size:
+            good = gate.worth_swapping(rows[: partner.size], victims[partner], node)
+            partner = partner if good.all() else partner[: int(np.argmin(good))]
+        return partner
+
+    def plan(self, policy: str, reasons: tuple[str, str], knows_hot: bool = True) -> Plan:
+        """The plan; ``reasons`` of demotions and promotions."""
+        return Plan(
+            policy,
+            moves_of(self.situation, self._routes, reasons),
+            tally(self.fate, self.situation.candidates.pages),
+            key_rate_hz(self.hot_key) if knows_hot and self.hot_key < UNKNOWN_KEY else float("nan"),
+        )
+
+
+def _joined(parts: list[Int64s]) -> Int64s:
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+class Gate:
+    """Is a move worth it, and sure enough? policy.md, section 3; all per base page.
+
+    A swap needs a page at least an octave hotter than the one it drives out (hysteresis), the bounds of both
+    rates apart, and a gain above the cost of both moves. A bound is one standard error away, on the
+    logarithmic scale on which rates spread.
+    """
+
+    def __init__(self, choice: Choice) -> None:
+        self._candidates = choice.situation.candidates
+        self._costs = choice.situation.costs
+        self._gaps_ns = choice.gaps_ns
+
+    def worth_promoting(self, rows: Int64s, target: int) -> Bools:
+        """Whether a promotion into free room gains more than it costs."""
+        return self._gain_s(rows, target, 0.0) > self._costs.margin * self._costs.promotion_s
+
+    def worth_swapping(self, rows: Int64s, victims: Int64s, target: int) -> Bools:
+        """Whether a promotion at the expense of that victim does, and is an octave hotter."""
+        hot_hz, cold_hz = self._candidates.rate_hz.take(rows), self._candidates.rate_hz.take(victims)
+        cost_s = self._costs.promotion_s + self._costs.demotion_s
+        worth = self._gain_s(rows, target, cold_hz) > self._costs.margin * cost_s
+        good: Bools = worth & (hot_hz >= 2 * cold_hz)
+        return good
+
+    def are_certain(self, rows: Int64s, victims: Int64s, partner: Int64s) -> tuple[Bools, Bools]:
+        """Which rows are hotter, and which victims colder, than the middle of the last pair, by their bounds.
+
+        So the bounds of no pair cross. ``partner`` as of ``Choice._paired``; without pairs all are certain.
+        """
+        if not partner.size:
+            return np.ones(rows.size, np.bool_), np.ones(victims.size, np.bool_)
+        last_hz = float(self._candidates.rate_hz[rows[partner.size - 1]])
+        victim_hz = float(self._candidates.rate_hz[victims[partner[-1]]])
+        border_hz = np.sqrt(last_hz * max(victim_hz, last_hz * _LEAST_RATIO))
+        return self._bound_hz(rows, -1.0) > border_hz, self._bound_hz(victims, 1.0) < border_hz
+
+    def is_cooling(self, rows: Int64s) -> Bools:
+        """The short horizon has seen less than half of what the long one has."""
+        falling: Bools = self._candidates.rate_short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
+        return falling
+
+    def _bound_hz(self, rows: Int64s, errors: float) -> Floats64:
+        error = np.nan_to_num(self._candidates.relative_error.take(rows).astype(np.float64), nan=_NO_IDEA)
+        bound: Floats64 = np.exp(errors * error)
+        bound *= self._candidates.rate_hz.take(rows)
+        return bound
+
+    def _gain_s(self, rows: Int64s, target: int, victim_hz: Float32s | float) -> Floats64:
+        gap_s = self._gaps_ns(target)[self._candidates.node.take(rows)] * 1e-9
+        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * (gap_s * self._costs.horizon_s)
+        return gain

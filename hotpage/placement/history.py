@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was moved and what failed to: pages do not bounce, and failures are not repeated at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints64 = npt.NDArray[np.int64]
+Ints32 = npt.NDArray[np.int32]
+Floats64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
+BOUNCE_S = 60.0
+"""A page that was moved so short a while ago stays: policy.md, section 4; 3 half-lives of 20 s, too."""
+FIRST_WAIT_S = 60.0
+LONGEST_WAIT_S = 3600.0
+
+
+def page_keys(process: Ints32, vpn: Ints64) -> Ints64:
+    """One number for each page of each process; ascends with (process, vpn)."""
+    keys: Ints64 = (process.astype(np.int64) << _VPN_BITS) | vpn
+    return keys
+
+
+def _no_keys() -> Ints64:
+    return np.empty(0, np.int64)
+
+
+def _no_times() -> Floats64:
+    return np.empty(0, np.float64)
+
+
+@dataclass(frozen=True)
+class History:
+    """Immutable; ``noting`` gives the next one. Keys are ``page_keys``, ascending; times in seconds."""
+
+    moved: Ints64 = field(default_factory=_no_keys)
+    moved_s: Floats64 = field(default_factory=_no_times)
+    failed: Ints64 = field(default_factory=_no_keys)
+    failed_until_s: Floats64 = field(default_factory=_no_times)
+    wait_s: Floats64 = field(default_factory=_no_times)
+
+    def moved_lately(self, keys: Ints64, now_s: float) -> Bools:
+        """Whether each page was moved less than ``BOUNCE_S`` ago."""
+        place, found = _find(self.moved, keys)
+        found[found] = self.moved_s[place[found]] > now_s - BOUNCE_S
+        return found
+
+    def is_waiting(self, keys: Ints64, now_s: float) -> Bools:
+        """Whether each page failed to move and is to be left alone for a while longer."""
+        place, found = _find(self.failed, keys)
+        found[found] = self.failed_until_s[place[found]] > now_s
+        return found
+
+    def noting(self, moved: Ints64, failed: Ints64, now_s: float) -> History:
+        """With these pages moved and those failed now, and what no longer matters forgotten.
+
+        A page that fails again waits twice as long, from ``FIRST_WAIT_S`` up to ``LONGEST_WAIT_S``.
+        """
+        place, again = _find(self.failed, failed)
+        wait_s = np.full(failed.size, FIRST_WAIT_S)
+        wait_s[again] = np.minimum(2 * self.wait_s[place[again]], LONGEST_WAIT_S)
+        settled = np.concatenate((moved, failed))
+        fresh = (self.moved_s > now_s - BOUNCE_S) & ~np.isin(self.moved, moved)
+        # A wait that is over is remembered as long again: a page that fails soon after waits longer.
+        waits = (self.failed_until_s + self.wait_s > now_s) & ~np.isin(self.failed, settled)
+        moved_key, moved_s = _merged(
+            (self.moved[fresh], self.moved_s[fresh]), (moved, np.full(moved.size, now_s))
+        )
+        failed_key, until_s, wait_s = _merged(
+            (self.failed[waits], self.failed_until_s[waits], self.wait_s[waits]),
+            (failed, now_s + wait_s, wait_s),
+        )
+        return History(moved_key, moved_s, failed_key, until_s, wait_s)
+
+
+def _find(known: Ints64, keys: Ints64) -> tuple[Ints64, Bools]:
+    """The place of each key in ``known``, and whether it is there."""
+    if not known.size:
+        return np.zeros(keys.size, np.int64), np.zeros(keys.size, np.bool_)
+    place = np.minimum(np.searchsorted(known, keys), known.size - 1)
+    return place, known[place] == keys
+
+
+def _merged(*parts: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return tuple(column[order] for column in columns)

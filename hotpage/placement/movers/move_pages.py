@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves by move_pages(2), verified page by page.
+
+The call is full of traps (docs/kernel-interfaces.md): an entry that is there already, or fails, cuts the
+batch; a positive return means that some of a batch failed, without saying which, and that the rest was not
+tried; statuses are not written then. So every batch is asked about first, holds one entry per folio and one
+target, has a sentinel in every status, and is asked about again afterwards: what counts as moved is what the
+kernel says is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hotpage.machine.folios import present_pages
+from hotpage.machine.identity import ProcessHandle
+from hotpage.machine.numa import (
+    MPOL_MF_MOVE,
+    Addresses,
+    MovePages,
+    Statuses,
+    hides_armed_pages,
+    measure_call_s,
+)
+from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
+from hotpage.placement.budget import BatchSize, TokenBucket
+from hotpage.placement.outcome import MoveOutcome, Outcome, Result
+from hotpage.placement.plan import Move, Plan, ProcessFacts, Uint8s
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
+
+_SENTINEL = -(1 << 20)
+"""No status that the kernel writes."""
+_ATTEMPTS = 3
+_LATER_PAUSES_S = (0.1, 0.3, 0.6)
+"""Before armed and busy pages are tried again, after all others."""
+_LEAST_SLEEP_S, _POLL_S = 0.001, 0.1
+_REPORT_S = 0.1
+_FIRST_HUGE_BATCH = 8
+
+# What a negative errno means for a page (a status), and for all pages (the call's return).
+_OF_PAGE = {
+    errno.ENOENT: Result.NOT_PRESENT,
+    errno.EFAULT: Result.NOT_PRESENT,
+    errno.EACCES: Result.SHARED,
+    errno.EBUSY: Result.BUSY,
+    errno.ESRCH: Result.GONE,
+    errno.EPERM: Result.NOT_PERMITTED,
+    errno.ENOMEM: Result.NO_ROOM,
+}
+_OF_CALL = {
+    errno.EACCES: Result.FORBIDDEN,
+    errno.ENODEV: Result.NO_NODE,
+    errno.ESRCH: Result.GONE,
+    errno.EPERM: Result.NOT_PERMITTED,
+    errno.ENOMEM: Result.NO_ROOM,
+}
+_HOPELESS = frozenset({Result.FORBIDDEN, Result.NO_NODE, Result.GONE, Result.NOT_PERMITTED})
+"""What holds for all the rest of a move, too."""
+
+
+class Kernel(Protocol):
+    """What a mover asks of the kernel; machine.numa.MovePages, or a fake one in tests."""
+
+    def __call__(
+        self, pid: int, addresses: Addresses, nodes: Statuses | None, status: Statuses, flags: int
+    ) -> int:
+        """move_pages(2)."""
+
+    def query(self, pid: int, vpn: Int64s) -> Statuses:
+        """Node of each page or negative errno."""
+
+
+@dataclass(frozen=True)
+class MoveProgress:
+    """Bytes so far, of all moves of the plan."""
+
+    requested_bytes: int
+    settled_bytes: int
+    moved_bytes: int
+
+
+@dataclass
+class _Calls:
+    count: int = 0
+    total_s: float = 0.0
+    longest_s: float = 0.0
+
+
+class _Work:
+    """One move under way. ``results`` of each base page; the pages of folio f start at ``first[f]``."""
+
+    def __init__(self, move: Move) -> None:
+        self.move = move
+        ends = np.cumsum(move.pages, dtype=np.int64)
+        self.first = ends - move.pages
+        count = int(ends[-1]) if ends.size else 0
+        self.vpn: Int64s = np.repeat(move.vpn - self.first, move.pages) + np.arange(count)
+        self.results: Uint8s = np.zeros(count, np.uint8)
+        # Base pages first: huge pages take another batch size.
+        self.pending: Int64s = np.argsort(move.pages > 1, kind="stable")
+
+    def pages_of(self, folios: Int64s) -> Int64s:
+        """Places in ``vpn`` of all pages of some folios."""
+        pages = self.move.pages.take(folios)
+        ends = np.cumsum(pages, dtype=np.int64)
+        return np.repeat(self.first.take(folios) - (ends - pages), pages) + np.arange(int(pages.sum()))
+
+    def settle(self, folios: Int64s, result: Result) -> None:
+        """All pages of these folios that have no result yet get one."""
+        places = self.pages_of(folios)
+        self.results[places[self.results[places] == Result.UNTRIED]] = result
+
+
+class MovePagesMover:
+    """Carries out plans. ``room_bytes(node)``: what a node can still take; ``rates``: token buckets.
+
+    Buckets by node number and by cgroup path; a missing one means no limit. Raises UnsupportedError where the
+    call does not exist.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel | None = None,
+        *,
+        room_bytes: Callable[[int], float] = lambda node: float("inf"),
+        rates: Mapping[int | str, TokenBucket] | None = None,
+        hides_armed: bool | None = None,
+        is_present: Callable[[int, Int64s], Bools] = present_pages,
+        identify: Callable[[int, int, tuple[int, int]], ProcessHandle | None] = ProcessHandle.open,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        fixed_s = 0.0
+        if kernel is None:
+            kernel = MovePages()
+            hides_armed = hides_armed_pages(kernel)
+            fixed_s = measure_call_s(kernel)
+        self._kernel = kernel
+        self._room_bytes = room_bytes
+        self._rates = rates or {}
+        self._hides_armed = bool(hides_armed)
+        self._is_present = is_present
+        self._identify = identify
+        self._clock = clock
+        self._sleep = sleep
+        self._sizes = {False: BatchSize(fixed_s), True: BatchSize(fixed_s, first=_FIRST_HUGE_BATCH)}
+
+    def run(
+        self,
+        plan: Plan,
+        processes: Mapping[int, ProcessFacts],
+        should_stop: Callable[[], object] = lambda: None,
+        on_progress: Callable[[MoveProgress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Carry the plan out, in its order; what is not tried when ``should_stop`` is said so."""
+        begun_s = self._clock()
+        calls = _Calls()
+        works = [_Work(move) for move in plan.moves]
+        later: list[tuple[_Work, Int64s]] = []
+
+        reported_s = begun_s
+
+        def report(last: bool = False) -> None:
+            nonlocal reported_s
+            if not last and self._clock() - reported_s < _REPORT_S:  # counting takes time as well
+                return
+            reported_s = self._clock()
+            settled = sum(int((work.results != Result.UNTRIED).sum()) for work in works)
+            moved = sum(int((work.results == Result.MOVED).sum()) for work in works)
+            total = sum(work.results.size for work in works)
+            on_progress(MoveProgress(total * PAGE_BYTES, settled * PAGE_BYTES, moved * PAGE_BYTES))
+
+        for work in works:
+            waiting = self._carry_out(work, processes[work.move.process], calls, should_stop, report)
+            if waiting.size:
+                later.append((work, waiting))
+        for pause_s in _LATER_PAUSES_S:
+            if not later or should_stop():
+                break
+            self._sleep(pause_s)
+            again = []
+            for work, folios in later:
+                places = work.pages_of(folios)
+                retried = np.isin(work.results[places], (Result.ARMED, Result.BUSY))
+                work.results[places[retried]] = Result.UNTRIED
+                work.pending = folios
+                waiting = self._carry_out(work, processes[work.move.process], calls, should_stop, report)
+                if waiting.size:
+                    again.append((work, waiting))
+            later = again
+        report(last=True)
+        return Outcome(
+            [MoveOutcome(work.move, work.results) for work in works],
+            self._clock() - begun_s,
+            calls.count,
+            calls.total_s,
+            calls.longest_s,
+        )
+
+    def _carry_out(
+        self,
+        work: _Work,
+        facts: ProcessFacts,
+        calls: _Calls,
+        should_stop: Callable[[], object],
+        report: Callable[[], None],
+    ) -> Int64s:
+        """Try all pending folios of a move; those that may succeed a little later."""
+        handle = self._identify(facts.pid, facts.start_time_ticks, facts.image)
+        if handle is None:
+            work.settle(work.pending, Result.GONE)
+            return work.pending[:0]
+        tried = work.pending
+        attempts = 0
+        with handle:
+            while work.pending.size and attempts < _ATTEMPTS:
+                stuck: list[Int64s] = []
+                while work.pending.size and not should_stop():
+                    batch = self._next_batch(work, facts, should_stop)
+                    if not batch.size:
+                        break
+                    work.pending = work.pending[batch.size :]
+                    left = self._try(work, batch, handle, facts.cgroup, calls)
+                    stuck.append(left)
+                    report()
+                if work.pending.size:  # told to stop, or no room
+                    break
+                work.pending = np.concatenate([*stuck, work.pending])
+                attempts += 1
+            if work.pending.size and attempts == _ATTEMPTS:
+                work.settle(work.pending, Result.PINNED)
+        work.pending = work.pending[:0]
+        results = work.results[work.first[tried]]
+        waiting: Int64s = tried[(results == Result.ARMED) | (results == Result.BUSY)]
+        return waiting
+
+    def _next_batch(self, work: _Work, facts: ProcessFacts, should_stop: Callable[[], object]) -> Int64s:
+        """The next folios that size, room and rates allow; empty when there is no room or a stop is asked."""
+        target = work.move.target
+        is_huge = bool(work.move.pages[work.pending[0]] > 1)
+        batch: Int64s = work.pending[: self._sizes[is_huge].folios]
+        batch = batch[(work.move.pages[batch] > 1) == is_huge]
+        sums = np.cumsum(work.move.pages[batch], dtype=np.int64) * PAGE_BYTES
+        batch = batch[: int(np.searchsorted(sums, self._room_bytes(target), side="right"))]
+        if not batch.size:
+            work.settle(work.pending, Result.NO_ROOM)
+            work.pending = work.pending[:0]
+            return batch
+        buckets = self._buckets(target, facts.cgroup)
+        while buckets and not should_stop():
+            wait_s = max(bucket.wait_s(float(sums[0])) for bucket in buckets)
+            if wait_s <= 0:
+                allowed = min(bucket.available for bucket in buckets)
+                count = int(np.searchsorted(sums[: batch.size], allowed, side="right"))
+                batch = batch[: max(count, 1)]
+                return batch
+            self._sleep(min(max(wait_s, _LEAST_SLEEP_S), _POLL_S))
+        return batch[:0] if buckets else batch
+
+    def _buckets(self, target: int, cgroup: str) -> list[TokenBucket]:
+        return [self._rates[key] for key in (target, cgroup) if key in self._rates]
+
+    def _try(self, work: _Work, folios: Int64s, handle: ProcessHandle, cgroup: str, calls: _Calls) -> Int64s:
+        """One call for these folios, the questions before and after it included; those to try again."""
+        move, pid = work.move, handle.pid
+        if not handle.is_same():
+            work.settle(folios, Result.GONE)
+            return folios[:0]
+        before = self._kernel.query(pid, move.vpn[folios])
+        self._settle_by_status(work, folios, before, pid, Result.ALREADY)
+        folios = folios[before == move.source]
+        if not folios.size:
+            return folios
+        addresses = move.vpn[folios].astype(np.uint64) * np.uint64(ENTRY_BYTES)
+        status = np.full(folios.size, _SENTINEL, np.int32)
+        nodes = np.full(folios.size, move.target, np.int32)
+        begun_s = self._clock()
+        returned = self._kernel(pid, addresses, nodes, status, MPOL_MF_MOVE)
+        took_s = self._clock() - begun_s
+        calls.count += 1
+        calls.total_s += took_s
+        calls.longest_s = max(calls.longest_s, took_s)
+        self._sizes[bool(move.pages[folios[0]] > 1)].learn(folios.size, took_s)
+        return self._verify(work, folios, status, returned, handle, cgroup)
+
+    def _verify(
+        self,
+        work: _Work,
+        folios: Int64s,
+        status: Statuses,
+        returned: int,
+        handle: ProcessHandle,
+        cgroup: str,
+    ) -> Int64s:
+        """Ask where every page is now; the folios that neither moved nor failed for a known reason."""
+        move = work.move
+        places = work.pages_of(folios)
+        now = self._kernel.query(handle.pid, work.vpn[places])
+        if not handle.is_same():  # what the query said may be about another process
+            now[:] = -errno.ESRCH
+        there = places[(now == move.target) & (work.results[places] == Result.UNTRIED)]
+        work.results[there] = Result.MOVED
+        for bucket in self._buckets(move.target, cgroup):
+            bucket.take(there.size * PAGE_BYTES)
+        heads = now[np.cumsum(move.pages[folios], dtype=np.int64) - move.pages[folios]]
+        rest = heads != move.target
+        if returned < 0 and _OF_CALL.get(-returned, Result.REFUSED) != Result.NO_ROOM:
+            result = _OF_CALL.get(-returned, Result.REFUSED)
+            work.settle(folios, result)
+            if result in _HOPELESS:
+                work.settle(work.pending, result)
+                work.pending = work.pending[:0]
+            return folios[:0]
+        # A page that is not there any more says so when it is asked about; the move's status says why not.
+        told = np.where(heads < 0, heads, np.where((status < 0) & (status != _SENTINEL), status, 0))
+        self._settle_by_status(work, folios[rest], told[rest], handle.pid, None)
+        left: Int64s = folios[rest & (told == 0)]
+        split = folios[~rest & (move.pages[folios] > 1)]
+        work.settle(split, Result.NO_ROOM)  # a huge page that was split, and only a part of it found room
+        if returned == -errno.ENOMEM:
+            work.settle(left, Result.NO_ROOM)
+            if not there.size:  # really full: every further call would make the kernel reclaim in vain
+                work.settle(work.pending, Result.NO_ROOM)
+                work.pending = work.pending[:0]
+            return left[:0]
+        return left
+
+    def _settle_by_status(
+        self, work: _Work, folios: Int64s, status: Statuses, pid: int, there: Result | None
+    ) -> None:
+        """Results for the folios whose status says one; those on their source, or of status 0, get none."""
+        move = work.move
+        if there is not None:
+            places = work.pages_of(folios[status == move.target])
+            if (move.pages[folios] > 1).any():  # of a huge page that was split, parts may be elsewhere
+                node = self._kernel.query(pid, work.vpn[places])
+                work.results[places[node != move.target]] = Result.ELSEWHERE
+            work.settle(folios[status == move.target], there)
+            work.settle(
+                folios[(status >= 0) & (status != move.target) & (status != move.source)], Result.ELSEWHERE
+            )
+        for code in np.unique(status[status < 0]).tolist():
+            mine = folios[status == code]
+            if -code == errno.ENOENT and self._hides_armed:
+                present = self._is_present(pid, move.vpn[mine])
+                work.settle(mine[present], Result.ARMED)
+                mine = mine[~present]
+            work.settle(mine, _OF_PAGE.get(-code, Result.REFUSED))

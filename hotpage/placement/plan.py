@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary of placement: the situation that a policy sees, what it is asked for, and the plan it makes.
+
+All arrays of one object have one length. A row is a folio: a base page, or a huge page that moves as a whole.
+Sizes are in base pages of 4096 bytes unless a name says bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.placement.history import History
+from hotpage.placement.ranking import Uint16s, chunks
+from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int32s, Int64s
+
+Int16s = npt.NDArray[np.int16]
+Uint8s = npt.NDArray[np.uint8]
+
+ABSENT = -1
+"""Node of a row that is not in memory, or that the kernel does not tell about."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The pages to decide about, ascending by (process, vpn).
+
+    ``pages``: base pages of the folio that begins at ``vpn``. ``node``: where it is, or ``ABSENT``. Rates are
+    accesses per second to one base page, NaN where unknown.
+    """
+
+    process: Int32s
+    vpn: Int64s
+    pages: Int32s
+    node: Int16s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
+
+    def __len__(self) -> int:
+        return len(self.vpn)
+
+
+@dataclass(frozen=True)
+class ProcessFacts:
+    """Whose pages these are. ``allowed_nodes``: the process's cpuset; ``age_s``: no page of it is older.
+
+    ``start_time_ticks`` and ``image`` (machine.proc.Stat) tell it from a later process of that pid, and from
+    another program that it became by exec.
+    """
+
+    pid: int
+    start_time_ticks: int
+    image: tuple[int, int]
+    comm: str
+    cgroup: str
+    allowed_nodes: frozenset[int]
+    age_s: float = float("inf")
+
+
+@dataclass(frozen=True)
+class NodeRoom:
+    """A node with memory. ``tier`` 0 is the fastest; latency None where the firmware does not tell.
+
+    ``headroom_bytes`` stay free, whatever is moved: at least the node's high watermark. ``rate_bytes``: what
+    may be moved to the node by this plan. ``is_device``: memory of an accelerator, left alone unless named.
+    """
+
+    node: int
+    tier: int
+    total_bytes: int
+    free_bytes: int
+    headroom_bytes: int
+    distances: Mapping[int, int] = field(default_factory=dict)
+    read_latency_ns: float | None = None
+    rate_bytes: float = float("inf")
+    is_device: bool = False
+
+
+@dataclass(frozen=True)
+class GroupLimits:
+    """A cgroup's share of the fast tier: guaranteed, at most, its weight against others, and its rate.
+
+    ``fast_bytes``: what it has there now, pages outside the candidates included; None: what they show.
+    """
+
+    floor_bytes: float = 0.0
+    ceiling_bytes: float = float("inf")
+    weight: float = 1.0
+    rate_bytes: float = float("inf")
+    fast_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What decides whether a move is worth it (policy.md, section 3); per base page."""
+
+    promotion_s: float = 5e-6
+    demotion_s: float = 5e-6
+    gap_ns: float = 100.0
+    """Latency gap of two tiers where the firmware does not tell it."""
+    horizon_s: float = 60.0
+    """How long the ranking is expected to hold."""
+    margin: float = 1.5
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a policy may know. ``processes`` by the candidates' process index; ``limits`` by cgroup."""
+
+    candidates: Candidates
+    processes: Mapping[int, ProcessFacts]
+    nodes: Sequence[NodeRoom]
+    history: History = field(default_factory=History)
+    limits: Mapping[str, GroupLimits] = field(default_factory=dict)
+    costs: Costs = field(default_factory=Costs)
+    now_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a user or service asks of a policy; each policy says which of it it heeds.
+
+    ``promote_to`` and ``demote_to`` replace the fast tier and the tiers below as targets. ``most_bytes``
+    limits what is promoted. ``free_bytes``: by node, how much of it is to be free.
+    """
+
+    promote: bool = True
+    demote: bool = True
+    promote_to: frozenset[int] | None = None
+    demote_to: frozenset[int] | None = None
+    hot_rate_hz: float | None = None
+    hot_bytes: float | None = None
+    most_bytes: float = float("inf")
+    free_bytes: Mapping[int, float] = field(default_factory=dict)
+    young_s: float = 30.0
+    seed: int = 0
+
+
+class Fate(IntEnum):
+    """What a plan makes of a candidate; ``WORDS`` has the reasons in words."""
+
+    MOVED = 0
+    HOT_IN_PLACE = 1
+    COLD_IN_PLACE = 2
+    WARM = 3
+    UNKNOWN = 4
+    ABSENT = 5
+    LEFT_ALONE = 6
+    NOT_NEEDED = 7
+    NOT_WORTH_IT = 8
+    UNCERTAIN = 9
+    COOLING = 10
+    YOUNG = 11
+    BOUNCE = 12
+    FAILED_BEFORE = 13
+    FORBIDDEN = 14
+    GROUP = 15
+    RATE = 16
+    ROOM = 17
+    NOT_CHOSEN = 18
+
+
+WORDS: Mapping[Fate, str] = {
+    Fate.HOT_IN_PLACE: "among the hottest, and in fast memory already",
+    Fate.COLD_IN_PLACE: "cold, and in slow memory already",
+    Fate.WARM: "warm: within an octave of the threshold, so it stays",
+    Fate.UNKNOWN: "never observed, so its rate is unknown",
+    Fate.ABSENT: "not in memory, or hidden by the kernel",
+    Fate.LEFT_ALONE: "on a node that is left alone",
+    Fate.NOT_NEEDED: "cold, but nothing needs its room",
+    Fate.NOT_WORTH_IT: "a move would not gain enough",
+    Fate.UNCERTAIN: "its rate is too uncertain to drive another page out",
+    Fate.COOLING: "hot, but cooling down",
+    Fate.YOUNG: "cold, but young",
+    Fate.BOUNCE: "moved a short while ago",
+    Fate.FAILED_BEFORE: "failed to move a short while ago",
+    Fate.FORBIDDEN: "the process's cpuset does not allow the target node",
+    Fate.GROUP: "its cgroup's share of fast memory",
+    Fate.RATE: "the rate limit of moves",
+    Fate.ROOM: "no room on the target node",
+    Fate.NOT_CHOSEN: "not among the pages chosen",
+}
+
+
+@dataclass(frozen=True)
+class Move:
+    """Folios of one process that go from one node to another.
+
+    ``gain_s``: stall time it saves, ``cost_s``: what it takes. ``reason``: for people. ``vpn`` ascends.
+    """
+
+    process: int
+    source: int
+    target: int
+    is_promotion: bool
+    reason: str
+    vpn: Int64s
+    pages: Int32s
+    gain_s: float
+    cost_s: float
+    mean_rate_hz: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its folios."""
+        return int(self.pages.sum(dtype=np.int64)) * PAGE_BYTES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``moves`` in the order of execution; ``kept_bytes``: what is not moved, by why.
+
+    ``hot_hz``: the rate from which pages count as hot, NaN where the policy knows no such thing. Moved and
+    kept bytes add up to all candidates.
+    """
+
+    policy: str
+    moves: tuple[Move, ...]
+    kept_bytes: Mapping[Fate, int]
+    hot_hz: float = float("nan")
+
+    @property
+    def moved_bytes(self) -> int:
+        """Of all moves."""
+        return sum(move.size_bytes for move in self.moves)
+
+    def why_nothing(self) -> str:
+        """The weightiest reasons why pages stay, for people."""
+        weighty = sorted(self.kept_bytes.items(), key=lambda item: -item[1])[:2]
+        return "; ".join(WORDS[fate] for fate, _ in weighty) or "there are no pages to decide about"
+
+
+def tally(fate: Uint8s, pages: Int32s) -> dict[Fate, int]:
+    """Bytes by fate, moved ones left out."""
+    sums = np.zeros(len(Fate))
+    weighted = bool(pages.size) and int(pages.max()) > 1
+    for part in chunks(fate.size):
+        sums += np.bincount(fate[part], pages[part] if weighted else None, len(Fate))
+    return {kind: round(sums[kind]) * PAGE_BYTES for kind in Fate if kind is not Fate.MOVED and sums[kind]}
+
+
+def moves_of(situation: Situation, routes: Uint16s, reasons: tuple[str, str]) -> tuple[Move, ...]:
+    """Group rows by process, source and target: demotions first, for they make the room.
+
+    ``routes``: of each candidate, ``route(target, is_promotion)`` or 0. ``reasons`` of demotions and
+    promotions.
+    """
+    candidates = situation.candidates
+    rows = np.flatnonzero(routes)
+    code = routes.take(rows).astype(np.int64) << 16 | candidates.node.take(rows)
+    moves = []
+    for value in np.unique(code).tolist():
+        mine = rows[code == value]
+        bounds = np.flatnonzero(np.diff(candidates.process.take(mine))) + 1
+        target, is_promotion = (value >> 16) - 1 & _NODE_MASK, bool(value >> 16 > _PROMOTION)
+        for part in np.split(mine, bounds):
+            move = _move(situation, part, value & 0xFFFF, target, is_promotion, reasons[int(is_promotion)])
+            moves.append(move)
+    return tuple(moves)
+
+
+_PROMOTION = 1 << 15
+_NODE_MASK = _PROMOTION - 1
+
+
+def route(target: Int16s, is_promotion: bool) -> Uint16s:
+    """Where a row goes, as one number that is not 0; promotions are greater than all demotions."""
+    code: Uint16s = target.astype(np.uint16) + np.uint16(1 + (_PROMOTION if is_promotion else 0))
+    return code
+
+
+def _move(
+    situation: Situation, rows: Int64s, source: int, target: int, is_promotion: bool, reason: str
+) -> Move:
+    candidates, costs = situation.candidates, situation.costs
+    pages = candidates.pages[rows]
+    accesses_hz = float(np.nan_to_num(candidates.rate_hz[rows].astype(np.float64)) @ pages)
+    count = int(pages.sum(dtype=np.int64))
+    saved_s = accesses_hz * gap_ns(situation, source, target) * 1e-9 * costs.horizon_s
+    return Move(
+        process=int(candidates.process[rows[0]]),
+        source=source,
+        target=target,
+        is_promotion=is_promotion,
+        reason=reason,
+        vpn=candidates.vpn[rows],
+        pages=pages,
+        gain_s=saved_s,
+        cost_s=count * (costs.promotion_s if is_promotion else costs.demotion_s),
+        mean_rate_hz=accesses_hz / count,
+    )
+
+
+def gap_ns(situation: Situation, source: int, target: int) -> float:
+    """What an access gains by the move, in ns; negative for a demotion.
+
+    The firmware's latencies where it tells both, else ``Costs.gap_ns`` for each step of tiers.
+    """
+    by_node = {room.node: room for room in situation.nodes}
+    before, after = by_node[source], by_node[target]
+    if before.read_latency_ns is not None and after.read_latency_ns is not None:
+        return before.read_latency_ns - after.read_latency_ns
+    return situation.costs.gap_ns * float(np.sign(before.tier - after.tier))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``cold``: demote only, to have room ahead of need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hotpage.placement.choosing import Choice
+from hotpage.placement.plan import Aim, Plan, Situation
+from hotpage.placement.ranking import coldest_first
+from hotpage.placement.selecting import demote_all, lower_neighbours
+from hotpage.profile.snapshot import PAGE_BYTES
+
+REASONS = "the coldest there", ""
+
+
+def plan(situation: Situation, aim: Aim) -> Plan:
+    """Demote the coldest pages of known rate until each node of ``free_bytes`` has that much free.
+
+    They go to the nearest node of the same tier or below that has room, and is not itself short of it.
+    Without ``free_bytes``: all pages of fast memory that are colder than an octave under what fits, or under
+    the aim's rate or size.
+    """
+    choice = Choice(situation, aim)
+    if not aim.free_bytes:
+        named = choice.key_of_aim()
+        _, cold = choice.classify(choice.capacity_key() if named is None else named)
+        demote_all(choice, coldest_first(cold, choice.key))
+        return choice.plan("cold", REASONS)
+    free = {room.node: room.free_bytes for room in situation.nodes}
+    rows = choice.known(aim.free_bytes)
+    node = situation.candidates.node.take(rows)
+    for short, wanted_bytes in sorted(aim.free_bytes.items()):
+        need_pages = int(np.ceil((wanted_bytes - free.get(short, 0)) / PAGE_BYTES))
+        targets = lower_neighbours(choice, short, frozenset(aim.free_bytes))
+        choice.demote(coldest_first(rows[node == short], choice.key), targets, need_pages)
+    return choice.plan("cold", REASONS, knows_hot=False)

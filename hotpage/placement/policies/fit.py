@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fit``: the hottest pages that fit fast memory go there, where a move is worth what it costs."""
+
+from __future__ import annotations
+
+from hotpage.placement.choosing import Choice, Gate
+from hotpage.placement.plan import Aim, Fate, Plan, Situation
+from hotpage.placement.ranking import coldest_first, hottest_first
+from hotpage.placement.selecting import fill_all, within
+
+REASONS = "makes room for hotter pages", "among the hottest that fit"
+
+
+def plan(situation: Situation, aim: Aim) -> Plan:
+    """Fit the hot set to the fast tier (policy.md, sections 2 and 3).
+
+    Heeds all of the aim but ``free_bytes`` and ``demote``: it demotes what promotions and the headroom need,
+    the coldest first.
+    """
+    choice, could_be_better = _choose(situation, aim, look_at_all=False)
+    if could_be_better:
+        choice, _ = _choose(situation, aim, look_at_all=True)
+    return choice.plan("fit", REASONS)
+
+
+def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, bool]:
+    """The choice among the likely victims or all, and whether others could make a difference."""
+    choice = Choice(situation, aim)
+    named = choice.key_of_aim()
+    hot_key = choice.capacity_key() if named is None else named
+    least_key = max(hot_key, choice.least_key())
+    likely, surely = choice.victim_keys(least_key)
+    hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
+    gate = Gate(choice)
+    hot = choice.drop(hot, gate.is_cooling(hot), Fate.COOLING)
+    hot = within(choice, hottest_first(hot, choice.key))
+    fill_all(choice, hot, coldest_first(cold, choice.key), gate)
+    return choice, choice.ran_short and likely < surely

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that policies are made of, on top of ``Choice``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hotpage.placement.choosing import Choice, Gate
+from hotpage.placement.plan import Fate
+from hotpage.profile.snapshot import PAGE_BYTES, Int64s
+
+
+def within(choice: Choice, rows: Int64s) -> Int64s:
+    """The first of ``rows`` that ``most_bytes`` of the aim allow."""
+    sums = np.cumsum(choice.allotment.sizes(rows), dtype=np.int64)
+    return choice.drop(rows, sums * PAGE_BYTES > choice.aim.most_bytes, Fate.NOT_CHOSEN)
+
+
+def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -> None:
+    """Promote ``rows``, in order, to the fast nodes, the nearest to the slow ones first."""
+    if not choice.aim.promote:
+        rows = choice.drop(rows, np.ones(rows.size, np.bool_), Fate.NOT_CHOSEN)
+    source = min(choice.places.slow, default=None)
+    known = frozenset(room.node for room in choice.situation.nodes)
+    fast = choice.places.fast & known
+    order = sorted(fast) if source is None else choice.nearest(source, fast)
+    on = choice.situation.candidates.node.take(victims)
+    for node in order:
+        rows = choice.fill(node, rows, victims[on == node], gate)
+
+
+def demote_all(choice: Choice, rows: Int64s) -> None:
+    """Demote all ``rows``, in order, from each node to the nearest that has room."""
+    on = choice.situation.candidates.node.take(rows)
+    for node in sorted(choice.places.fast):
+        mine = rows[on == node]
+        if mine.size:
+            choice.demote(mine, choice.nearest(node, choice.places.demote_to))
+
+
+def lower_neighbours(choice: Choice, node: int, short: frozenset[int]) -> list[int]:
+    """The nodes of the same tier or below by distance, devices and those that are ``short`` left out."""
+    tier = {room.node: room.tier for room in choice.situation.nodes}
+    ordinary = [room.node for room in choice.situation.nodes if not room.is_device]
+    named = choice.aim.demote_to or frozenset(
+        other for other in ordinary if tier[other] >= tier.get(node, 0) and other not in short
+    )
+    return choice.nearest(node, named)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a profile to the situation that policies see: whose pages live, where they are, what moves whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hotpage.errors import ProfileError
+from hotpage.machine.folios import HUGE_PAGES, huge_blocks
+from hotpage.machine.numa import MovePages, Watermarks, read_watermarks
+from hotpage.machine.proc import PROC, read_bytes, read_stat
+from hotpage.machine.topology import Topology, parse_cpulist
+from hotpage.machine.vmas import read_vmas
+from hotpage.placement.budget import headroom_bytes
+from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
+from hotpage.profile.coverage import Coverage
+from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int64s, ProcessRecord, Snapshot
+
+_SILENT_ERROR = 2**0.5
+"""Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A situation, and which processes of the profile are no longer there, for people."""
+
+    situation: Situation
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """Some pages of one process; ``is_silent``: armed, and never accessed."""
+
+    vpn: Int64s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
+
+
+def gather(
+    snapshot: Snapshot, move_pages: MovePages, topology: Topology, costs: Costs | None = None
+) -> Gathered:
+    """Ask the kernel where the profile's pages are now.
+
+    Silent pages (resident, armed and never accessed) are candidates too, at the highest rate that their
+    silence allows. Raises ProfileError for a profile of another boot, PrivilegeError where processes may not
+    be looked into.
+    """
+    boot_id = read_bytes(PROC / "sys/kernel/random/boot_id")
+    if boot_id is not None and snapshot.run.boot_id and snapshot.run.boot_id != boot_id.decode().strip():
+        raise ProfileError(
+            "the profile was recorded before this machine was booted, or on another", "record again"
+        )
+    tables, facts, gone = [], {}, []
+    for index, record in sorted(snapshot.processes.items()):
+        found = process_facts(record)
+        if found is None:
+            if record.exited_s is None:
+                gone.append(f"{record.process.pid} ({record.process.comm})")
+            continue
+        facts[index] = found
+        tables.append(_candidates(snapshot, index, found.pid, move_pages))
+    nodes = node_rooms(topology, read_watermarks())
+    situation = Situation(_joined(tables), facts, nodes, costs=costs or Costs())
+    return Gathered(situation, tuple(gone))
+
+
+def process_facts(record: ProcessRecord, proc_root: Path = PROC) -> ProcessFacts | None:
+    """The process as it is now; None when it has gone, or is another program now."""
+    process = record.process
+    if record.exited_s is not None:
+        return None
+    stat = read_stat(process.pid, proc_root)
+    if stat is None or stat.has_ended or stat.start_time_ticks != process.start_time_ticks:
+        return None
+    if stat.comm != process.comm:  # exec
+        return None
+    allowed: tuple[int, ...] = ()
+    for line in (
+        (read_bytes(proc_root / str(process.pid) / "status") or b"").decode(errors="replace").splitlines()
+    ):
+        if line.startswith("Mems_allowed_list:"):
+            allowed = parse_cpulist(line.split(":")[1])
+    uptime_s = float((read_bytes(proc_root / "uptime") or b"0").split()[0])
+    age_s = uptime_s - stat.start_time_ticks / os.sysconf("SC_CLK_TCK")
+    return ProcessFacts(
+        process.pid, stat.start_time_ticks, stat.image, stat.comm, process.cgroup, frozenset(allowed), age_s
+    )
+
+
+def node_rooms(topology: Topology, watermarks: Mapping[int, Watermarks]) -> list[NodeRoom]:
+    """The nodes that have memory, with the room that there is now."""
+    rooms = []
+    for node in topology.nodes:
+        if node.tier is None or not node.total_bytes:
+            continue
+        marks = watermarks.get(node.id)
+        free = marks.free if marks else node.free_bytes or 0
+        rooms.append(
+            NodeRoom(
+                node.id,
+                node.tier,
+                node.total_bytes,
+                free,
+                headroom_bytes(node.total_bytes, marks.high if marks else 0),
+                node.distances,
+                node.read_latency_ns,
+                is_device=node.is_device,
+            )
+        )
+    return rooms
+
+
+def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages) -> Candidates:
+    pages = _with_silent(snapshot, index, pid)
+    node = move_pages.query(pid, pages.vpn)
+    has_row = np.isin(pages.vpn, snapshot.pages.of(index).vpn)
+    kept = (node >= 0) | has_row  # armed ranges have holes
+    return fold(index, pid, _taken(pages, kept), np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
+
+
+def _taken(pages: _Pages, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> _Pages:
+    return _Pages(pages.vpn[mask], pages.rate_hz[mask], pages.rate_short_hz[mask], pages.relative_error[mask])
+
+
+def _with_silent(snapshot: Snapshot, index: int, pid: int) -> _Pages:
+    """Rows of the profile and armed pages without a row, ascending, in mappings that are still there."""
+    rows = snapshot.pages.of(index)
+    vmas = [vma for vma in read_vmas(pid) if vma.kind != "vdso"]
+    starts = np.array([vma.start // PAGE_BYTES for vma in vmas], np.int64)
+    ends = np.array([vma.end // PAGE_BYTES for vma in vmas], np.int64)
+    parts = [rows.vpn]
+    coverage = None
+    if index in snapshot.armed:
+        coverage = Coverage(snapshot.armed[index])
+        for low, high in zip(coverage.armed.start_vpn.tolist(), coverage.armed.end_vpn.tolist(), strict=True):
+            first = max(int(np.searchsorted(ends, low, side="right")), 0)
+            for place in range(first, len(vmas)):
+                if starts[place] >= high:
+                    break
+                parts.append(np.arange(max(low, starts[place]), min(high, ends[place])))
+    vpn = np.unique(np.concatenate(parts))
+    if not vmas:
+        vpn = vpn[:0]
+    inside = np.searchsorted(starts, vpn, side="right") - 1
+    vpn = vpn[(inside >= 0) & (vpn < ends[np.maximum(inside, 0)])] if vpn.size else vpn
+    rate = np.full(vpn.size, np.nan, np.float32)
+    error = np.full(vpn.size, _SILENT_ERROR, np.float32)
+    if coverage is not None and vpn.size:
+        watched_s = np.maximum(snapshot.time_s - coverage.mean_first_s(vpn, vpn + 1), 0.0)
+        rate[:] = snapshot.run.prior_count / (snapshot.run.prior_exposure_s + watched_s)
+    short = rate.copy()
+    kept = np.isin(rows.vpn, vpn)
+    at = np.searchsorted(vpn, rows.vpn[kept])
+    rate[at], short[at], error[at] = rows.rate_hz[kept], rows.rate_short_hz[kept], rows.relative_error[kept]
+    return _Pages(vpn, rate, short, error)
+
+
+def fold(index: int, pid: int, pages: _Pages, node: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Candidates:
+    """Candidates with huge pages as one row each: the mean rate of its 512 pages, those never seen at 0."""
+    block = pages.vpn // HUGE_PAGES
+    blocks, first, counts = np.unique(block, return_index=True, return_counts=True)
+    likely = counts >= HUGE_PAGES // 8  # a huge page faults as a whole: most of its pages have a row
+    is_huge = np.zeros(blocks.size, np.bool_)
+    is_huge[likely] = huge_blocks(pid, blocks[likely])
+    in_huge = np.repeat(is_huge, counts)
+    single = ~in_huge
+    first, counts, blocks = first[is_huge], counts[is_huge], blocks[is_huge]
+    starts = np.cumsum(counts) - counts  # among the rows in huge pages
+
+    def mean(values: Float32s) -> Float32s:
+        inside = values[in_huge]
+        known = np.logical_or.reduceat(~np.isnan(inside), starts) if starts.size else starts > 0
+        sums = np.add.reduceat(np.nan_to_num(inside), starts) if starts.size else np.empty(0, np.float32)
+        return np.where(known, sums / HUGE_PAGES, np.nan).astype(np.float32)
+
+    huge_rate, huge_short = mean(pages.rate_hz), mean(pages.rate_short_hz)
+    vpn = np.concatenate((pages.vpn[single], blocks * HUGE_PAGES))
+    order = np.argsort(vpn, kind="stable")
+    sizes = np.concatenate((np.ones(int(single.sum()), np.int32), np.full(blocks.size, HUGE_PAGES, np.int32)))
+    return Candidates(
+        np.full(vpn.size, index, np.int32),
+        vpn[order],
+        sizes[order],
+        np.concatenate((node[single], node[first]))[order],
+        np.concatenate((pages.rate_hz[single], huge_rate))[order],
+        np.concatenate((pages.rate_short_hz[single], huge_short))[order],
+        np.concatenate((pages.relative_error[single], pages.relative_error[first]))[order],
+    )
+
+
+def _joined(tables: Sequence[Candidates]) -> Candidates:
+    if not tables:
+        f32 = np.empty(0, np.float32)
+        empty = np.empty(0, np.int32)
+        return Candidates(empty, np.empty(0, np.int64), empty, np.empty(0, np.int16), f32, f32, f32)
+    columns = ("process", "vpn", "pages", "node", "rate_hz", "rate_short_hz", "relative_error")
+    return Candidates(*(np.concatenate([getattr(table, name) for table in tables]) for name in columns))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of scripts/bench_move.py that runs in a guest with two tiers: one JSON object on standard output.
+
+One-shot: a zipf workload with all pages on the slow node is profiled, then ``hotpage move --promote``
+promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its
+accesses goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+``random`` does the same from the same profile and the same start.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.machine.numa import MovePages
+from hotpage.machine.proc import read_stat
+from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.plan import Move, Plan, ProcessFacts
+
+MIB = 192
+LIMIT_MIB = 48
+LOOK_S = 20
+WINDOW_S = 10.0
+FAST, SLOW = 0, 1
+PAGE = 4096
+LOOP_PAGES = 8192
+LOOP_ROUNDS = 3
+MOVER = MovePagesMover()
+NUMA_BALANCING = Path("/proc/sys/kernel/numa_balancing")
+
+
+class Zipf:
+    """The workload: where its memory is, and how often it has accessed each page."""
+
+    def __init__(self, peer: str, directory: Path, seed: int) -> None:
+        counters = directory / f"counters-{seed}"
+        command = [peer, "zipf", str(MIB), str(SLOW), str(seed), str(counters)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        address, pages = map(int, self.process.stdout.readline().split())
+        self.pid = self.process.pid
+        self.vpn = address // PAGE + np.arange(pages, dtype=np.int64)
+        self._counters = np.memmap(counters, np.uint32, "r")
+
+    def accesses(self, seconds: float) -> npt.NDArray[np.int64]:
+        """Accesses to each page in a window that begins now."""
+        before = self._counters.astype(np.int64)
+        time.sleep(seconds)
+        return self._counters.astype(np.int64) - before
+
+
+@contextmanager
+def zipf(peer: str, directory: Path, seed: int) -> Iterator[Zipf]:
+    workload = Zipf(peer, directory, seed)
+    try:
+        yield workload
+    finally:
+        workload.process.kill()
+        workload.process.communicate()
+
+
+def hotpage(*words: object) -> str:
+    """Run a verb; its standard output."""
+    done = subprocess.run([sys.executable, "-m", "hotpage", *map(str, words)], capture_output=True, text=True)
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        raise SystemExit(done.stdout)
+    return done.stdout
+
+
+def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
+    """Promote by the profile, and measure the share of accesses that go to fast memory since."""
+    words = ("move", "-i", profile, "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options)
+    result = json.loads(hotpage(*words))["result"]
+    accesses = workload.accesses(WINDOW_S)
+    is_fast = MovePages().query(workload.pid, workload.vpn) == FAST
+    best = np.sort(accesses)[::-1][: int(is_fast.sum())]
+    return {
+        "fast_share": float(accesses[is_fast].sum() / accesses.sum()),
+        "oracle_share": float(best.sum() / accesses.sum()),
+        "moved_mib": result["moved_bytes"] / 2**20,
+        "bytes": result["bytes"],
+        "accesses_per_s": float(accesses.sum() / WINDOW_S),
+    }
+
+
+def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) -> tuple[float, int]:
+    """Have the mover move pages: seconds, and bytes moved."""
+    stat = read_stat(workload.pid)
+    assert stat is not None
+    facts = ProcessFacts(workload.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
+    move = Move(0, source, target, True, "", vpn, np.ones(vpn.size, np.int32), 1.0, 1.0, 1.0)
+    begun = time.perf_counter()
+    outcome = MOVER.run(Plan("bench", (move,), {}), {0: facts})
+    return time.perf_counter() - begun, outcome.moved_bytes
+
+
+def throughput(workload: Zipf, peer: str) -> dict[str, float]:
+    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
+    workload.process.send_signal(signal.SIGSTOP)  # nothing but the moves
+    vpn = workload.vpn[:LOOP_PAGES]
+
+    def by_mover(source: int, target: int) -> float:
+        took_s, moved_bytes = order(workload, vpn, source, target)
+        assert moved_bytes == vpn.size * PAGE
+        return took_s
+
+    def by_loop(target: int, batch: int) -> float:
+        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
+        done = subprocess.run([peer, "loop", *map(str, words)], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    by_loop(SLOW, 1024)
+    ours, theirs = [], []
+    for _ in range(LOOP_ROUNDS):
+        ours.append(by_mover(SLOW, FAST))
+        by_loop(SLOW, 1024)
+        theirs.append(by_loop(FAST, 1024))
+        ours.append(by_mover(FAST, SLOW))
+        by_loop(FAST, 1024)
+        theirs.append(by_loop(SLOW, 1024))
+    workload.process.send_signal(signal.SIGCONT)
+    ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
+    return {
+        "mover_pages_per_s": vpn.size / ours_s,
+        "loop_pages_per_s": vpn.size / theirs_s,
+        "mover_to_loop": theirs_s / ours_s,
+    }
+
+
+def main() -> None:
+    peer, seed = sys.argv[1], int(sys.argv[2])
+    numbers: dict[str, Any] = {"kernel": os.uname().release}
+    NUMA_BALANCING.write_text("0")  # else the kernel has moved the workload before anybody looks
+    with tempfile.TemporaryDirectory() as directory, zipf(peer, Path(directory), seed) as workload:
+        profile = Path(directory) / "profile"
+        hotpage("record", "-p", workload.pid, "--arm", "-d", LOOK_S, "--budget", 100, "-o", profile)
+        numbers["fit"] = promote(workload, profile)
+        order(workload, workload.vpn, FAST, SLOW)
+        numbers["random"] = promote(workload, profile, "--policy", "random", "--seed", seed)
+        numbers["throughput"] = throughput(workload, peer)
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()
