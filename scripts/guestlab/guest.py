@@ -202,7 +202,8 @@ class Guest:
             "--qemu-opts",
             *self._qemu_options(pipes),
         ]
-        environment = os.environ | {"PYTHONPATH": str(packages)}
+        # virtme-ng is killed rather than asked to go: what it leaves goes with this directory.
+        environment = os.environ | {"PYTHONPATH": str(packages), "TMPDIR": self._home.name}
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command],
             cwd="/",

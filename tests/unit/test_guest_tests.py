@@ -71,7 +71,7 @@ def run(tmp_path: Path):
         (tmp_path / "guest" / name).write_text((TESTS / "guest" / name).read_text())
     (tmp_path / "fake.py").write_text(FAKE_GUEST)
     (tmp_path / "pytest.ini").write_text(
-        f"[pytest]\npythonpath = . guest {TESTS.parent / 'scripts'}\nmarkers =\n needs\n guest\n"
+        "[pytest]\npythonpath = . guest\nmarkers =\n needs\n guest\n"
         "addopts = -p no:cacheprovider --import-mode=importlib -ra\n"
     )
 
@@ -83,7 +83,9 @@ def run(tmp_path: Path):
         kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-s", *options, tmp_path / "guest"],
-            env=kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
+            env=kept
+            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(TESTS.parent / "scripts")}
+            | environment,
             capture_output=True,
             text=True,
             cwd=tmp_path,

@@ -34,7 +34,9 @@ def run(tmp_path: Path):
         kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-ra", tmp_path],
-            env=kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
+            env=kept
+            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(TESTS.parent / "scripts")}
+            | environment,
             capture_output=True,
             text=True,
             cwd=tmp_path,
