@@ -26,7 +26,7 @@ def run(tmp_path: Path):
     shutil.copy(TESTS / "conftest.py", tmp_path / "conftest.py")
     shutil.copy(TESTS / "requirements.py", tmp_path)
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\npythonpath = .\nmarkers = needs\naddopts = -p no:cacheprovider"
+        f"[pytest]\npythonpath = . {TESTS.parent / 'scripts'}\nmarkers = needs\naddopts = -p no:cacheprovider"
     )
 
     def run(body: str, **environment: str) -> tuple[int, str]:
