@@ -26,7 +26,7 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _HERE: Final = Path(__file__).resolve().parent
 
 BOOT_LIMIT_S: Final = 300.0
-"""Until the command starts: 15 s on an idle machine without KVM, and some machines are busy."""
+"""Until the command starts. 7 to 25 s were seen without KVM, and some machines are busier."""
 _POLL_S: Final = 0.1
 _CONSOLE_TAIL_LINES: Final = 60
 # Without what costs an emulated CPU much and a test nothing.

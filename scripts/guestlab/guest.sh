@@ -6,7 +6,7 @@ set -eu
 
 . /run/lab/settings # checkout, venv, directory
 
-# Caches that never ask the host again make Python start several times faster; nothing changes there meanwhile.
+# With caches that never ask the host again: nothing changes there meanwhile.
 share() { # TAG DIRECTORY
     mkdir -p "$2"
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=131072,cache=loose,ro "$1" "$2"

@@ -192,7 +192,7 @@ def test_memory_of_a_held_process_is_free_after_its_end(watched: Watched) -> Non
 @pytest.mark.guest(topology=("flat", "cxl"))
 def test_the_hot_tenth_is_found(watched: Watched) -> None:
     truth = watched.truth["hot"]
-    found = hit_share(rates(watched.first, watched.workloads["hot"]), truth == truth.max())
+    found = hit_share(rates(watched.first, watched.workloads["hot"]), truth > truth.max() / 2)
     assert found >= 0.9
 
 
@@ -234,5 +234,5 @@ def test_single_hot_pages_in_a_cold_gib_are_found(watched: Watched) -> None:
 def test_a_shift_is_seen_within_two_passes(watched: Watched) -> None:
     before, after = watched.truth["shift"], watched.workloads["shift"].page_shares
     workload = watched.workloads["shift"]
-    assert hit_share(rates(watched.first, workload), before == before.max()) >= 0.9
-    assert hit_share(rates(watched.shifted, workload, short=True), after == after.max()) >= 0.9
+    assert hit_share(rates(watched.first, workload), before > before.max() / 2) >= 0.9
+    assert hit_share(rates(watched.shifted, workload, short=True), after > after.max() / 2) >= 0.9

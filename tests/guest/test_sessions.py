@@ -25,8 +25,6 @@ from hotpage.profile.summary import Heat, summarise
 
 pytestmark = [pytest.mark.needs("bcc", "compiler"), pytest.mark.guest(topology="cxl")]
 
-KIB = 1024
-REGION_KIB = 4096
 CHILDREN = 300
 
 # Two threads that touch every page of each mapping, over and over, and a child that shares its memory. Prints
@@ -107,12 +105,11 @@ def seen(cgroup: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     with contextlib.ExitStack() as stack:
         outsider = stack.enter_context(Exerciser.start(mib=4, threads=2))
         zoo = subprocess.Popen(
-            [sys.executable, "-c", _ZOO],
+            ["sh", "-c", 'echo $$ >"$0" && exec "$1" -c "$2"', cgroup / "cgroup.procs", sys.executable, _ZOO],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             process_group=0,
-            preexec_fn=lambda: (cgroup / "cgroup.procs").write_text(str(os.getpid())) and None,
         )
         stack.callback(os.killpg, zoo.pid, signal.SIGKILL)
         assert zoo.stdin is not None and zoo.stdout is not None
