@@ -222,7 +222,9 @@ class Guest:
             options += ["-chardev", f"file,id=lab.{number},path=/proc/self/fd/{pipes[number]}"]
             options += ["-device", f"virtserialport,bus=lab.serial.0,chardev=lab.{number},name=lab.{number}"]
         if not has_kvm(self._image):
-            options += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
+            # One thread for all CPUs: with one each, a CPU may still run an instruction that another has just
+            # patched, and a kernel that flips a static key (kernel.numa_balancing) dies of "Oops: int3".
+            options += ["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]
         if self.terminal_path:
             options += [
                 "-chardev",
