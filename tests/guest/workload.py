@@ -50,12 +50,6 @@ def held(workload: Exerciser) -> Iterator[None]:
         yield
 
 
-def scans(pid: int) -> int:
-    """How many arming passes over its memory a process has had, by the kernel's own count."""
-    lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
-    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("mm->numa_scan_seq"))
-
-
 def nodes_of(pid: int, base: int, pages: int) -> NDArray[np.int32]:
     """By move_pages(2): the node of each page, or a negative errno."""
     return _move_pages(pid, base + 4096 * np.arange(pages, dtype=np.uint64), None)
