@@ -11,6 +11,7 @@ import typer
 from hotpage.cli.privilege import require_root
 from hotpage.cli.running import ProgressLine, stop_on_signals
 from hotpage.cli.targets import (
+    ArmOption,
     BudgetOption,
     CgroupOption,
     CommOption,
@@ -55,10 +56,7 @@ def record(
             help="hint, fault, sample, or several; NAME=RUNG insists on a rung (see doctor).",
         ),
     ] = "hint,fault",
-    arm: Annotated[
-        bool,
-        typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
-    ] = False,
+    arm: ArmOption = False,
     budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     interval_s: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", help="Time between writes.")

@@ -20,6 +20,10 @@ CommOption = Annotated[
     typer.Option("--comm", metavar="NAME", help="Processes of this command name, also later ones."),
 ]
 EverythingOption = Annotated[bool, typer.Option("-a", "--all", help="All processes.")]
+ArmOption = Annotated[
+    bool,
+    typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
+]
 BudgetOption = Annotated[
     float,
     typer.Option("--budget", metavar="PCT", help="Slowdown of the target and own CPU time allowed."),

@@ -16,6 +16,7 @@ import typer
 from hotpage.cli.privilege import require_root
 from hotpage.cli.running import StopReason, stop_on_signals
 from hotpage.cli.targets import (
+    ArmOption,
     BudgetOption,
     CgroupOption,
     CommOption,
@@ -37,7 +38,7 @@ from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection
-from hotpage.views.strip import UNICODE_LEVELS
+from hotpage.views.terminal import shows_blocks
 from hotpage.views.top.feed import Status
 from hotpage.views.top.levels import Order
 
@@ -52,10 +53,7 @@ def top(
     cgroup: CgroupOption = None,
     comm: CommOption = None,
     everything: Annotated[bool, typer.Option("-a", "--all", help="All processes (the default).")] = False,
-    arm: Annotated[
-        bool,
-        typer.Option("--arm", help="Turn NUMA hint faults on for the session: access rates on any machine."),
-    ] = False,
+    arm: ArmOption = False,
     budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     refresh_s: Annotated[
         float, typer.Option("-d", "--delay", metavar="SECONDS", help="Time between refreshes.")
@@ -145,7 +143,7 @@ def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> N
     def should_stop() -> str | None:
         return stop() or (None if feed.error is None else "error")
 
-    app = TopApp(feed, should_stop, _shows_blocks(), order, tree)
+    app = TopApp(feed, should_stop, shows_blocks(), order, tree)
     with _terminal_that_may_close():
         app.run()
     if app.return_code:
@@ -204,14 +202,6 @@ def _has_screen() -> bool:
     return bool(os.environ.get("TEXTUAL_DRIVER")) or all(
         stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
     )
-
-
-def _shows_blocks() -> bool:
-    try:
-        UNICODE_LEVELS.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _selection(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Selection:

@@ -20,7 +20,7 @@ def print_report(
 ) -> None:
     """Print the report, or one table of it (views.report.Report), as wide as the terminal."""
     width = max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST)
-    view = Report(summary, width, _shows_blocks(), by, key, count)
+    view = Report(summary, width, shows_blocks(), by, key, count)
     if not sys.stdout.isatty():
         sys.stdout.writelines(line.plain + "\n" for line in view.lines())
         return
@@ -29,7 +29,7 @@ def print_report(
         console.print(line, soft_wrap=True)
 
 
-def _shows_blocks() -> bool:
+def shows_blocks() -> bool:
     """Whether the output's encoding has the strip's block characters."""
     try:
         UNICODE_LEVELS.encode(sys.stdout.encoding or "ascii")
