@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf(2) and perf_event_open(2), as far as hotpage needs them: maps, attaching, statistics, trial programs.
+"""bpf(2), as far as hotpage needs it: maps, attaching, statistics, trial programs. perf.py has perf events.
 
 Functions raise OSError with the kernel's errno; file descriptors are plain ints owned by the caller.
 """
@@ -7,7 +7,6 @@ Functions raise OSError with the kernel's errno; file descriptors are plain ints
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import os
 import platform
@@ -26,12 +25,6 @@ _PROG_LOAD, _PROG_TEST_RUN, _OBJ_INFO, _RAW_TRACEPOINT_OPEN, _ENABLE_STATS = 5, 
 
 _PROG_TYPE_KPROBE, _PROG_TYPE_PERF_EVENT, _PROG_TYPE_RAW_TRACEPOINT, _PROG_TYPE_TRACING = 2, 7, 17, 26
 _ATTACH_FENTRY = 24
-
-_PERF_TYPE_SOFTWARE = 1
-_SW_PAGE_FAULTS = 2
-_PERF_SAMPLE_ADDR = 1 << 3
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_IOC_ENABLE, _PERF_IOC_SET_BPF = 0x2400, 0x40042408
 
 # r0 = 0; exit: what a trial program does.
 _RETURN_ZERO = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -152,43 +145,6 @@ def attach_raw_tracepoint(name: str | None, program: int) -> int:
     )
 
 
-def _perf_event_open(attributes: bytes, pid: int, cpu: int) -> int:
-    buffer = ctypes.create_string_buffer(attributes, 112)  # PERF_ATTR_SIZE_VER5
-    return syscall(PERF_EVENT_OPEN, buffer, pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
-
-
-def _perf_attributes(event_type: int, config: int, period: int, sample_type: int, tail: bytes = b"") -> bytes:
-    return struct.pack("<IIQQQQQII", event_type, 112, config, period, sample_type, 0, 0, 0, 0) + tail
-
-
-def _attach_perf(event: int, program: int) -> int:
-    try:
-        fcntl.ioctl(event, _PERF_IOC_SET_BPF, program)
-        fcntl.ioctl(event, _PERF_IOC_ENABLE, 0)
-    except OSError:
-        os.close(event)
-        raise
-    return event
-
-
-def attach_kprobe(function: str, program: int) -> int:
-    """Attach at the entry of a kernel function, through the kprobe PMU (no tracefs)."""
-    try:
-        pmu = int(Path("/sys/bus/event_source/devices/kprobe/type").read_text())
-    except OSError as error:
-        raise OSError(error.errno, "this kernel has no kprobes") from error
-    name = ctypes.create_string_buffer(function.encode())
-    # bp_addr and bp_len of the attribute double as kprobe_func and probe_offset.
-    attributes = _perf_attributes(pmu, 0, 1, 0, struct.pack("<QQ", _address(name), 0))
-    return _attach_perf(_perf_event_open(attributes, -1, 0), program)
-
-
-def attach_page_fault_event(cpu: int, program: int) -> int:
-    """Run the program for every page fault on a CPU (PERF_COUNT_SW_PAGE_FAULTS)."""
-    attributes = _perf_attributes(_PERF_TYPE_SOFTWARE, _SW_PAGE_FAULTS, 1, _PERF_SAMPLE_ADDR)
-    return _attach_perf(_perf_event_open(attributes, -1, cpu), program)
-
-
 def try_raw_tracepoint(name: str) -> None:
     """Attach a program that does nothing to a tracepoint, and detach it; OSError says why that cannot be."""
     program = _load_trial(_PROG_TYPE_RAW_TRACEPOINT)
@@ -207,27 +163,14 @@ def try_fentry(function_id: int) -> None:
         os.close(program)
 
 
-def try_kprobe(function: str) -> None:
-    """The same for a kprobe."""
-    program = _load_trial(_PROG_TYPE_KPROBE)
-    try:
-        os.close(attach_kprobe(function, program))
-    finally:
-        os.close(program)
+def load_kprobe_trial() -> int:
+    """Load a program for kprobes that does nothing; its fd."""
+    return _load_trial(_PROG_TYPE_KPROBE)
 
 
 def load_perf_trial() -> int:
     """Load a program for perf events that does nothing; its fd."""
     return _load_trial(_PROG_TYPE_PERF_EVENT)
-
-
-def try_page_fault_event() -> None:
-    """The same for the software page-fault event on one CPU."""
-    program = load_perf_trial()
-    try:
-        os.close(attach_page_fault_event(online_cpus()[0], program))
-    finally:
-        os.close(program)
 
 
 def run_once(program: int) -> None:

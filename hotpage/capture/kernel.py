@@ -77,35 +77,26 @@ class Kernel:
         flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
         return 5 if "la57" in flags.split() else 4
 
-    def refusal(self, kind: str, hook: str) -> str | None:
-        """Why a program of this kind cannot attach to this hook, or None; kinds as in sources.Attachment."""
+    def refusal(self, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
+        """Why a program of this kind cannot attach to this hook, or None; kinds as in sources.Attachment. A
+        perf event's ``hook`` is its name.
+        """
         if (kind, hook) not in self._refusals:
-            self._refusals[kind, hook] = self._try(kind, hook)
+            self._refusals[kind, hook] = self._try(kind, hook, event)
         return self._refusals[kind, hook]
 
-    def event_refusal(self, hook: str, event: PerfEvent) -> str | None:
-        """The same for a program and a perf event, which ``hook`` names."""
-        key = ("perf_event", hook)
-        if key not in self._refusals:
-            try:
-                perf.try_event(event)
-                self._refusals[key] = None
-            except OSError as error:
-                self._refusals[key] = error.strerror or str(error)
-        return self._refusals[key]
-
-    def _try(self, kind: str, hook: str) -> str | None:
+    def _try(self, kind: str, hook: str, event: PerfEvent | None) -> str | None:
         try:
-            if kind == "raw_tracepoint":
+            if event is not None:
+                perf.try_event(event)
+            elif kind == "raw_tracepoint":
                 bpf.try_raw_tracepoint(hook)
             elif kind == "fentry":
                 if not self._types[1]:
                     return "the kernel carries no type information (CONFIG_DEBUG_INFO_BTF)"
                 bpf.try_fentry(self._types[1][hook])
-            elif kind == "kprobe":
-                bpf.try_kprobe(hook)
             else:
-                bpf.try_page_fault_event()
+                perf.try_kprobe(hook)
         except KeyError:
             return "the kernel has no such function"
         except FileNotFoundError as error:

@@ -55,15 +55,14 @@ class Links:
             return
         if attachment.event is not None:
             self._fds[key] = perf.attach(attachment.event, cpu, program)
-            self._watches[key] = Watch(self._fds[key][-1])
+            if attachment.event.data_source:  # a sample stands for accesses: how long none came matters
+                self._watches[key] = Watch(self._fds[key][-1])
         elif attachment.kind == "raw_tracepoint":
             self._fds[key] = [bpf.attach_raw_tracepoint(attachment.hook, program)]
         elif attachment.kind == "fentry":
             self._fds[key] = [bpf.attach_raw_tracepoint(None, program)]
-        elif attachment.kind == "kprobe":
-            self._fds[key] = [bpf.attach_kprobe(attachment.hook, program)]
         else:
-            self._fds[key] = [bpf.attach_page_fault_event(cpu, program)]
+            self._fds[key] = perf.attach_kprobe(attachment.hook, program)
 
     def unwatched_s(self) -> tuple[float, int]:
         """Seconds for which the sampling events attached now stood still, summed, and their number."""

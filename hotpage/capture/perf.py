@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perf events that sample data addresses: their attributes, and programs attached to them.
+"""Perf events: their attributes, and programs attached to them; also how a kprobe is attached.
 
 Own perf_event_open(2) and PERF_EVENT_IOC_SET_BPF, because bcc's wrapper keeps one event per (type, config)
 and knows no group. Functions raise OSError with the kernel's errno; descriptors are the caller's.
@@ -11,7 +11,9 @@ import ctypes
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hotpage.capture import bpf
 
@@ -121,14 +123,33 @@ def attach(event: PerfEvent, cpu: int, program: int, pid: int = -1) -> list[int]
     return opened
 
 
+def attach_kprobe(function: str, program: int) -> list[int]:
+    """Run the program at the entry of a kernel function, through the kprobe PMU (no tracefs)."""
+    try:
+        pmu = int(Path("/sys/bus/event_source/devices/kprobe/type").read_text())
+    except OSError as error:
+        raise OSError(error.errno, "this kernel has no kprobes") from error
+    name = ctypes.create_string_buffer(function.encode())
+    # config1 and config2 double as kprobe_func and probe_offset.
+    return attach(PerfEvent(pmu, config1=ctypes.addressof(name)), 0, program)
+
+
 def try_event(event: PerfEvent) -> None:
     """Attach a program that does nothing to the event on one CPU, and detach it; OSError says why not."""
     cpus = [cpu for cpu in bpf.online_cpus() if event.cpus is None or cpu in event.cpus]
     if not cpus:
         return
-    program = bpf.load_perf_trial()
+    _try(bpf.load_perf_trial(), lambda program: attach(event, cpus[0], program))
+
+
+def try_kprobe(function: str) -> None:
+    """The same for a kprobe."""
+    _try(bpf.load_kprobe_trial(), lambda program: attach_kprobe(function, program))
+
+
+def _try(program: int, attach_to: Callable[[int], list[int]]) -> None:
     try:
-        for fd in reversed(attach(event, cpus[0], program)):
+        for fd in reversed(attach_to(program)):
             os.close(fd)
     finally:
         os.close(program)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from hotpage.capture.capture import Capture
 from hotpage.capture.findbcc import find_bcc
 from hotpage.capture.kernel import Kernel
+from hotpage.capture.perf import PAGE_FAULTS, PerfEvent
 from hotpage.capture.sources import Ladder, Rung, ladders
 from hotpage.errors import HotpageError, MissingDependencyError, PrivilegeError, UnsupportedError
 from hotpage.machine.topology import Topology
@@ -154,13 +155,13 @@ def check_tracepoints(kernel: Kernel) -> Check:
 def check_perf_event(kernel: Kernel) -> Check:
     """The software page-fault event with a program, by attaching one."""
     name, purpose = "perf event", "page faults where the tracepoints are missing"
-    reason = _refusal(kernel, "perf_event", "page-faults")
+    reason = _refusal(kernel, "perf_event", "page-faults", PAGE_FAULTS)
     return Check(name, "limited" if reason else "ok", purpose, reason or "page-faults can be attached to")
 
 
-def _refusal(kernel: Kernel, kind: str, hook: str) -> str | None:
+def _refusal(kernel: Kernel, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
     try:
-        return kernel.refusal(kind, hook)
+        return kernel.refusal(kind, hook, event)
     except HotpageError as error:
         return error.problem
 

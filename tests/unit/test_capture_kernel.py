@@ -2,16 +2,18 @@
 """What is read of the kernel: its types, its symbols; and which rung is taken for what it allows."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hotpage.capture import bpf
+from hotpage.capture import bpf, perf
 from hotpage.capture.btf import Btf
 from hotpage.capture.capture import choose_rungs, shards_for
 from hotpage.capture.kallsyms import text_range
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links
+from hotpage.capture.perf import PerfEvent
 from hotpage.capture.sources import Attachment
 from hotpage.errors import AttachError, UnsupportedError, UsageError
 
@@ -146,7 +148,7 @@ class FakeKernel(Kernel):
     def field_defines(self) -> dict[str, int]:
         return self._fields
 
-    def refusal(self, kind: str, hook: str) -> str | None:
+    def refusal(self, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
         return "Operation not permitted" if {kind, hook} & set(self._refused) else None
 
 
@@ -244,16 +246,16 @@ class FakeEvents:
         self.refused: set[int] = set()
         self.attached: dict[int, int] = {}  # CPU by descriptor
         monkeypatch.setattr(bpf, "online_cpus", lambda: list(self.online))
-        monkeypatch.setattr(bpf, "attach_page_fault_event", self._attach)
+        monkeypatch.setattr(perf, "attach", self._attach)
         monkeypatch.setattr("hotpage.capture.links.os.close", self._close)
 
-    def _attach(self, cpu: int, program: int) -> int:
-        assert program == 42
+    def _attach(self, event: PerfEvent, cpu: int, program: int) -> list[int]:
+        assert (event, program) == (perf.PAGE_FAULTS, 42)
         if cpu in self.refused:
             raise OSError(19, "No such device")
         fd = 1000 + cpu + 100 * len(self.attached)
         self.attached[fd] = cpu
-        return fd
+        return [fd]
 
     def _close(self, fd: int) -> None:
         del self.attached[fd]
@@ -263,7 +265,7 @@ class FakeEvents:
         return sorted(self.attached.values())
 
 
-PAGE_FAULTS = Attachment("perf_event", "page-faults", "software_page_fault")
+PAGE_FAULTS = Attachment("perf_event", "page-faults", "software_page_fault", event=perf.PAGE_FAULTS)
 
 
 def test_cpus_that_come_and_go_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +297,7 @@ def test_an_attachment_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         AttachError, match=r"cannot attach to page-faults \(No such device\): see hotpage doctor"
     ):
         links.attach(PAGE_FAULTS, 42)
-    links.attach(Attachment("perf_event", "page-faults", "software_page_fault", optional=True), 42)
+    links.attach(replace(PAGE_FAULTS, optional=True), 42)
     assert events.cpus == [0], "closing finds what was attached before"
     links.close()
     assert events.cpus == []

@@ -65,7 +65,7 @@ class FakeKernel(Kernel):
         super().__init__()
         self._refused = refuses
 
-    def event_refusal(self, hook: str, event: PerfEvent) -> str | None:
+    def refusal(self, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
         return "Operation not supported" if hook in self._refused else None
 
 

@@ -47,13 +47,10 @@ class FakeKernel:
         self.field_defines = dict.fromkeys(OFFSETS, 8) if has_types else {}
         self.arming_text = [1, 2, 3, 4] if shows_symbols else [0, 0, 0, 0]
 
-    def refusal(self, kind: str, hook: str) -> str | None:
+    def refusal(self, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
         if "machine" in self.closed:
             raise UnsupportedError("hotpage knows x86-64 and arm64, and this machine is vax")
         return "Operation not permitted" if kind in self.closed or hook in self.closed else None
-
-    def event_refusal(self, hook: str, event: PerfEvent) -> str | None:
-        return self.refusal("perf_event", hook)
 
 
 class FakeCapture:

@@ -21,8 +21,8 @@ from hotpage.errors import HotpageError
 
 @dataclass(frozen=True)
 class Attachment:
-    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe or perf_event (``event`` on every
-    CPU; without one, page faults).
+    """One program and its hook. ``kind``: raw_tracepoint, fentry, kprobe, or perf_event: ``event`` on every
+    CPU that has it.
     """
 
     kind: str
@@ -94,10 +94,12 @@ def ladders() -> dict[str, Ladder]:
     return dict(sorted(_registered.items()))
 
 
-def refusal_of_attachments(rung: Rung, kernel: Kernel) -> str | None:
-    """Try every hook that the rung cannot do without; the first refusal."""
-    for attachment in rung.attachments:
-        problem = None if attachment.optional else kernel.refusal(attachment.kind, attachment.hook)
+def refusal_of_attachments(attachments: Iterable[Attachment], kernel: Kernel) -> str | None:
+    """Try every hook that a rung cannot do without; the first refusal."""
+    for attachment in attachments:
+        if attachment.optional:
+            continue
+        problem = kernel.refusal(attachment.kind, attachment.hook, attachment.event)
         if problem is not None:
             return f"{attachment.kind.replace('_', ' ')} {attachment.hook}: {problem}"
     return None

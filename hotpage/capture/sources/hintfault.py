@@ -61,7 +61,7 @@ class HintFaults:
                 return f"the kernel's type information lacks {', '.join(missing)}"
             if not any(kernel.arming_text):
                 return "/proc/kallsyms hides or lacks change_prot_numa (kernel.kptr_restrict?)"
-        return refusal_of_attachments(rung, kernel)
+        return refusal_of_attachments(rung.attachments, kernel)
 
 
 register(HintFaults())

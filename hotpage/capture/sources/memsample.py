@@ -15,7 +15,7 @@ from pathlib import Path
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.perf import PAGE_FAULTS, PerfEvent, breakpoint_at
-from hotpage.capture.sources import Attachment, Rung, register
+from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
 from hotpage.errors import UsageError
 
 DEVICES = Path("/sys/bus/event_source/devices")
@@ -156,12 +156,7 @@ class MemorySamples:
             attachments = (_breakpoint(0x1000),)
         if not attachments:
             return self._unreadable.get(rung.name) or self._no_pmu()
-        for attachment in attachments:
-            assert attachment.event is not None
-            reason = kernel.event_refusal(attachment.hook, attachment.event)
-            if reason is not None and not attachment.optional:
-                return f"perf event {attachment.hook}: {reason}"
-        return None
+        return refusal_of_attachments(attachments, kernel)
 
     def _no_pmu(self) -> str:
         flags = next(

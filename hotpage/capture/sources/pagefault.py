@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
+from hotpage.capture.perf import PAGE_FAULTS
 from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
 
 TRACEPOINTS = (
     Attachment("raw_tracepoint", "page_fault_user", "page_fault_user"),
     Attachment("raw_tracepoint", "page_fault_kernel", "page_fault_kernel"),
 )
-SOFTWARE_EVENT = (Attachment("perf_event", "page-faults", "software_page_fault"),)
+SOFTWARE_EVENT = (Attachment("perf_event", "page-faults", "software_page_fault", event=PAGE_FAULTS),)
 
 
 class PageFaults:
@@ -29,7 +30,7 @@ class PageFaults:
 
     def refusal(self, rung: Rung, kernel: Kernel) -> str | None:
         """Only whether the hooks can be had."""
-        return refusal_of_attachments(rung, kernel)
+        return refusal_of_attachments(rung.attachments, kernel)
 
 
 register(PageFaults())
