@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from test_capture_hints import joined, stop
-from toucher import vmstat, wait_for, within
+from toucher import joined, stop, vmstat, wait_for, within
 from workload import BALANCING, balancing, held, move, nodes_of, present_pages, set_scan_period
 
 from hotpage.capture.capture import Capture

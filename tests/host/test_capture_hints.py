@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """NUMA hint faults on this kernel, held against the kernel's own count of them."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toucher import DEADLINE_S, Toucher, loaded_programs, minor_faults, vmstat, wait_for, within
+from toucher import (
+    DEADLINE_S,
+    Toucher,
+    joined,
+    loaded_programs,
+    minor_faults,
+    stop,
+    vmstat,
+    wait_for,
+    within,
+)
 
 from hotpage.capture.capture import Capture
-from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
+from hotpage.capture.events import EventFlag, Events, EventSource
 from hotpage.capture.target import Target
 from hotpage.exerciser import Exerciser
 from hotpage.machine.hold import MmHolder
@@ -53,11 +61,6 @@ def exerciser(request: pytest.FixtureRequest) -> Iterator[Exerciser]:
             yield exerciser
 
 
-def joined(parts: list[Events]) -> Events:
-    events: Events = np.concatenate([part.view("V32") for part in parts]).view(EVENT_DTYPE)
-    return events
-
-
 def read_passes(capture: Capture, exerciser: Exerciser, passes: int) -> Events:
     """Everything captured until hint faults have come for so many times the exerciser's pages."""
     parts: list[Events] = []
@@ -69,16 +72,6 @@ def read_passes(capture: Capture, exerciser: Exerciser, passes: int) -> Events:
         mine = within(parts[-1], exerciser.base, exerciser.pages)
         seen += int((mine["source"] == HINT).sum())
     return joined(parts)
-
-
-def stop(pid: int) -> None:
-    """Halt the process, every thread of it."""
-    os.kill(pid, signal.SIGSTOP)
-    threads = Path(f"/proc/{pid}/task")
-    wait_for(
-        lambda: all("T (stopped)" in (thread / "status").read_text() for thread in threads.iterdir()),
-        "all its threads stop",
-    )
 
 
 @pytest.mark.parametrize("rung", ["tracepoint", "software event"])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_record_command import HOTPAGE, Recording, loaded_programs, wait_for
+from recordings import HOTPAGE, Recording
+from toucher import loaded_programs, wait_for
 
 from hotpage.errors import ProfileError
 from hotpage.exerciser import Exerciser

@@ -11,63 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from recordings import HOTPAGE, RECORD, Recording
 from toucher import TOUCHED, Toucher, loaded_programs, wait_for
 
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.proc import read_stat
-from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 
 pytestmark = pytest.mark.needs("bcc")
 
-HOTPAGE = [sys.executable, "-m", "hotpage"]
-RECORD = [*HOTPAGE, "record"]
 NO_RATES = "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; record with --arm"
-
-
-class Recording:
-    """``hotpage record`` in the background."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.directory = directory
-        self.said = ""
-        self.process = subprocess.Popen(
-            [*RECORD, "-o", str(directory), "--interval", "0.5", "--budget", "100", *options],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def await_start(self) -> "Recording":
-        """The target is set soon after it has said what it records, and surely with the first interval."""
-        assert self.process.stderr is not None
-        while "recording" not in (line := self.process.stderr.readline()):
-            assert line, f"it ended: {self.said}"
-            self.said += line
-        self.said += line
-        self.await_interval()
-        return self
-
-    def await_interval(self, number: int = 1) -> None:
-        """Some intervals have been written."""
-        folder = self.directory / "intervals"
-        wait_for(lambda: len(list(folder.glob("part*"))) >= number, f"interval {number}")
-
-    def finish(self) -> int:
-        _, said = self.process.communicate(timeout=120)
-        self.said += said
-        return self.process.returncode
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        return self.finish()
-
-    def snapshot(self) -> Snapshot:
-        reader = ProfileReader(self.directory)
-        snapshot = reader.snapshot()
-        assert not reader.problems
-        return snapshot
 
 
 @pytest.fixture(autouse=True)

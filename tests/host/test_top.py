@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_record_command import HOTPAGE, loaded_programs, wait_for
+from recordings import HOTPAGE
+from toucher import loaded_programs, wait_for
 
 from hotpage.exerciser import Exerciser
 from hotpage.profile.reader import ProfileReader

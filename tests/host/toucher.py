@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -169,6 +170,11 @@ def read_until(capture: Capture, enough: Callable[[Events], object]) -> Events:
         time.sleep(0.05)
 
 
+def joined(parts: list[Events]) -> Events:
+    events: Events = np.concatenate([part.view("V32") for part in parts]).view(EVENT_DTYPE)
+    return events
+
+
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     buffer = ctypes.create_string_buffer(attributes, 120)
     return bpf.syscall(bpf.BPF, command, buffer, len(buffer)), buffer.raw
@@ -212,3 +218,13 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < end, f"never came true: {what}"
         time.sleep(0.02)
     return result
+
+
+def stop(pid: int) -> None:
+    """Halt the process, every thread of it."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    wait_for(
+        lambda: all("T (stopped)" in (thread / "status").read_text() for thread in threads.iterdir()),
+        "all its threads stop",
+    )
