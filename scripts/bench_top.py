@@ -24,6 +24,7 @@ from hotpage.exerciser import Exerciser
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
+from hotpage.placement.movelog import PageMoves
 from hotpage.profile.snapshot import (
     IntervalData,
     NodeRecord,
@@ -148,6 +149,12 @@ class Feed:
 
     def status(self) -> Status:
         return Status("on")
+
+    def moves_per_s(self) -> dict[int, float]:
+        return {}
+
+    def page_moves(self, process: int, start: int, end: int) -> PageMoves:
+        return PageMoves.none()
 
     def nodes(self, process: int, vpn: np.ndarray) -> list[int | None]:
         return [0] * len(vpn)

@@ -26,7 +26,7 @@ from hotpage.cli.targets import (
 from hotpage.errors import HotpageError, UsageError
 from hotpage.machine.numa import MovePages, read_watermarks
 from hotpage.machine.topology import Topology
-from hotpage.placement.budget import free_wanted
+from hotpage.placement.budget import free_wanted, room_bytes
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
 from hotpage.placement.plan import Aim, Plan, Situation
@@ -149,7 +149,7 @@ def move(
             _print_plan(plan, gathered.situation)
         line = ProgressLine()
         mover: DryRunMover | MovePagesMover = (
-            DryRunMover(kernel) if dry_run else MovePagesMover(room_bytes=_room)
+            DryRunMover(kernel) if dry_run else MovePagesMover(room_bytes=room_bytes)
         )
         outcome = mover.run(
             plan, gathered.situation.processes, stop_reason, lambda progress: line.say(_bar(progress))
@@ -229,12 +229,6 @@ def _with_hot(
     if kind == "percent":
         value *= 4096 / 100 * float(situation.candidates.pages.sum(dtype="int64"))
     return replace(aim, hot_bytes=value)
-
-
-def _room(node: int) -> float:
-    """What a node can take before it falls below its high watermark, now."""
-    marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.free - marks.high
 
 
 def _bar(progress: MoveProgress) -> str:

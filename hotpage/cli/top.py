@@ -6,9 +6,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any, TextIO, cast
 
 import typer
@@ -25,21 +24,14 @@ from hotpage.cli.targets import (
     require,
     require_budget,
 )
-from hotpage.errors import MissingDependencyError, ProfileError, UsageError
+from hotpage.cli.topfeed import SessionFeed, TopMoves
+from hotpage.errors import MissingDependencyError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
-from hotpage.machine.numa import MovePages
-from hotpage.profile.livepages import PageRows
-from hotpage.profile.liveview import LiveMapping, LiveView
-from hotpage.profile.naming import default_directory
-from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import Int64s, VmaRecord
-from hotpage.profile.strips import HeatStrip
-from hotpage.profile.watched import WatchedProfile
+from hotpage.profile.liveview import LiveView
 from hotpage.recording.background import BackgroundSession
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection
 from hotpage.views.terminal import shows_blocks
-from hotpage.views.top.feed import Status
 from hotpage.views.top.levels import Order
 
 _SHORTEST_REFRESH_S = 0.1
@@ -104,9 +96,10 @@ def top(
     )
     with stop_on_signals() as stop:
         session = BackgroundSession(options, stop)
-        with session.running():
+        moves = None if batch else TopMoves(session)
+        with session.running(), moves.running() if moves is not None else nullcontext():
             keep_only(_NEEDED_TO_SHOW)
-            feed = SessionFeed(session)
+            feed = SessionFeed(session, moves)
             if batch:
                 _print_batches(feed, stop, order.key, count, json)
             else:
@@ -212,82 +205,3 @@ def _selection(pids: str | None, cgroup: str | None, comm: str | None, everythin
         "give one of -p PID, --cgroup PATH, --comm NAME or -a",
     )
     return parse_selection(pids, cgroup, comm, everything=not named)
-
-
-class SessionFeed:
-    """A session as top sees it (views.top.feed.Feed)."""
-
-    def __init__(self, session: BackgroundSession) -> None:
-        self._session = session
-
-    @property
-    def is_running(self) -> bool:
-        """Whether more pictures may come."""
-        return self._session.is_running
-
-    @property
-    def error(self) -> BaseException | None:
-        """What ended the session early."""
-        return self._session.error
-
-    @property
-    def view(self) -> LiveView | None:
-        profile = self._session.profile
-        return profile.view if profile is not None else None
-
-    def status(self) -> Status:
-        progress, profile = self._session.progress, self._session.profile
-        recording = profile.recording if profile is not None else None
-        is_recording = recording is not None and recording.is_running
-        return Status(
-            arming=self._arming(),
-            kept_one_in=progress.one_in,
-            target_cost_percent=progress.target_cost_percent,
-            notes=tuple(progress.notes),
-            recording=recording.directory if recording is not None and is_recording else None,
-            recorded_s=recording.until_s - recording.since_s if recording is not None else 0.0,
-            recording_problem=recording.problem if recording is not None else None,
-            has_ended=not self._session.is_running,
-        )
-
-    def _arming(self) -> str:
-        profile = self._session.profile
-        if profile is None or not profile.run.armed:
-            is_armed = profile is not None and profile.run.numa_balancing
-            return "by the kernel" if is_armed else "off"
-        return "on" if self._session.progress.is_arming else "waits for the budget"
-
-    def mappings(self, process: int) -> list[LiveMapping]:
-        return self._profile.mappings(process)
-
-    def strip(self, process: int, record: VmaRecord, cells: int) -> HeatStrip:
-        return self._profile.strip(process, record, cells)
-
-    def ranges(self, process: int, start: int, end: int) -> PageRuns:
-        return self._profile.ranges(process, start, end)
-
-    def pages(self, process: int, start: int, end: int) -> PageRows:
-        return self._profile.pages(process, start, end)
-
-    def nodes(self, process: int, vpn: Int64s) -> Sequence[int | None]:
-        view = self.view
-        for row in view.processes if view is not None else ():
-            if row.record.process.index == process and row.record.exited_s is None:
-                nodes = MovePages().query(row.record.process.pid, vpn)
-                return [node if node >= 0 else None for node in nodes.tolist()]
-        return [None] * len(vpn)
-
-    def record(self) -> None:
-        profile = self._session.profile
-        if profile is None:
-            raise ProfileError("nothing has been observed yet", "wait for the first refresh")
-        profile.record(Path.cwd() / default_directory(time.time()))
-
-    def stop_recording(self) -> None:
-        self._profile.stop_recording()
-
-    @property
-    def _profile(self) -> WatchedProfile:
-        profile = self._session.profile
-        assert profile is not None, "there is no picture yet"
-        return profile

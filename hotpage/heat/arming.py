@@ -11,8 +11,9 @@ an hour, 0.49 and 0.75.
 
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,6 +26,10 @@ MAX_RANGES = 4096
 """Ranges per process beyond which touching neighbours are joined, the smallest first."""
 _RANGE_BYTES = 400
 _BINARY_SEARCH_BELOW = 2048
+_VPN_BITS, _TICK_BITS = 52, 33
+_OWNERS_AT_ONCE = 1 << (63 - _VPN_BITS)
+_NO_MORE = (1 << _TICK_BITS) - 1
+"""The tick of no access."""
 
 
 class _Range:
@@ -57,11 +62,16 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """The ranges as arrays; per range its times in ticks and, with a final inf, in seconds."""
+    """The ranges as arrays; per range its times in ticks and, with a final inf, in seconds. ``all_times_s``
+    and ``all_ticks`` are those of all ranges, with such an end after the ``counts`` of each.
+    """
 
     ranges: ArmedRanges
     ticks: list[Ticks]
     times_s: list[Floats64]
+    all_ticks: Ints64
+    all_times_s: Floats64
+    counts: Ints64
 
 
 class ArmedPages:
@@ -192,6 +202,15 @@ class ArmedPages:
     def _view(self) -> _View:
         if self._cached is None:
             ranges = self._ranges
+            times_s: list[float] = []
+            all_ticks: list[int] = []
+            ends = [0]
+            for one in ranges:
+                times_s += (*one.times, np.inf)
+                all_ticks += (*map(to_ticks, one.times), _NO_MORE)
+                ends.append(len(times_s))
+            flat_s, flat = np.array(times_s), np.array(all_ticks, dtype=np.int64)
+            parts = list(pairwise(ends))
             self._cached = _View(
                 ArmedRanges(
                     np.array([one.start for one in ranges], dtype=np.int64),
@@ -200,10 +219,49 @@ class ArmedPages:
                     np.array([one.times[-1] for one in ranges], dtype=np.float64),
                     np.array([one.passes for one in ranges], dtype=np.int32),
                 ),
-                [np.array([to_ticks(time_s) for time_s in one.times], dtype=np.uint32) for one in ranges],
-                [np.array([*one.times, np.inf]) for one in ranges],
+                [flat[low : high - 1].astype(np.uint32) for low, high in parts],
+                [flat_s[low:high] for low, high in parts],
+                flat,
+                flat_s,
+                np.diff(ends),
             )
         return self._cached
+
+
+def silence_of_many(
+    owners: Sequence[ArmedPages | None], bounds: Sequence[int], vpn: Ints64, last: Ticks, now_s: float
+) -> Floats32 | None:
+    """``ArmedPages.silence`` of pages of several processes: owner i has the pages from bounds[i] on.
+
+    All in a few steps: many processes may have a few pages each.
+    """
+    silence: Floats32 | None = None
+    for low in range(0, len(owners), _OWNERS_AT_ONCE):
+        some = owners[low : low + _OWNERS_AT_ONCE]
+        views = [(number, one._view()) for number, one in enumerate(some) if one is not None and one._ranges]
+        if not views:
+            continue
+        if silence is None:
+            silence = np.zeros(vpn.size, dtype=np.float32)
+        # One ascending number for a page of any owner, and one for an arming of any range.
+        sizes = [view.counts.size for _, view in views]
+        base = np.repeat(np.array([number for number, _ in views], dtype=np.int64) << _VPN_BITS, sizes)
+        start = base + np.concatenate([view.ranges.start_vpn for _, view in views])
+        end = base + np.concatenate([view.ranges.end_vpn for _, view in views])
+        times_s = np.concatenate([view.all_times_s for _, view in views])
+        counts = np.concatenate([view.counts for _, view in views])
+        arming = np.repeat(np.arange(counts.size) << _TICK_BITS, counts)
+        arming += np.concatenate([view.all_ticks for _, view in views])
+        pages = slice(bounds[low], bounds[low + len(some)])
+        owner = np.repeat(np.arange(len(some)), np.diff(bounds[low : low + len(some) + 1]))
+        page = (owner << _VPN_BITS) | vpn[pages]
+        place = np.searchsorted(end, page, side="right")
+        inside = np.minimum(place, end.size - 1)
+        covered = (place < end.size) & (start.take(inside) <= page)
+        after = np.searchsorted(arming, (inside << _TICK_BITS) | last[pages], side="right")
+        since_s = np.maximum(now_s - times_s.take(after), 0.0)
+        silence[pages] = np.where(covered, since_s, 0.0)
+    return silence
 
 
 def _armings_until(ticks: Ticks, last: Ticks) -> Ints64:

@@ -25,6 +25,11 @@ from hotpage.heat.grouping import Horizon, PageSums
 
 _FLOAT16_MAX = np.float32(65504)
 
+WRITTEN, SAMPLED = 1, 2
+"""Marks of 512 neighbouring positions, by what happened since changes were last taken: to pages whose
+``last`` tells it; to pages that do not show it.
+"""
+
 Index = Ints64 | Bools | slice
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a heat table: the state in cache-sized pieces, each ascending and of one process, and its rates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -9,16 +10,17 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.heat.arming import ArmedPages, silence_of_many
+from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, to_ticks
 from hotpage.heat.keys import SPACE_BITS, PageKeys
-from hotpage.heat.sampling import SampledPages
-from hotpage.heat.sparse import SortedPages
+from hotpage.heat.sampling import Evidence, SampledPages
+from hotpage.heat.sparse import ROW_BITS, SortedPages, SparsePages
 
+_ROWS_AT_ONCE = 1 << 12
 PIECE_PAGES = 1 << 15
 """Pages per piece: few enough for the temporaries of a rate to stay in cache, many enough per numpy call."""
 
@@ -46,38 +48,98 @@ class Piece:
             values = column.reshape(-1, CHUNK_PAGES)[self.where].ravel()
         return values if self.kept is None else values.take(self.kept)
 
-    def positions(self, chosen: Bools) -> Ints64:
-        """Positions in ``home`` of the chosen ones of these pages."""
-        place = np.flatnonzero(chosen)
+    def some(self, place: Ints64) -> "Scatter":
+        """Those of these pages that are at ``place``."""
+        process, vpn = np.full(place.size, self.process, dtype=np.int32), self.vpn.take(place)
         if self.kept is not None:
             place = self.kept.take(place)
         if isinstance(self.where, slice):
-            place += self.where.start
-            return place
+            return Scatter(process, vpn, self.home, place + self.where.start)
         row = self.where.take(place >> CHUNK_BITS)
-        place &= CHUNK_PAGES - 1
-        place += row << CHUNK_BITS
-        return place
+        return Scatter(process, vpn, self.home, (row << CHUNK_BITS) + (place & (CHUNK_PAGES - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Single pages of many processes, ascending by key, and their positions in ``home``."""
+
+    process: Ints32
+    vpn: Ints64
+    home: PageColumns
+    position: Ints64
+
+    def read(self, column: npt.NDArray[_T]) -> npt.NDArray[_T]:
+        """These pages' entries of a column of ``home``."""
+        return column.take(self.position)
+
+    def some(self, place: Ints64) -> "Scatter":
+        """Those of these pages that are at ``place``."""
+        return Scatter(self.process.take(place), self.vpn.take(place), self.home, self.position.take(place))
 
 
 class PieceRates:
-    """Rates of a piece at a moment; what several of them need is computed once. ``last`` is in ticks."""
+    """Rates of a piece at a moment; what several of them need is computed once. ``last`` is in ticks.
+
+    By process: what was ``armed`` of it, and ``sampled``.
+    """
 
     def __init__(
         self,
-        piece: Piece,
+        piece: Piece | Scatter,
         now_s: float,
         horizons: tuple[Horizon, Horizon],
-        armed: ArmedPages | None,
-        sampled: SampledPages | None = None,
+        armed: Mapping[int, ArmedPages],
+        sampled: Mapping[int, SampledPages],
     ) -> None:
         self.piece = piece
         self._horizons = horizons
         self._now = np.uint32(to_ticks(now_s))
         self.last = piece.read(piece.home.last)
-        self._silence_s = None if armed is None else armed.silence(piece.vpn, self.last, now_s)
-        self.is_sampled = sampled is not None
-        self._samples = None if sampled is None else sampled.evidence(piece.vpn, now_s, horizons)
+        self._silence_s: Floats32 | None = None
+        self.is_sampled: Bools | bool = False
+        """Of all pages, or each."""
+        self._samples: Evidence | None = None
+        if isinstance(piece, Scatter):
+            self._look_up(piece, now_s, armed, sampled)
+            return
+        if piece.process in armed:
+            self._silence_s = armed[piece.process].silence(piece.vpn, self.last, now_s)
+        if piece.process in sampled:
+            self.is_sampled = True
+            self._samples = sampled[piece.process].evidence(piece.vpn, now_s, horizons)
+
+    def _look_up(
+        self,
+        scatter: Scatter,
+        now_s: float,
+        armed: Mapping[int, ArmedPages],
+        sampled: Mapping[int, SampledPages],
+    ) -> None:
+        bounds = [0, *(np.flatnonzero(np.diff(scatter.process)) + 1).tolist(), scatter.process.size]
+        owners = scatter.process[bounds[:-1]].tolist()
+        self._silence_s = silence_of_many(
+            [armed.get(owner) for owner in owners], bounds, scatter.vpn, self.last, now_s
+        )
+        if sampled:
+            self.is_sampled = np.isin(scatter.process, list(sampled))
+            found = [
+                (low, sampled[owner].evidence(scatter.vpn[low:high], now_s, self._horizons))
+                for owner, (low, high) in zip(owners, pairwise(bounds), strict=True)
+                if owner in sampled
+            ]
+            self._samples = Evidence.joined([(low, one) for low, one in found if one is not None])
+
+    def some(self, place: Ints64, pages: Scatter) -> "PieceRates":
+        """Those of ``pages``, which are at ``place`` (ascending); what has been looked up serves again."""
+        part = copy(self)
+        part.piece, part.last = pages, self.last.take(place)
+        if self._silence_s is not None:
+            part._silence_s = self._silence_s.take(place)
+        if not isinstance(self.is_sampled, bool):
+            part.is_sampled = self.is_sampled.take(place)
+        if self._samples is not None:
+            part._samples = self._samples.among(place)
+        return part
 
     def long(self) -> Floats32:
         """Long-horizon rates in Hz, NaN where unknown."""
@@ -141,6 +203,39 @@ class PieceRates:
 
     def _decay(self, horizon: Horizon) -> Floats32:
         return horizon.decay(np.maximum(self._now, self.last) - self.last)
+
+
+def written_since(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, skipped: Sequence[Bools], tick: int
+) -> Iterator[Scatter]:
+    """Pages in marked rows that were last seen at ``tick`` or later: all that were written since, few others.
+
+    ``skipped``: rows to leave out, of the dense chunks in the order of the directory and of the sparse parts.
+    """
+    first = np.uint32(min(tick, np.iinfo(np.uint32).max))
+    rows = np.flatnonzero((dense.marks.take(dense.blocks) != 0) & ~skipped[0])
+    last = dense.columns.last.reshape(-1, CHUNK_PAGES)
+    for low in range(0, rows.size, _ROWS_AT_ONCE):
+        some = rows[low : low + _ROWS_AT_ONCE]
+        block = dense.blocks.take(some).astype(np.int64)
+        hit = np.flatnonzero(last[block] >= first)
+        row, page = hit >> CHUNK_BITS, hit & (CHUNK_PAGES - 1)
+        yield from _scatters(
+            (dense.chunks.take(some).take(row) << CHUNK_BITS) + page,
+            dense.columns,
+            (block.take(row) << CHUNK_BITS) + page,
+            keys,
+        )
+    for part, skip in zip(sparse.parts, skipped[1:], strict=True):
+        marked = np.repeat((part.marks != 0) & ~skip, 1 << ROW_BITS)[: part.key.size]
+        place = np.flatnonzero(marked & (part.columns.last >= first))
+        yield from _scatters(part.key.take(place), part.columns, place, keys)
+
+
+def _scatters(key: Ints64, home: PageColumns, place: Ints64, keys: PageKeys) -> Iterator[Scatter]:
+    for low in range(0, key.size, PIECE_PAGES):
+        process, vpn = keys.decode(key[low : low + PIECE_PAGES])
+        yield Scatter(process, vpn, home, place[low : low + PIECE_PAGES])
 
 
 def dense_pieces(dense: DenseChunks, keys: PageKeys, chosen: Ints64) -> Iterator[Piece]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a heat table answers: immutable sets of parallel arrays, one entry per page or range."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -40,6 +41,18 @@ class Changes:
     def __len__(self) -> int:
         return self.vpn.size
 
+    def take(self, place: Ints64) -> "Changes":
+        """The rows at ``place``."""
+        return Changes(*(getattr(self, one.name).take(place) for one in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence["Changes"]) -> "Changes":
+        """One after the other."""
+        parts = [Changes.none(), *parts]
+        return Changes(
+            *(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Changes))
+        )
+
     @staticmethod
     def none() -> "Changes":
         """No pages."""
@@ -72,3 +85,14 @@ class ArmedRanges:
 
     def __len__(self) -> int:
         return self.start_vpn.size
+
+    def within(self, start_vpn: int, end_vpn: int) -> "ArmedRanges":
+        """What of them lies in [start_vpn, end_vpn)."""
+        some = (self.start_vpn < end_vpn) & (self.end_vpn > start_vpn)
+        return ArmedRanges(
+            np.maximum(self.start_vpn[some], start_vpn),
+            np.minimum(self.end_vpn[some], end_vpn),
+            self.first_s[some],
+            self.last_s[some],
+            self.passes[some],
+        )

@@ -12,6 +12,7 @@
 As in columns.py sums stay as they were at the last sample, and are decayed when they are used.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,25 @@ class Evidence:
     exposure_s: Floats32
     exposure_short_s: Floats32
     last: Ticks
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[int, "Evidence"]]) -> "Evidence | None":
+        """That of pages of several processes, one after the other: each with the place of its first page."""
+        if not parts:
+            return None
+        place = np.concatenate([low + part.place for low, part in parts])
+        names = ("samples", "samples_short", "exposure_s", "exposure_short_s", "last")
+        return cls(place, *(np.concatenate([getattr(part, name) for _, part in parts]) for name in names))
+
+    def among(self, place: Ints64) -> "Evidence | None":
+        """That of the pages at ``place`` (ascending) of those asked for; None if there is none."""
+        if not place.size:
+            return None
+        new = np.minimum(np.searchsorted(place, self.place), place.size - 1)
+        kept = place.take(new) == self.place
+        names = ("samples", "samples_short", "exposure_s", "exposure_short_s", "last")
+        columns = (getattr(self, name)[kept] for name in names)
+        return Evidence(new[kept], *columns) if kept.any() else None
 
 
 def sum_by_page(vpn: Ints64, tick: Ticks, weight: Floats32, horizons: tuple[Horizon, Horizon]) -> _Samples:

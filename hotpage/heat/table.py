@@ -21,21 +21,20 @@ not safe for use by several threads at once.
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints64, Ticks
-from hotpage.heat.columns import PageColumns
+from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints32, Ints64, Ticks
+from hotpage.heat.columns import SAMPLED, WRITTEN, PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
 from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
 from hotpage.heat.keys import PageKeys
 from hotpage.heat.listing import list_rates
-from hotpage.heat.reading import Piece, PieceRates, dense_pieces, sorted_pieces
+from hotpage.heat.reading import Piece, PieceRates, Scatter, dense_pieces, sorted_pieces, written_since
 from hotpage.heat.results import ArmedRanges, Changes, Rates
 from hotpage.heat.sampling import SampledPages
 from hotpage.heat.sampling import sum_by_page as sum_samples
@@ -43,15 +42,35 @@ from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SortedPages, SparsePage
 
 EVENTS_AT_ONCE = 1 << 19
 COOLING_TURNS = 16
-"""take_changes looks at 1 in so many untouched rows of 512 pages, another one each time."""
+"""take_changes looks at 1 in so many rows of 512 pages that nothing happened to, at others each time."""
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
 _REPORTED_UNKNOWN = np.uint8(BIN_COUNT)
 """In ``reported``: the page was sent without a rate. No rate comes near the bin of that number (2^39 Hz)."""
+_HIGHEST_REPORTED = np.uint8(BIN_COUNT - CHANGE_BINS)
 _END_S = (2**32 - 2) / TICKS_PER_S
+_NEVER = 2**32 - 1
 
-_T = TypeVar("_T", bound=np.generic)
 _Update = Callable[[PageColumns, Ints64, PageSums], int]
+
+
+def _news_edges_hz() -> tuple[Floats32, Floats32]:
+    """By the bin last reported: a rate below the one or from the other on is CHANGE_BINS or more away.
+
+    Every known rate is news of a page that was sent without one.
+    """
+    edges = bin_edges_hz().astype(np.float32)
+    fallen, risen = (
+        np.zeros(BIN_COUNT + 1, dtype=np.float32),
+        np.full(BIN_COUNT + 1, np.inf, dtype=np.float32),
+    )
+    fallen[CHANGE_BINS:] = edges[: BIN_COUNT + 1 - CHANGE_BINS]
+    risen[: _HIGHEST_REPORTED - CHANGE_BINS + 1] = edges[CHANGE_BINS - 1 : _HIGHEST_REPORTED]
+    risen[_REPORTED_UNKNOWN] = 0
+    return fallen, risen
+
+
+_FALLEN_HZ, _RISEN_HZ = _news_edges_hz()
 
 
 class HeatTable:
@@ -74,6 +93,7 @@ class HeatTable:
         self._armed: dict[int, ArmedPages] = {}
         self._sampled: dict[int, SampledPages] = {}
         self._turn = 0
+        self._written_tick = _NEVER
 
     @property
     def tracked_pages(self) -> int:
@@ -143,7 +163,7 @@ class HeatTable:
         key = self._keys.encode(np.full(sums.vpn.size, process, dtype=np.int32), sums.vpn)
         order = sort_order(key)
         key, page, tick = key.take(order), sums.vpn.take(order), sums.last.take(order)
-        last = self._last(key)
+        last = self._last(key, SAMPLED)
         changes = last == 0
         if process in self._armed:
             known = np.flatnonzero(~changes)
@@ -245,39 +265,33 @@ class HeatTable:
         """Pages whose long rate moved by half an octave since they were last taken, or became known.
 
         A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
-        Looks at the rows of 512 pages written since the last call and at a rotating sixteenth of the
-        others, where pages cool without events; or at ``everything``.
+        Looks at the pages written since the last call and at a rotating sixteenth of all others, where pages
+        cool without events; or at ``everything``.
         """
         found = []
-        for piece in self._changed_pieces(everything):
+        for piece in self._pieces_to_tell(everything):
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
-            bins = np.minimum(rate_bins(rate), _REPORTED_UNKNOWN - CHANGE_BINS)
             reported = piece.read(piece.home.reported)
-            moved = np.abs(bins.astype(np.int16) - reported) >= CHANGE_BINS
-            is_unknown = bins == 0
+            moved = rate < _FALLEN_HZ.take(reported)
+            moved |= rate >= _RISEN_HZ.take(reported)
+            is_unknown = np.isnan(rate)
             if is_unknown.any():
-                bins[is_unknown] = _REPORTED_UNKNOWN
                 # What only samples told becomes unknown again, not cold, once they have faded.
-                news = reported != _REPORTED_UNKNOWN if rates.is_sampled else reported == 0
-                moved[is_unknown] = news[is_unknown]
-            if not moved.any():
+                news = np.where(rates.is_sampled, reported != _REPORTED_UNKNOWN, reported == 0)
+                moved |= is_unknown & news
+            place = np.flatnonzero(moved)
+            if not place.size:
                 continue
-            piece.home.reported[piece.positions(moved)] = bins[moved]
+            pages, rate = piece.some(place), rate.take(place)
+            bins = np.minimum(rate_bins(rate), _HIGHEST_REPORTED)
+            pages.home.reported[pages.position] = np.where(bins, bins, _REPORTED_UNKNOWN)
+            some = rates.some(place, pages)
             found.append(
-                (
-                    np.full(np.count_nonzero(moved), piece.process, dtype=np.int32),
-                    piece.vpn[moved],
-                    rate[moved],
-                    rates.short()[moved],
-                    relative_error(rates.accesses()[moved]),
-                )
+                Changes(pages.process, pages.vpn, rate, some.short(), relative_error(some.accesses()))
             )
-        process = _joined([columns[0] for columns in found], np.int32)
-        vpn = _joined([columns[1] for columns in found], np.int64)
-        order = np.lexsort((vpn, process))
-        rest = [_joined([columns[i] for columns in found], np.float32).take(order) for i in range(2, 5)]
-        return Changes(process.take(order), vpn.take(order), *rest)
+        changes = Changes.joined(found)
+        return changes.take(_by_process_and_page(changes.process, changes.vpn))
 
     def histogram(self, now_s: float) -> RateHistogram:
         """Bytes per quarter octave of the long rate, over all tracked pages of all processes."""
@@ -302,6 +316,8 @@ class HeatTable:
 
     def _apply(self, sums: PageSums, update: _Update) -> None:
         """Update the pages of a batch where they are stored, and store those that are new."""
+        if sums.tick.size:
+            self._written_tick = min(self._written_tick, int(sums.tick.min()))
         position, is_dense = self._dense.locate(sums.key)
         if is_dense.all():
             self._dense.pages += update(self._dense.columns, position, sums)
@@ -328,7 +344,7 @@ class HeatTable:
         """Make chunks dense, and move their pages there."""
         self._dense.add(chunks)
         for pages in self._sparse.extract(chunks):
-            position, _ = self._dense.locate(pages.key)
+            position, _ = self._dense.locate(pages.key, WRITTEN | SAMPLED)
             self._dense.columns.put(position, pages.columns)
             self._dense.pages += pages.key.size
 
@@ -337,31 +353,43 @@ class HeatTable:
         for part in self._sparse.parts:
             yield from sorted_pieces(part, self._keys, 0, part.key.size)
 
-    def _rates_of(self, piece: Piece, now_s: float) -> PieceRates:
-        armed, sampled = self._armed.get(piece.process), self._sampled.get(piece.process)
-        return PieceRates(piece, now_s, self._horizons, armed, sampled)
+    def _rates_of(self, piece: Piece | Scatter, now_s: float) -> PieceRates:
+        return PieceRates(piece, now_s, self._horizons, self._armed, self._sampled)
 
-    def _last(self, key: Ints64) -> Ticks:
+    def _last(self, key: Ints64, mark: int = 0) -> Ticks:
         """Last access of ascending pages in ticks, 0 where not tracked."""
         last = np.zeros(key.size, dtype=np.uint32)
         for store in (self._dense, *self._sparse.parts):
-            position, found = store.locate(key)
+            position, found = store.locate(key, mark)
             last[found] = store.columns.last[position[found]]
         return last
 
-    def _changed_pieces(self, everything: bool) -> Iterator[Piece]:
-        dense, turn = self._dense, self._turn
-        self._turn = (turn + 1) % COOLING_TURNS
-        chosen = dense.touched.take(dense.blocks)
-        chosen[turn::COOLING_TURNS] = True
-        dense.touched[:] = False
-        yield from dense_pieces(dense, self._keys, np.flatnonzero(chosen | everything))
-        for part in self._sparse.parts:
-            rows = part.touched | everything
-            rows[turn::COOLING_TURNS] = True
-            part.touched[:] = False
+    def _pieces_to_tell(self, everything: bool) -> Iterator[Piece | Scatter]:
+        """Whole rows of 512 pages whose turn it is or that were sampled, then the pages written elsewhere."""
+        dense, parts = self._dense, self._sparse.parts
+        whole = []
+        for marks in (dense.marks.take(dense.blocks), *(part.marks for part in parts)):
+            rows = marks >= SAMPLED
+            turn = marks.size * self._turn // COOLING_TURNS, marks.size * (self._turn + 1) // COOLING_TURNS
+            rows[slice(*turn)] = True
+            whole.append(rows | everything)
+        self._turn = (self._turn + 1) % COOLING_TURNS
+        yield from dense_pieces(dense, self._keys, np.flatnonzero(whole[0]))
+        for part, rows in zip(parts, whole[1:], strict=True):
             for low, high in _row_runs(rows, part):
                 yield from sorted_pieces(part, self._keys, low, high)
+        yield from written_since(dense, self._sparse, self._keys, whole, self._written_tick)
+        for marks in (dense.marks, *(part.marks for part in parts)):
+            marks[:] = 0
+        self._written_tick = _NEVER
+
+
+def _by_process_and_page(process: Ints32, vpn: Ints64) -> Ints64:
+    """The order of pages by (process, vpn)."""
+    if not vpn.size:
+        return vpn
+    order = sort_order(vpn)
+    return order.take(sort_order(process.take(order).astype(np.int64)))
 
 
 def _row_runs(rows: Bools, part: SortedPages) -> Iterator[tuple[int, int]]:
@@ -376,7 +404,3 @@ def _crowded_chunks(key: Ints64) -> Ints64:
     chunk = key >> CHUNK_BITS
     first = np.flatnonzero(np.diff(chunk, prepend=-1))
     return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
-
-
-def _joined(arrays: list[npt.NDArray[_T]], dtype: type[_T]) -> npt.NDArray[_T]:
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)

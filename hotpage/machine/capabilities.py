@@ -30,7 +30,8 @@ class Capability(enum.IntEnum):
 def keep_only(capabilities: Iterable[Capability]) -> None:
     """Drop all other capabilities of this thread, for good: from the bounding set, too.
 
-    To be called while there is only one thread. Raises PrivilegeError if the kernel refuses.
+    Threads that it starts afterwards have no more; those that are running keep theirs. Raises PrivilegeError
+    if the kernel refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     kept = set(capabilities)

@@ -58,11 +58,15 @@ _SUMMED = 8
 
 
 class LiveProcess(NamedTuple):
-    """A process; ``history_hz`` are its accesses/s of the latest intervals, the newest last, NaN before."""
+    """A process; ``history_hz`` are its accesses/s of the latest intervals, the newest last, NaN before.
+
+    ``migrated_per_s``: base pages that the kernel moved in its hint faults, over the last interval.
+    """
 
     record: ProcessRecord
     heat: LiveHeat
     history_hz: Float32s
+    migrated_per_s: float = 0.0
 
 
 class LiveMapping(NamedTuple):

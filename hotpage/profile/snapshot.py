@@ -210,6 +210,8 @@ class IntervalData:
     cleared: Sequence[ClearedRange] = ()
     nodes: Sequence[NodeRecord] = ()
     latencies: Latencies | None = None  # only if a live view asked for them; no profile keeps them
+    # Base pages that the kernel moved in hint faults, by process; no profile keeps them either.
+    migrated_pages: Mapping[int, int] = field(default_factory=dict)
     sources: Sequence[SourceCounts] = ()
     own_cpu_s: float = 0.0
     bpf_s: float | None = None  # run time of the programs, where the kernel counts it

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from hotpage.profile.snapshot import (
     ProcessRecord,
     RunEnd,
     RunInfo,
+    Snapshot,
     Usage,
     VmaRecord,
 )
@@ -79,7 +81,7 @@ class WatchedProfile:
                 self._drop(process)
             self._take(data)
             self._usage = self._usage.plus(data)
-            self.view = self._picture(Usage().plus(data))
+            self.view = self._picture(Usage().plus(data), data.migrated_pages)
 
     def close(self, end: RunEnd) -> None:
         """Note how the session ended; a recording ends with it."""
@@ -117,6 +119,27 @@ class WatchedProfile:
             if slot is None:
                 slot = MAX_SLOTS - 1
             return self._pages.pages(slot, start // PAGE_BYTES, end // PAGE_BYTES)
+
+    def snapshot(self, process: int, start: int, end: int) -> Snapshot:
+        """What is known of one process within addresses (bytes); nothing when it has gone."""
+        start_vpn, end_vpn = start // PAGE_BYTES, end // PAGE_BYTES
+        pages = self.pages(process, start, end)
+        owner, time_s = np.full(len(pages), process, np.int32), np.full(len(pages), self._usage.end_s)
+        rates = (pages.rate_hz, pages.rate_hz, pages.relative_error)
+        with self._lock:
+            slot, record = self._slots.get(process), self._records.get(process)
+            armed = None if slot is None else self._mappings.armed(slot)
+            return Snapshot(
+                run=self.run,
+                end=self._end,
+                time_s=self._usage.end_s,
+                usage=self._usage,
+                processes={} if record is None else {process: record},
+                vmas={},
+                pages=PageTable(owner, pages.vpn, *rates, time_s),
+                armed={} if armed is None else {process: armed.within(start_vpn, end_vpn)},
+                nodes=self._nodes,
+            )
 
     def ranges(self, process: int, start: int, end: int) -> PageRuns:
         """Stretches of pages of similar rate, as in a report, and of pages of unknown rate."""
@@ -219,7 +242,7 @@ class WatchedProfile:
             self._spare_slots.append(slot)
         self._exited = [index for index in self._exited if index != process]
 
-    def _picture(self, recent: Usage) -> LiveView:
+    def _picture(self, recent: Usage, migrated_pages: Mapping[int, int]) -> LiveView:
         pages, mappings = self._pages, self._mappings
         found = silence(mappings, pages, self.run, self._usage.end_s)
         threshold, hot_bin = choose_hot_bin(pages, found, self._nodes)
@@ -232,7 +255,12 @@ class WatchedProfile:
         self._history_hz[:, -1] = [heat.accesses_per_s for heat in heats]
         history_hz = self._history_hz.copy()
         processes = [
-            LiveProcess(self._records[process], heats[slot], history_hz[slot])
+            LiveProcess(
+                self._records[process],
+                heats[slot],
+                history_hz[slot],
+                migrated_pages.get(process, 0) / recent.window_s if recent.window_s else 0.0,
+            )
             for process, slot in self._slots.items()
             if process in self._records
         ]

@@ -40,6 +40,7 @@ class Observer:
         self._service: dict[int, ServiceClock] = {}
         self._sampled_since_s: dict[int, float] = {}
         self._latencies: list[Latencies] | None = [] if keep_latencies else None
+        self._migrated: dict[int, int] = {}
 
     def take(self, events: Events, replaced_ns: dict[int, int], last: bool = False) -> list[Process]:
         """Account a batch in order of time; returns the processes seen for the first time.
@@ -103,6 +104,7 @@ class Observer:
             mine = hints & (process == owner)
             self._note_huge(int(owner), vpn[mine], huge[mine])
             self._observe_hints(int(owner), vpn[mine], time_s[mine])
+        self._count_migrated(events["flags"], process)
         if hints.all():
             return
         # Afterwards: what follows on the page, a fault (copy on write) or a sample, must not hide when it was
@@ -113,6 +115,12 @@ class Observer:
         for owner in np.unique(process[samples]):
             mine = samples & (process == owner)
             self._observe_samples(int(owner), vpn[mine], time_s[mine], events["period"][mine])
+
+    def _count_migrated(self, flags: NDArray[np.uint8], process: NDArray[np.int32]) -> None:
+        """Pages that the kernel moved in a hint fault."""
+        rows = np.flatnonzero(flags & EventFlag.MIGRATED)
+        for owner, is_huge in zip(process[rows].tolist(), (flags[rows] & EventFlag.HUGE) != 0, strict=True):
+            self._migrated[owner] = self._migrated.get(owner, 0) + (_HUGE_PAGES if is_huge else 1)
 
     def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
         """Hint faults: the exposure is the time that the program ran since the page was first armed."""
@@ -202,6 +210,11 @@ class Observer:
             np.concatenate([one.vpn for one in some]),
             np.concatenate([one.latency_s for one in some]),
         )
+
+    def take_migrated(self) -> dict[int, int]:
+        """Base pages that the kernel moved in hint faults since the last call, by process."""
+        some, self._migrated = self._migrated, {}
+        return some
 
     def forget(self, process: int) -> None:
         """The process has exited, or replaced its memory."""

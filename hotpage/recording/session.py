@@ -422,6 +422,7 @@ class Session:
             cleared=self._cleared,
             nodes=self._nodes.news(last),
             latencies=observer.take_latencies(),
+            migrated_pages=observer.take_migrated(),
             sources=[self._counts(name) for name in self._capture.rungs],
             own_cpu_s=progress.own_cpu_s - written.own_cpu_s,
             bpf_s=progress.bpf_s - written.bpf_s,

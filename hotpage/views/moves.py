@@ -27,11 +27,11 @@ _PLAN_COLUMNS = (
 )
 
 
-def plan_lines(plan: Plan, processes: Mapping[int, ProcessFacts]) -> Iterator[Text]:
+def plan_lines(plan: Plan, processes: Mapping[int, ProcessFacts], width: int = _WIDTH) -> Iterator[Text]:
     """What would move and why, then what stays and why. Rates are of one page, on average."""
     if plan.moves:
         rows = [(_cells(move, processes[move.process]), None) for move in plan.moves]
-        yield from table(_PLAN_COLUMNS, rows, _WIDTH, "...")
+        yield from table(_PLAN_COLUMNS, rows, width, "...")
     hot = f"; hot from {rate(plan.hot_hz)} accesses/s a page" if plan.hot_hz > 0 else ""
     yield Text(f"policy {plan.policy}: {size(plan.moved_bytes)} to move{hot}")
     for fate, count in sorted(plan.kept_bytes.items(), key=lambda item: -item[1]):
@@ -62,6 +62,14 @@ def outcome_lines(outcome: Outcome) -> Iterator[Text]:
             f"{seconds(outcome.elapsed_s)}; {size(speed)}/s while moving, longest call "
             f"{outcome.longest_call_s * 1e3:.1f} ms"
         )
+
+
+def outcome_summary(outcome: Outcome) -> str:
+    """In a line: how much moved of what was asked for, and the weightiest reason why not more."""
+    text = f"{size(outcome.moved_bytes)} of {size(outcome.requested_bytes)} moved"
+    if outcome.moved_bytes < outcome.requested_bytes:
+        text += f"; {why_not_moved(outcome)}"
+    return text
 
 
 def move_document(

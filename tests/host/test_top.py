@@ -122,6 +122,9 @@ def look_around(terminal: Terminal, workload: Exerciser) -> None:
     start_top(terminal, "--arm", "-p", str(workload.pid))
     assert BALANCING.exists()
     terminal.until(lambda shown: "hot from" in shown)  # rates have arrived
+    if "tier 1" not in terminal.shown():
+        terminal.keys("F7")
+        terminal.until(lambda shown: "there is nowhere to move pages to" in shown)
     terminal.keys("M")
     terminal.keys("Enter")
     terminal.until(lambda shown: "HEAT STRIP" in shown and "[anon]" in shown)

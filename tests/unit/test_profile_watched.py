@@ -166,6 +166,33 @@ def test_latencies_belong_to_pages() -> None:
     assert np.isnan(pages.latency_s[1])
 
 
+def test_a_snapshot_of_some_addresses_of_a_process() -> None:
+    live = WatchedProfile(run_info())
+    rows = [(index, vpn, float(vpn)) for index in (1, 2) for vpn in range(100, 110)]
+    first = interval(
+        3, changes(*rows), processes=[process(1, "a"), process(2, "b")], armed={1: armed(90, 120, 0.5)}
+    )
+    live.interval(first)
+    part = live.snapshot(1, 104 << 12, 107 << 12)
+    assert part.processes.keys() == {1} and part.time_s == 3.0
+    assert part.pages.vpn.tolist() == [104, 105, 106]
+    assert part.pages.rate_hz.tolist() == [104.0, 105.0, 106.0]
+    assert (part.armed[1].start_vpn.tolist(), part.armed[1].end_vpn.tolist()) == ([104], [107])
+    assert live.snapshot(2, 0, 1 << 56).armed == {}
+    nobody = live.snapshot(7, 0, 1 << 56)
+    assert not nobody.processes and not len(nobody.pages)
+
+
+def test_what_the_kernel_moved_is_a_rate() -> None:
+    live = WatchedProfile(run_info())
+    more = {"processes": [process(1, "a"), process(2, "b")], "migrated_pages": {1: 30}}
+    live.interval(interval(2, changes(), start_s=0.0, **more))
+    assert live.view is not None
+    assert [row.migrated_per_s for row in live.view.processes] == [15.0, 0.0]
+    live.interval(interval(3, changes()))
+    assert [row.migrated_per_s for row in live.view.processes] == [0.0, 0.0]
+
+
 def test_ranges_have_one_rate_each() -> None:
     live = WatchedProfile(run_info())
     rows = [(1, vpn, 1000.0 if vpn < 150 else 0.1) for vpn in range(100, 200)]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakeproc import FakeProc
-from recorded import PID, arm, batch, fault, hint, scan, scan_end
+from recorded import PID, arm, batch, fault, hint, record, scan, scan_end
 
-from hotpage.capture.events import EVENT_DTYPE, Events
+from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import ProcessTable
 from hotpage.recording.observer import Observer
@@ -199,3 +199,20 @@ def test_how_the_ring_was_cut_into_batches_matters_little(
     whole, parts = observer.table.rates(0, 7.0), other.table.rates(0, 7.0)
     np.testing.assert_array_equal(whole.vpn, parts.vpn)
     np.testing.assert_allclose(whole.rate_hz, parts.rate_hz, rtol=0.02)
+
+
+def test_pages_that_the_kernel_moved_are_counted_by_process(proc: FakeProc, observer: Observer) -> None:
+    proc.put(PID + 1, start=6)
+    moved, huge = EventFlag.MIGRATED, EventFlag.MIGRATED | EventFlag.HUGE
+    observer.take(
+        batch(
+            arm(0, HUGE_HEAD + 512, 1000),
+            hint(3, 1001),
+            record(EventSource.HINT_FAULT, 5, 1002, flags=moved),
+            record(EventSource.HINT_FAULT, HUGE_HEAD, 1003, flags=huge),
+            record(EventSource.HINT_FAULT, 6, 1004, flags=moved, pid=PID + 1),
+        ),
+        {},
+    )
+    assert observer.take_migrated() == {0: 513, 1: 1}
+    assert observer.take_migrated() == {}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from profiles import changes, interval
 from topfeed import busy_feed, frozen_feed
 
 from hotpage.errors import UsageError
@@ -23,8 +24,8 @@ def test_columns_are_the_same_on_every_machine() -> None:
         for line in lines[start + 1 :]:
             assert len(line.split()) == len(columns)
     (heading,) = headings
-    assert heading.split() == (
-        ["PID", "RSS", "HOT", "WARM", "COLD", "UNKNOWN", "ACC/S", "ERROR", "MISPL", "NODES", "COMMAND"]
+    assert heading == (
+        "    PID    RSS    HOT   WARM   COLD UNKNOWN  ACC/S  ERROR  MISPL  MOV/S NODES        COMMAND"
     )
 
 
@@ -54,9 +55,18 @@ def test_json_is_one_line_that_adds_up() -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_sorts(key: str) -> None:
-    document = json.loads(json_line(frozen_feed(2).view, Status("on"), key))
-    names = {"accesses": "accesses_per_s", "rss": "resident_bytes", "pid": "pid", "command": "comm"}
-    name = names.get(key, "relative_error" if key == "error" else f"{key}_bytes")
+    feed = frozen_feed(2)
+    feed.profile.interval(interval(11, changes(), nodes=(), migrated_pages={2: 5, 4: 7}))
+    document = json.loads(json_line(feed.view, Status("on"), key))
+    names = {
+        "accesses": "accesses_per_s",
+        "rss": "resident_bytes",
+        "error": "relative_error",
+        "moves": "moved_pages_per_s",
+        "pid": "pid",
+        "command": "comm",
+    }
+    name = names.get(key, f"{key}_bytes")
     values = [row[name] for row in document["processes"] if row[name] is not None]
     assert values == sorted(values, reverse=key not in ("error", "pid", "command"))
 

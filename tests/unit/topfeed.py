@@ -10,6 +10,12 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes, Latencies
+from hotpage.placement.background import MoveJob, Stage
+from hotpage.placement.chosen import Proposal, Wish
+from hotpage.placement.movelog import MoveLog, PageMoves
+from hotpage.placement.movers.move_pages import MoveProgress
+from hotpage.placement.outcome import MoveOutcome, Outcome, Result
+from hotpage.placement.plan import Fate, Move, Plan, ProcessFacts
 from hotpage.profile.liveview import LiveView
 from hotpage.profile.snapshot import SourceCounts
 from hotpage.profile.watched import WatchedProfile
@@ -21,6 +27,62 @@ LIBRARY = 0x7F3D12000
 GIB = 1 << 30
 
 
+class FakeMoves:
+    """Moves the first 3,200 pages of redis's heap, when the test says so; no clock goes on by itself."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.log = MoveLog(lambda: self.now_s)
+        self.wishes: list[Wish] = []
+        self.is_slow_to_plan = False
+        self.has_nothing_to_move = False
+        self.problem = ""
+
+    def propose(self, wish: Wish) -> MoveJob:
+        self.wishes.append(wish)
+        job = MoveJob(wish)
+        if self.problem:
+            job.problem, job.stage = self.problem, Stage.FAILED
+        elif not self.is_slow_to_plan:
+            self.plan(job)
+        return job
+
+    def plan(self, job: MoveJob) -> None:
+        """The plan is there."""
+        source, target = (1, 0) if job.wish.promote else (0, 1)
+        pages = np.arange(HEAP, HEAP + 3200)
+        ones = np.ones(len(pages), np.int32)
+        move = Move(
+            1, source, target, job.wish.promote, "above the threshold", pages, ones, 3.07, 0.016, 16e3
+        )
+        kept = {Fate.HOT_IN_PLACE: 20 << 20, Fate.NOT_CHOSEN: 150 << 20, Fate.UNKNOWN: 256 << 10}
+        moves = () if self.has_nothing_to_move else (move,)
+        outcomes = [MoveOutcome(one, np.full(len(pages), Result.PLANNED, np.uint8)) for one in moves]
+        facts = ProcessFacts(4001, 7, (1, 2), "redis-server", "/", frozenset({0, 1}))
+        job.proposal = Proposal(Plan("threshold", moves, kept, 8.0), {1: facts}, Outcome(outcomes))
+        job.stage = Stage.PROPOSED
+
+    def carry_out(self, job: MoveJob) -> None:
+        job.stage = Stage.MOVING
+
+    def go_on(self, job: MoveJob, moved_pages: int) -> None:
+        """So many pages of a job have moved by now."""
+        before = job.progress.moved_bytes >> 12 if job.progress else 0
+        self.log.note_moved(job.wish.process, moved_pages - before)
+        job.progress = MoveProgress(3200 << 12, moved_pages << 12, moved_pages << 12)
+
+    def finish(self, job: MoveJob) -> None:
+        """All but the last 200 pages could be moved; those were armed."""
+        assert job.proposal is not None
+        (move,) = job.proposal.plan.moves
+        results = np.full(3200, Result.MOVED, np.uint8)
+        results[3000:] = Result.ARMED
+        job.outcome = Outcome([MoveOutcome(move, results)], 0.25, 3, 0.04, 0.018)
+        self.go_on(job, 3000)
+        self.log.note(job.outcome)
+        job.stage = Stage.DONE
+
+
 @dataclass
 class FrozenFeed:
     """A Feed whose picture changes only when ``profile`` takes another interval."""
@@ -29,6 +91,7 @@ class FrozenFeed:
     state: Status = field(default_factory=lambda: Status("on", target_cost_percent=1.2))
     asked_nodes: list[int] = field(default_factory=list)
     refuses: bool = False
+    moves: "FakeMoves" = field(default_factory=lambda: FakeMoves())
 
     @property
     def view(self) -> LiveView | None:
@@ -43,6 +106,18 @@ class FrozenFeed:
     def nodes(self, process: int, vpn: Sequence[int]) -> list[int | None]:
         self.asked_nodes += [int(page) for page in vpn]
         return [None if page % 7 == 0 else int(page) % 2 for page in vpn]
+
+    def propose(self, wish: Wish) -> MoveJob:
+        return self.moves.propose(wish)
+
+    def carry_out(self, job: MoveJob) -> None:
+        self.moves.carry_out(job)
+
+    def moves_per_s(self) -> dict[int, float]:
+        return self.moves.log.pages_per_s(2.0)
+
+    def page_moves(self, process: int, start: int, end: int) -> PageMoves:
+        return self.moves.log.of(process, start >> 12, end >> 12)
 
     def record(self) -> None:
         if self.refuses:

@@ -6,8 +6,9 @@
     processes.py mappings.py ranges.py   the tables, one inside the other
     columns.py  what a column shows, and how columns share the width
     header.py   the lines above the table
-    grid.py     the table as a widget; screens.py what lies over it; app.py the application
+    grid.py     the table as a widget; app.py the application
+    screens.py movescreen.py   what lies over the table
     batch.py    the same for scripts; web.py for browsers
 
-Only app.py, grid.py, screens.py and web.py know Textual.
+Only app.py, grid.py, the screens and web.py know Textual.
 """

@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from hotpage.errors import HotpageError
+from hotpage.errors import HotpageError, UsageError
+from hotpage.placement.background import MoveJob, Stage
+from hotpage.placement.chosen import Wish
 from hotpage.profile.liveview import LiveView
+from hotpage.views.moves import outcome_summary
 from hotpage.views.top.columns import ALERT, FAINT, UNITS, Context
 from hotpage.views.top.feed import Feed
 from hotpage.views.top.grid import Grid
 from hotpage.views.top.header import header_height, header_lines, notes
 from hotpage.views.top.levels import Level, Order
+from hotpage.views.top.movescreen import MoveScreen
 from hotpage.views.top.processes import ProcessLevel
 from hotpage.views.top.screens import HelpScreen, SortScreen
 
@@ -29,11 +34,15 @@ _FOOTER = (
     ("F4", "Filter", "filter"),
     ("F5", "Tree", "tree"),
     ("F6", "Sort", "sort"),
+    ("F7", "Fast", "promote"),
+    ("F8", "Slow", "demote"),
     ("Z", "Freeze", "freeze"),
     ("R", "Record", "record"),
     ("Esc", "Back", "leave"),
     ("F10", "Quit", "quit"),
 )
+_MOVES = ("promote", "demote")
+_GIVES_WAY = "freeze"
 
 
 class TopApp(App[str]):
@@ -72,6 +81,8 @@ class TopApp(App[str]):
         Binding("e", "unit"),
         Binding("p", "commands"),
         Binding("R", "record"),
+        Binding("f7,right_square_bracket", "promote"),
+        Binding("f8,left_square_bracket", "demote"),
         Binding("enter,right", "enter"),
         Binding("escape,backspace,left", "leave"),
         Binding("up,k", "move(-1)"),
@@ -106,6 +117,7 @@ class TopApp(App[str]):
         self._view: LiveView | None = None
         self._is_frozen = False
         self._message = ""
+        self._job: MoveJob | None = None
         self._parent_pid = os.getppid()
 
     # Parts
@@ -115,7 +127,7 @@ class TopApp(App[str]):
         yield Grid()
         yield Static(id="path")
         yield Static(id="detail")
-        yield Static(self._keys(), id="keys")
+        yield Static(id="keys")
         yield Input(id="words")
 
     def on_mount(self) -> None:
@@ -141,6 +153,7 @@ class TopApp(App[str]):
         if reason is not None:
             self.exit(reason)
             return
+        self._look_at_moves()
         view = self._feed.view
         if view is not self._view and not self._is_frozen:
             self._view = view
@@ -149,6 +162,7 @@ class TopApp(App[str]):
     def show(self) -> None:
         """Bring everything on the screen up to the newest picture."""
         self._show_header()
+        self._show_keys()
         if self._view is None:
             return
         rows = self.level.rows(self._feed, self._view, self._filter)
@@ -185,9 +199,16 @@ class TopApp(App[str]):
         text.truncate(self.size.width, overflow="ellipsis" if self._unicode else "crop")
         base.query_one("#detail", Static).update(text)
 
-    def _keys(self) -> Text:
+    def _show_keys(self) -> None:
+        has_tiers = self._view is not None and self._view.has_tiers
+        keys = [one for one in _FOOTER if has_tiers or one[2] not in _MOVES]
+        if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
+            keys = [one for one in keys if one[2] != _GIVES_WAY]
+        self.screen_stack[0].query_one("#keys", Static).update(self._keys(keys))
+
+    def _keys(self, keys: Sequence[tuple[str, str, str]]) -> Text:
         line = Text(no_wrap=True)
-        for key, label, action in _FOOTER:
+        for key, label, action in keys:
             line.append(key, "bold #e0e0e0")
             start = len(line)
             line.append(label, "#1e1e1e on #87b38d")
@@ -321,6 +342,47 @@ class TopApp(App[str]):
             self._message = str(error)
         self._show_header()
         self._show_detail()
+
+    # Moving
+
+    def action_promote(self) -> None:
+        self._ask_to_move(promote=True)
+
+    def action_demote(self) -> None:
+        self._ask_to_move(promote=False)
+
+    def _ask_to_move(self, promote: bool) -> None:
+        """Propose to move what the selected row shows, or go back to a move that is under way."""
+        row, view = self.grid.row, self._view
+        if view is None or row is None or isinstance(self.screen, ModalScreen):
+            return
+        try:
+            if self._job is None or not self._job.is_moving:
+                wish = self._wish(row, promote, view)
+                self._job = self._feed.propose(wish)
+            self.push_screen(MoveScreen(self._feed, self._job, view.threshold.hot_hz, self._unicode))
+        except HotpageError as error:
+            self._message = str(error)
+        self._show_detail()
+
+    def _wish(self, row: object, promote: bool, view: LiveView) -> Wish:
+        if not view.has_tiers:
+            raise UsageError("all memory of this machine is in one tier", "there is nowhere to move pages to")
+        wish = self.level.wish(row, promote, view)
+        if isinstance(wish, str):
+            raise UsageError(wish)
+        return wish
+
+    def _look_at_moves(self) -> None:
+        """Say how a move ended that nobody watched."""
+        screen = self.screen
+        if isinstance(screen, MoveScreen):
+            self._job = screen.job
+        elif self._job is not None and self._job.stage in (Stage.DONE, Stage.FAILED):
+            job, self._job = self._job, None
+            said = outcome_summary(job.outcome) if job.outcome is not None else job.problem
+            self._message = f"{'promoting' if job.wish.promote else 'demoting'} {job.wish.name}: {said}"
+            self._show_detail()
 
     # Words to look for
 

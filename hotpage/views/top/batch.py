@@ -18,9 +18,12 @@ from hotpage.views.top.levels import Order
 from hotpage.views.top.processes import ProcessLevel, ProcessRow, process_row
 
 _WIDTH = 110
-KEYS = ("accesses", "hot", "warm", "cold", "unknown", "rss", "error", "misplaced", "pid", "command")
+KEYS = ("accesses", "hot", "warm", "cold", "unknown", "rss", "error", "misplaced", "moves", "pid", "command")
 _ASCENDING = ("error", "pid", "command")
-_HEADINGS = ("PID", "RSS", "HOT", "WARM", "COLD", "UNKNOWN", "ACC/S", "ERROR", "MISPL", "NODES", "COMMAND")
+_HEADINGS = (
+    *("PID", "RSS", "HOT", "WARM", "COLD", "UNKNOWN", "ACC/S", "ERROR", "MISPL", "MOV/S"),
+    *("NODES", "COMMAND"),
+)
 
 
 def check_key(key: str) -> Order:
@@ -96,13 +99,14 @@ def _cells(row: ProcessRow) -> tuple[str, ...]:
         units.rate(heat.accesses_per_s),
         units.error(heat.relative_error),
         units.size(heat.misplaced_bytes),
+        units.rate(row.moves_per_s),
         nodes or "-",
         row.name,
     )
 
 
 def _row(cells: Sequence[str]) -> str:
-    widths = (7, 6, 6, 6, 6, 7, 6, 6, 6)
+    widths = (7, 6, 6, 6, 6, 7, 6, 6, 6, 6)
     right = " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False))
     return f"{right} {cells[-2]:<12} {cells[-1]}".rstrip()
 
@@ -117,6 +121,7 @@ def _process(row: ProcessRow) -> dict[str, Any]:
         "cmdline": process.cmdline,
         "cgroup": process.cgroup,
         "exited_s": row.record.exited_s,
+        "moved_pages_per_s": row.moves_per_s,
         **_heat(row.heat),
     }
 

@@ -126,7 +126,7 @@ def heat_columns(heat: Callable[[Any], LiveHeat], drop: Mapping[str, int]) -> li
             "accesses",
             "ACC/S",
             5,
-            lambda row, _width, _context: _faint_zero(units.rate(heat(row).accesses_per_s)),
+            lambda row, _width, _context: faint_zero(units.rate(heat(row).accesses_per_s)),
             drop=drop.get("accesses", 0),
             value=lambda row: heat(row).accesses_per_s,
         ),
@@ -187,7 +187,8 @@ def log_bar(rate_hz: float, lowest_hz: float, highest_hz: float, width: int, uni
     return ("█" if unicode else "#") * max(length, 1)
 
 
-def _faint_zero(text: str) -> Span:
+def faint_zero(text: str) -> Span:
+    """A number that is easy to pass over where it is none."""
     return (text, FAINT if text == "0" else PLAIN)
 
 

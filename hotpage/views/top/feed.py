@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hotpage.placement.background import MoveJob
+from hotpage.placement.chosen import Wish
+from hotpage.placement.movelog import PageMoves
 from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.runs import PageRuns
@@ -56,6 +59,18 @@ class Feed(Protocol):
 
     def nodes(self, process: int, vpn: Int64s) -> Sequence[int | None]:
         """The node of each page now; None where it is on none (swapped out, gone) or nobody may ask."""
+
+    def propose(self, wish: Wish) -> MoveJob:
+        """Begin to plan a move; raises HotpageError."""
+
+    def carry_out(self, job: MoveJob) -> None:
+        """Begin to move what was proposed."""
+
+    def moves_per_s(self) -> Mapping[int, float]:
+        """Base pages moved per second from here, over the last refresh, by process."""
+
+    def page_moves(self, process: int, start: int, end: int) -> PageMoves:
+        """What became of the pages within addresses (bytes) that were moved from here."""
 
     def record(self) -> None:
         """Begin to record; raises HotpageError."""

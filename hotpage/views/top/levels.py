@@ -7,10 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hotpage.placement.chosen import Wish
 from hotpage.profile.liveview import LiveView
-from hotpage.views.top.columns import (
-    Column,
-)
+from hotpage.views.top.columns import Column
 from hotpage.views.top.feed import Feed
 
 
@@ -55,6 +54,10 @@ class Level(ABC):
     def describe(self, row: Any, view: LiveView) -> str:
         """The whole truth about a row, in a line."""
 
+    @abstractmethod
+    def wish(self, row: Any, promote: bool, view: LiveView) -> Wish | str:
+        """To move the row's memory to faster or slower memory; or why that makes no sense."""
+
     def prepare(self, rows: Sequence[Any]) -> None:  # noqa: B027 (few have anything to prepare)
         """These rows are about to be shown: ask for what is needed for none but them."""
 
@@ -80,8 +83,11 @@ class Level(ABC):
 
 
 def without_tiers(columns: list[Column], view: LiveView) -> list[Column]:
-    """Where all memory is of one kind, nothing can be misplaced."""
-    return columns if view.has_tiers else [one for one in columns if one.key != "misplaced"]
+    """Where all memory is of one kind, nothing can be misplaced, or moved to another."""
+    return columns if view.has_tiers else [one for one in columns if one.key not in _OF_TIERS]
+
+
+_OF_TIERS = ("misplaced", "moves", "moved")
 
 
 def nodes_of(view: LiveView) -> list[int]:

@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from hotpage.machine.proc import printable
+from hotpage.placement.chosen import Wish
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.views import strip, units
 from hotpage.views.top.columns import (
@@ -87,6 +88,13 @@ class MappingLevel(Level):
 
     def enter(self, row: LiveMapping) -> Level | None:
         return RangeLevel(self.process, row.record) if row.record else None
+
+    def wish(self, row: LiveMapping, promote: bool, view: LiveView) -> Wish | str:
+        if row.record is None:
+            return "no mapping is known here"
+        vma = row.record.vma
+        name = f"{printable(vma.name)} {units.address_range(vma.start, vma.end)} of {self.title}"
+        return Wish(name, self.process, promote, vma.start, vma.end, view.threshold.hot_hz)
 
     def describe(self, row: LiveMapping, view: LiveView) -> str:
         if row.record is None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hotpage.machine.proc import printable
+from hotpage.placement.chosen import Wish
 from hotpage.profile.liveview import LiveHeat, LiveProcess, LiveView
 from hotpage.profile.snapshot import Float32s, ProcessRecord
 from hotpage.views import units
@@ -19,6 +20,7 @@ from hotpage.views.top.columns import (
     Cell,
     Column,
     Context,
+    faint_zero,
     heat_columns,
     node_columns,
     sparkline,
@@ -39,6 +41,8 @@ class ProcessRow(NamedTuple):
     is_folded: bool = False
     label: str = ""
     """Of a cgroup: its path from the one above on."""
+    moves_per_s: float = 0.0
+    """Base pages, by the kernel as far as hint faults tell it, and from here."""
 
 
 class ProcessLevel(Level):
@@ -78,12 +82,24 @@ class ProcessLevel(Level):
             ),
             *heat_columns(lambda row: row.heat, drop),
             *node_columns(lambda row: row.heat, nodes_of(view), 20),
+            Column(
+                "moves",
+                "MOV/S",
+                5,
+                lambda row, _width, _context: faint_zero(units.rate(row.moves_per_s)),
+                drop=29,
+                value=lambda row: row.moves_per_s,
+            ),
             Column("history", "TREND", 5, self._history, most=60, drop=1),
         ]
         return without_tiers(found, view)
 
     def rows(self, feed: Feed, view: LiveView, words: str) -> Sequence[ProcessRow]:
-        rows = [process_row(process) for process in view.processes]
+        moves_per_s = feed.moves_per_s()
+        rows = [
+            process_row(process, moves_per_s.get(process.record.process.index, 0.0))
+            for process in view.processes
+        ]
         rows = [row for row in rows if not words or self.matches(row, words)]
         if not self.is_tree:
             return self.sorted(rows, view)
@@ -104,6 +120,13 @@ class ProcessLevel(Level):
             return None
         process = row.record.process
         return MappingLevel(process.index, process.pid, process.comm)
+
+    def wish(self, row: ProcessRow, promote: bool, view: LiveView) -> Wish | str:
+        if row.record is None:
+            return "choose a process: this is a cgroup, for which there is hotpage move --cgroup"
+        process = row.record.process
+        name = f"{row.name} ({process.pid})"
+        return Wish(name, process.index, promote, hot_hz=view.threshold.hot_hz)
 
     def describe(self, row: ProcessRow, view: LiveView) -> str:
         if row.record is None:
@@ -190,11 +213,16 @@ class _Group:
         histories = np.array([row.history_hz for row in rows])
         known = np.isfinite(histories).any(axis=0)
         history = np.where(known, np.nansum(histories, axis=0), np.nan).astype(np.float32)
-        return ProcessRow(printable(name), heat, history, None, depth, is_folded)
+        moves_per_s = sum(row.moves_per_s for row in rows)
+        return ProcessRow(printable(name), heat, history, None, depth, is_folded, moves_per_s=moves_per_s)
 
 
-def process_row(process: LiveProcess) -> ProcessRow:
-    """A row of the list."""
+def process_row(process: LiveProcess, moves_per_s: float = 0.0) -> ProcessRow:
+    """A row of the list; ``moves_per_s`` are those from here."""
     return ProcessRow(
-        printable(process.record.process.comm), process.heat, process.history_hz, process.record
+        printable(process.record.process.comm),
+        process.heat,
+        process.history_hz,
+        process.record,
+        moves_per_s=process.migrated_per_s + moves_per_s,
     )

@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.placement.chosen import Wish
+from hotpage.placement.movelog import PageMoves
+from hotpage.placement.outcome import Result
 from hotpage.profile.liveview import LiveView
 from hotpage.profile.snapshot import PAGE_BYTES, Int64s, VmaRecord
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 from hotpage.views.top.columns import (
+    ALERT,
     FAINT,
     HEAT_STYLES,
     PLAIN,
@@ -24,7 +28,7 @@ from hotpage.views.top.columns import (
     log_bar,
 )
 from hotpage.views.top.feed import Feed
-from hotpage.views.top.levels import Level, Order
+from hotpage.views.top.levels import Level, Order, without_tiers
 
 
 class _LazyRows(Sequence[Any]):
@@ -143,6 +147,9 @@ class RangeLevel(Level):
     def enter(self, row: RangeRow) -> Level | None:
         return PageLevel(self.process, row.start, row.end)
 
+    def wish(self, row: RangeRow, promote: bool, view: LiveView) -> Wish | str:
+        return Wish(units.address_range(row.start, row.end), self.process, promote, row.start, row.end)
+
     def describe(self, row: RangeRow, view: LiveView) -> str:
         pages = row.size_bytes // PAGE_BYTES
         span = units.address_range(row.start, row.end)
@@ -176,13 +183,14 @@ class PageLevel(Level):
         self.process, self.start, self.end = process, start, end
         self._feed: Feed | None = None
         self._nodes: dict[int, int | None] = {}
+        self._moves = PageMoves.none()
 
     @property
     def title(self) -> str:
         return f"pages of {units.address_range(self.start, self.end)}"
 
     def columns(self, view: LiveView) -> list[Column]:
-        return [
+        found = [
             Column(
                 "address",
                 "PAGE",
@@ -210,10 +218,13 @@ class PageLevel(Level):
                 descending=False,
             ),
             Column("node", "NODE", 5, self._node),
+            Column("moved", "LAST MOVE", 12, self._last_move, right=False, most=40),
         ]
+        return without_tiers(found, view)
 
     def rows(self, feed: Feed, view: LiveView, words: str) -> Sequence[PageRow]:
         self._feed, self._nodes = feed, {}
+        self._moves = feed.page_moves(self.process, self.start, self.end)
         found = feed.pages(self.process, self.start, self.end)
         kinds = view.threshold.classes(found.rate_hz)
 
@@ -243,13 +254,18 @@ class PageLevel(Level):
     def enter(self, row: PageRow) -> Level | None:
         return None
 
+    def wish(self, row: PageRow, promote: bool, view: LiveView) -> Wish | str:
+        start = row.vpn * PAGE_BYTES
+        return Wish(f"page {units.address(start)}", self.process, promote, start, start + PAGE_BYTES)
+
     def describe(self, row: PageRow, view: LiveView) -> str:
+        page = f"page {units.address(row.vpn * PAGE_BYTES)}"
+        move = self._moves.newest(row.vpn)
+        if move is not None:
+            return f"{page}  {move.source} to {move.target}, {units.seconds(move.age_s)} ago: {move.words}"
         if np.isnan(row.rate_hz):
-            return f"page {units.address(row.vpn * PAGE_BYTES)}  seen, its rate is not known"
-        return (
-            f"page {units.address(row.vpn * PAGE_BYTES)}  {units.rate(row.rate_hz)} accesses/s "
-            f"± {units.error(row.relative_error)}"
-        )
+            return f"{page}  seen, its rate is not known"
+        return f"{page}  {units.rate(row.rate_hz)} accesses/s ± {units.error(row.relative_error)}"
 
     def prepare(self, rows: Sequence[PageRow]) -> None:
         """Ask for the nodes of the rows on screen, all at once."""
@@ -261,6 +277,14 @@ class PageLevel(Level):
     def _node(self, row: PageRow, _width: int, _context: Context) -> Span:
         node = self._nodes.get(row.vpn)
         return ("-", FAINT) if node is None else (str(node), PLAIN)
+
+    def _last_move(self, row: PageRow, _width: int, context: Context) -> Span:
+        move = self._moves.newest(row.vpn)
+        if move is None:
+            return "-", FAINT
+        way = f"{move.source}{'→' if context.unicode else '>'}{move.target}"
+        style = PLAIN if move.result is Result.MOVED else ALERT
+        return f"{way} {move.word}, {units.seconds(move.age_s)} ago", style
 
 
 def latency(duration_s: float) -> str:

@@ -24,6 +24,7 @@ _KEYS = (
     ("F5 t       F6 s < >", "tree by cgroup; sort by another column"),
     ("I   P M N  click a heading", "other end first; by ACC/S, RSS, PID; by that"),
     ("Z   e   p", "freeze; bytes, pages or % of RSS; full commands"),
+    ("F7 ]      F8 [", "move to fast memory, or to slow; asks first"),
     ("R", "record into hotpage-<date>-<time>; again: end"),
     ("F1 h ?     F10 q Ctrl-C", "this help; quit"),
 )
@@ -31,8 +32,9 @@ _NUMBERS = (
     "HOT WARM COLD: memory by the accesses/s of its pages, the limit is above. What was armed and stayed "
     "silent is COLD. UNKNOWN is in memory, but nobody observed it.",
     "ACC/S: accesses per second of all pages together. ERROR: its standard error.",
-    "MISPL: hot memory on slower tiers, a mapping's heat shared out as its bytes are.",
+    "MISPL: hot memory on slower tiers, a mapping's heat shared out by its bytes.",
     "LATENCY: from arming to the last access seen. NODE: where the page is now.",
+    "MOV/S: pages moved a second, from here and by the kernel (where it tells).",
 )
 
 

@@ -74,7 +74,11 @@ class _TokenServer(Server):
         await web.SockSite(runner, listener).start()
         try:
             print(f"hotpage: http://{_HOST}:{self.port}/?token={self.token}", flush=True)
-            print("hotpage: whoever has this address can watch; Ctrl-C ends it", file=sys.stderr, flush=True)
+            print(
+                "hotpage: whoever has this address can watch, record and move pages; Ctrl-C ends it",
+                file=sys.stderr,
+                flush=True,
+            )
             await stop.wait()
         finally:
             await runner.cleanup()
