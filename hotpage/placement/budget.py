@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hotpage.heat.estimator import HEADROOM_MAX_BYTES, HEADROOM_MIN_BYTES, HEADROOM_SHARE
-from hotpage.machine.numa import Watermarks
+from hotpage.machine.numa import Watermarks, read_watermarks
 
 CALL_S = 0.02
 """A call of move_pages holds up the target's faults, and an RCU grace period: it is to end within this."""
@@ -27,6 +27,12 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int) -> int:
     """
     share = min(max(HEADROOM_SHARE * total_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES, total_bytes / 8)
     return high_watermark_bytes + int(share)
+
+
+def room_bytes(node: int) -> float:
+    """What a node can take before it falls below its high watermark, now."""
+    marks = read_watermarks().get(node)
+    return float("inf") if marks is None else marks.free - marks.high
 
 
 def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:

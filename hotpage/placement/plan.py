@@ -163,6 +163,7 @@ class Fate(IntEnum):
     RATE = 16
     ROOM = 17
     NOT_CHOSEN = 18
+    IN_PLACE = 19
 
 
 WORDS: Mapping[Fate, str] = {
@@ -184,6 +185,7 @@ WORDS: Mapping[Fate, str] = {
     Fate.RATE: "the rate limit of moves",
     Fate.ROOM: "no room on the target node",
     Fate.NOT_CHOSEN: "not among the pages chosen",
+    Fate.IN_PLACE: "there already",
 }
 
 
@@ -209,6 +211,13 @@ class Move:
     def size_bytes(self) -> int:
         """Of all its folios."""
         return int(self.pages.sum(dtype=np.int64)) * PAGE_BYTES
+
+    def base_vpn(self) -> Int64s:
+        """Each base page of all its folios, in order."""
+        ends = np.cumsum(self.pages, dtype=np.int64)
+        starts = self.vpn - (ends - self.pages)
+        every: Int64s = np.repeat(starts, self.pages) + np.arange(int(ends[-1]) if ends.size else 0)
+        return every
 
 
 @dataclass(frozen=True)
