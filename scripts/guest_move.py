@@ -5,6 +5,9 @@ One-shot: a zipf workload with all pages on the slow node is profiled, then ``ho
 promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its
 accesses goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
 ``random`` does the same from the same profile and the same start.
+
+All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
+turns, and beside a busy one everything else takes several times as long.
 """
 
 import json
@@ -37,6 +40,7 @@ LOOP_PAGES = 8192
 LOOP_ROUNDS = 3
 MOVER = MovePagesMover()
 NUMA_BALANCING = Path("/proc/sys/kernel/numa_balancing")
+BEGUN_S = time.monotonic()
 
 
 class Zipf:
@@ -69,12 +73,18 @@ def zipf(peer: str, directory: Path, seed: int) -> Iterator[Zipf]:
         workload.process.communicate()
 
 
+def say(text: str) -> None:
+    """What has been reached, on standard error."""
+    print(f"{time.monotonic() - BEGUN_S:6.1f} s: {text}", file=sys.stderr, flush=True)
+
+
 def hotpage(*words: object) -> str:
     """Run a verb; its standard output."""
-    done = subprocess.run([sys.executable, "-m", "hotpage", *map(str, words)], capture_output=True, text=True)
-    sys.stderr.write(done.stderr)
+    command = [sys.executable, "-m", "hotpage", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.stdout)
+    say(f"hotpage {words[0]} has ended")
     return done.stdout
 
 
@@ -141,9 +151,11 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
 def main() -> None:
     peer, seed = sys.argv[1], int(sys.argv[2])
     numbers: dict[str, Any] = {"kernel": os.uname().release}
+    os.sched_setaffinity(0, {0})
     NUMA_BALANCING.write_text("0")  # else the kernel has moved the workload before anybody looks
     with tempfile.TemporaryDirectory() as directory, zipf(peer, Path(directory), seed) as workload:
         profile = Path(directory) / "profile"
+        say("the workload runs")
         hotpage("record", "-p", workload.pid, "--arm", "-d", LOOK_S, "--budget", 100, "-o", profile)
         numbers["fit"] = promote(workload, profile)
         order(workload, workload.vpn, FAST, SLOW)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +26,15 @@ from hotpage.cli.targets import (
     require_budget,
 )
 from hotpage.errors import HotpageError, UsageError
+from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.tiering import KernelTiering
 from hotpage.machine.topology import Topology
 from hotpage.placement.budget import free_wanted, room_bytes
+from hotpage.placement.movers import MoveProgress, Mover
 from hotpage.placement.movers.dry_run import DryRunMover
-from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
+from hotpage.placement.movers.kernel import KernelMover
+from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.policies import policy
 from hotpage.placement.situation import gather
@@ -43,6 +49,7 @@ from hotpage.views.moves import move_document, outcome_lines, plan_lines, why_no
 from hotpage.views.units import parse_size, percent, size
 
 _LOOK_S = 10.0
+_MOVERS = ("kernel", "move_pages")
 _BAR_WIDTH = 30
 
 
@@ -60,7 +67,13 @@ def move(
     comm: CommOption = None,
     everything: EverythingOption = False,
     duration_s: Annotated[
-        float, typer.Option("-d", "--duration", metavar="SECONDS", help="How long to look at live processes.")
+        float,
+        typer.Option(
+            "-d",
+            "--duration",
+            metavar="SECONDS",
+            help="How long to look at live processes, and for how long the mover kernel may promote.",
+        ),
     ] = _LOOK_S,
     budget_percent: BudgetOption = DEFAULT_BUDGET_PERCENT,
     promote: Annotated[bool, typer.Option("--promote", help="Hot pages to fast memory.")] = False,
@@ -78,12 +91,20 @@ def move(
     policy_name: Annotated[
         str | None,
         typer.Option(
-            "--policy", metavar="NAME", help="fit, threshold, cold or random; default: by the others."
+            "--policy", metavar="NAME", help="fit, threshold, cold, all or random; default: by the others."
         ),
     ] = None,
     limit: Annotated[
         str | None, typer.Option("--limit", metavar="SIZE", help="Promote at most so much.")
     ] = None,
+    mover_name: Annotated[
+        str,
+        typer.Option(
+            "--mover",
+            metavar="NAME",
+            help="move_pages, or kernel: promotion and demotion by the kernel, which chooses the pages.",
+        ),
+    ] = "move_pages",
     seed: Annotated[int, typer.Option("--seed", help="Of the policy random.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would move, and move nothing.")
@@ -106,6 +127,7 @@ def move(
         "--pressure demotes whatever is coldest",
         "leave out --promote, --hot and --policy",
     )
+    require(mover_name in _MOVERS, f"there is no mover '{mover_name}'", f"choose from {', '.join(_MOVERS)}")
     demote |= pressure
     wanted = _parse_hot(hot)
     most_bytes = _parse_size("--limit", limit) if limit is not None else float("inf")
@@ -148,12 +170,10 @@ def move(
         if not json:
             _print_plan(plan, gathered.situation)
         line = ProgressLine()
-        mover: DryRunMover | MovePagesMover = (
-            DryRunMover(kernel) if dry_run else MovePagesMover(room_bytes=room_bytes)
-        )
-        outcome = mover.run(
-            plan, gathered.situation.processes, stop_reason, lambda progress: line.say(_bar(progress))
-        )
+        with _open_mover("dry-run" if dry_run else mover_name, topology, duration_s) as mover:
+            outcome = mover.run(
+                plan, gathered.situation.processes, stop_reason, lambda progress: line.say(_bar(progress))
+            )
         line.clear()
     if json:
         _print_json(move_document(plan, gathered.situation.processes, outcome))
@@ -163,6 +183,17 @@ def move(
             print(text.plain)
     if not dry_run and not outcome.moved_bytes:
         raise NothingMovedError(f"nothing was moved: {why_not_moved(outcome)}")
+
+
+@contextmanager
+def _open_mover(name: str, topology: Topology, promotion_s: float) -> Iterator[Mover]:
+    if name == "dry-run":
+        yield DryRunMover()
+    elif name == "kernel":
+        with KnobSession() as knobs:
+            yield KernelMover(KernelTiering(knobs, topology), promotion_s)
+    else:
+        yield MovePagesMover(room_bytes=room_bytes)
 
 
 def _look(selection: Selection, duration_s: float, budget_percent: float) -> Snapshot:

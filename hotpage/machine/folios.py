@@ -76,12 +76,14 @@ def present_pages(pid: int, vpn: Ints64, proc_root: Path = PROC) -> npt.NDArray[
         pagemap = os.open(proc_root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return result
+    blocks, block_of = np.unique(vpn // HUGE_PAGES, return_inverse=True)
+    entries = np.zeros((blocks.size, HUGE_PAGES), np.uint64)
     try:
-        for place, number in enumerate(vpn.tolist()):
-            entry = os.pread(pagemap, _ENTRY_BYTES, number * _ENTRY_BYTES)
-            result[place] = bool(int.from_bytes(entry, "little") & int(_PRESENT))
+        for place, number in enumerate(blocks.tolist()):
+            os.preadv(pagemap, [entries[place].data], number * HUGE_PAGES * _ENTRY_BYTES)
     except OSError:
         pass
     finally:
         os.close(pagemap)
+    result[:] = entries[block_of, vpn % HUGE_PAGES] & _PRESENT != 0
     return result

@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's own promotion, as one setting: held still while hotpage decides, hint faults going on.
+"""The kernel's own promotion and demotion: held still while hotpage decides, or driven in its place.
 
 Mode 2 of kernel.numa_balancing promotes pages of slow tiers by their hint latency, as many as
 numa_balancing_promote_rate_limit_MBps allows: at 0, none. Mode 1 alone would move a page to the CPU that
-touches it, tiers or not; with both bits set that holds among fast nodes only. So: limit 0, and bit 2 wherever
-balancing is on. The one exception is the kernel's (numamigrate, pgdat_free_space_enough): while a fast node
-has more than max(1 GiB, 1/16 of it) free above its watermark, it promotes regardless.
+touches it, tiers or not; with both bits set that holds among fast nodes only. So to hold it: limit 0, and bit
+2 wherever balancing is on. The one exception is the kernel's (numamigrate, pgdat_free_space_enough): while a
+fast node has more than max(1 GiB, 1/16 of it) free above its watermark, it promotes regardless.
 """
 
+import errno
+import os
+import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from hotpage.errors import KnobError
+from hotpage.errors import KnobError, TargetError, UnsupportedError
+from hotpage.machine.cgroups import cgroup_directory
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession, read_knob
+from hotpage.machine.proc import PROC, read_bytes
+from hotpage.machine.topology import SYSFS, Topology
 
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 ARMING_ONLY: Final = 3
 """The mode of kernel.numa_balancing that, with a limit of 0, arms pages and promotes none."""
 _TIERING_BIT: Final = 2
+_LONGEST_THRESHOLD_MS: Final = 60_000
+_BUSY_TRIES, _BUSY_PAUSE_S = 20, 0.1
 
 
 def hold_promotion(knobs: KnobSession) -> bool:
@@ -33,3 +41,133 @@ def hold_promotion(knobs: KnobSession) -> bool:
     except (KnobError, ValueError):
         return False
     return True
+
+
+class TieringCounters(NamedTuple):
+    """Pages that the kernel has promoted and demoted since boot, of all processes."""
+
+    promoted: int
+    demoted: int
+
+
+class KernelTiering:
+    """The kernel's promotion and demotion, driven until the session of knobs ends.
+
+    Which pages move the kernel decides: it promotes what is accessed soon after it was armed, of every
+    process, to the node of the CPU that accesses it; it demotes what its lists call old.
+    """
+
+    def __init__(
+        self, knobs: KnobSession, topology: Topology, sysfs_root: Path = SYSFS, proc_root: Path = PROC
+    ) -> None:
+        self._knobs = knobs
+        self._topology = topology
+        self._sysfs, self._proc = sysfs_root, proc_root
+        self._balancing = proc_root / NUMA_BALANCING.relative_to(PROC)
+        self._rate_limit = proc_root / PROMOTE_RATE_LIMIT.relative_to(PROC)
+        self._demotion = sysfs_root / "kernel/mm/numa/demotion_enabled"
+        self._threshold = sysfs_root / "kernel/debug/sched/numa_balancing/hot_threshold_ms"
+
+    def require_promotion(self) -> None:
+        """Raise UnsupportedError where the kernel cannot promote by tiers."""
+        self._require_tiers("promotes")
+        for knob in (self._balancing, self._rate_limit):
+            if not knob.exists():
+                raise UnsupportedError(f"this kernel has no {knob}", "use --mover move_pages")
+
+    def require_demotion(self, node: int, cgroup: str) -> None:
+        """Raise UnsupportedError where the kernel cannot be told to demote from that node."""
+        self._require_tiers("demotes")
+        if not self._demotion.exists():
+            raise UnsupportedError(f"this kernel has no {self._demotion}", "use --mover move_pages")
+        self._reclaim_file(node, cgroup)
+
+    def _require_tiers(self, verb: str) -> None:
+        if len(self._topology.kernel_tiers) < 2:
+            raise UnsupportedError(
+                f"the kernel sees one memory tier, so it {verb} nothing itself", "use --mover move_pages"
+            )
+
+    def allow_promotion(self, hot_hz: float) -> tuple[str, ...]:
+        """Let the kernel promote, at a rate of nothing so far; what could not be set, for people.
+
+        A page of ``hot_hz`` accesses/s faults within 3/hot_hz of being armed, 19 times of 20: that becomes
+        the kernel's threshold where it can be set. Not if ``hot_hz`` is no positive number. Raises KnobError.
+        """
+        self._write(self._rate_limit, 0)
+        self.allow_demotion()  # else a full fast node takes nothing in
+        self._write(self._balancing, int(read_knob(self._balancing)) | _TIERING_BIT)
+        if not 0 < hot_hz < float("inf"):
+            return ()
+        try:
+            threshold_ms = min(max(round(3000 / hot_hz), 1), _LONGEST_THRESHOLD_MS)
+            self._write(self._threshold, threshold_ms)
+        except KnobError as error:
+            return (f"hot_threshold_ms stays as it is: {error}",)
+        return ()
+
+    def limit_promotion(self, mib_per_s: int) -> None:
+        """Let the kernel promote at most so much. Raises KnobError."""
+        self._write(self._rate_limit, mib_per_s)
+
+    def allow_demotion(self) -> None:
+        """Let reclaim demote rather than discard. Raises KnobError."""
+        self._write(self._demotion, 1)
+
+    def _write(self, knob: Path, value: int) -> None:
+        if not self._knobs.write(knob, value):
+            raise KnobError(f"another hotpage has set {knob}", "wait until it has ended, or end it")
+
+    def demote(self, node: int, cgroup: str, size_bytes: int) -> bool:
+        """Have so much of a node reclaimed, where demotion is allowed; False if the kernel managed less.
+
+        Ask for a little at a time: after a signal it begins again.
+        """
+        path = self._reclaim_file(node, cgroup)
+        for _ in range(_BUSY_TRIES):
+            try:
+                file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(file, str(size_bytes).encode())
+                finally:
+                    os.close(file)
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    return False
+                if error.errno != errno.EBUSY:
+                    raise KnobError(f"{path} refuses {size_bytes} bytes ({error.strerror})") from error
+                time.sleep(_BUSY_PAUSE_S)  # somebody else reclaims there
+            else:
+                return True
+        return False
+
+    def _reclaim_file(self, node: int, cgroup: str) -> Path:
+        """What demotes from that node: its own file, else the cgroup's, which reclaims from every node."""
+        of_node = self._sysfs / f"devices/system/node/node{node}/reclaim"
+        if of_node.exists():
+            return of_node
+        try:
+            of_group = cgroup_directory(cgroup, self._proc) / "memory.reclaim"
+        except (TargetError, UnsupportedError):
+            of_group = self._proc / "no cgroup"
+        if not of_group.exists():
+            raise UnsupportedError(
+                f"this kernel has neither {of_node} nor memory.reclaim for {cgroup}",
+                "use --mover move_pages",
+            )
+        if len((read_bytes(self._proc / "swaps") or b"").splitlines()) > 1:
+            raise UnsupportedError(
+                f"memory.reclaim would also swap, and there is no {of_node}",
+                "use --mover move_pages, or swapoff",
+            )
+        return of_group
+
+    def counters(self) -> TieringCounters:
+        """Pages so far; 0 for what the kernel does not count."""
+        counts = {}
+        for line in (read_bytes(self._proc / "vmstat") or b"").split(b"\n"):
+            name, _, count = line.partition(b" ")
+            if name.startswith((b"pgdemote_", b"pgpromote_success")):
+                counts[name] = int(count)
+        promoted = counts.pop(b"pgpromote_success", 0)
+        return TieringCounters(promoted, sum(counts.values()))

@@ -29,7 +29,7 @@ class Allotment:
     def __init__(self, situation: Situation, fast: frozenset[int]) -> None:
         self._candidates = situation.candidates
         self._fast = fast
-        self._all_single = not len(self._candidates) or int(self._candidates.pages.max()) == 1
+        self.all_single = not len(self._candidates) or int(self._candidates.pages.max()) == 1
         self._present = list(situation.processes)
         self.room = {r.node: (r.free_bytes - r.headroom_bytes) // PAGE_BYTES for r in situation.nodes}
         self._rate = {r.node: r.rate_bytes / PAGE_BYTES for r in situation.nodes}
@@ -59,7 +59,7 @@ class Allotment:
 
     def sizes(self, rows: Int64s) -> Int32s:
         """Base pages of each of ``rows``."""
-        if self._all_single:  # most often; reading them in the order of heat would miss the caches
+        if self.all_single:  # most often; reading them in the order of heat would miss the caches
             return np.ones(rows.size, np.int32)
         return self._candidates.pages.take(rows)
 
@@ -96,14 +96,14 @@ class Allotment:
         fate[~allowed] = Fate.FORBIDDEN
         return fate
 
-    def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
+    def commit(self, rows: Int64s, source: Int16s, target: Int16s, is_promotion: bool) -> None:
         """Deduct moves. What demotions free may be filled again, for they are carried out first."""
         pages = self.sizes(rows)
         for node, count in _sums(target, pages).items():
             self.room[node] -= count
             self._rate[node] -= count
         if not is_promotion:
-            for node, count in _sums(self._candidates.node.take(rows), pages).items():
+            for node, count in _sums(source, pages).items():
                 self.room[node] += count
         if not self._groups:
             return

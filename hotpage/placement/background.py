@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum, auto
-from typing import Protocol
 
 from hotpage.errors import HotpageError
 from hotpage.placement.chosen import Proposal, Wish
 from hotpage.placement.movelog import MoveLog
-from hotpage.placement.movers.move_pages import MoveProgress
+from hotpage.placement.movers import MoveProgress, Mover
 from hotpage.placement.outcome import Outcome
-from hotpage.placement.plan import Plan, ProcessFacts
 from hotpage.profile.snapshot import PAGE_BYTES
 
 
@@ -48,19 +46,6 @@ class MoveJob:
     def cancel(self) -> None:
         """Stop: no further call is made, and what has moved stays where it is."""
         self.is_cancelled = True
-
-
-class Mover(Protocol):
-    """As placement.movers has them."""
-
-    def run(
-        self,
-        plan: Plan,
-        processes: Mapping[int, ProcessFacts],
-        should_stop: Callable[[], object],
-        on_progress: Callable[[MoveProgress], None],
-    ) -> Outcome:
-        """Carry out a plan."""
 
 
 class BackgroundMover:

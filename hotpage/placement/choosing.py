@@ -20,19 +20,22 @@ from hotpage.placement.plan import (
     Aim,
     Fate,
     Int16s,
+    Move,
     NodeRoom,
     Plan,
     Situation,
     Uint8s,
+    Uint32s,
     gap_ns,
     moves_of,
     route,
-    tally,
 )
 from hotpage.placement.ranking import (
+    CHUNK,
     KEY_COUNT,
     OCTAVE,
     UNKNOWN_KEY,
+    UPPER_HALF,
     Floats64,
     Uint16s,
     chunks,
@@ -47,15 +50,18 @@ _LEAST_RATIO = 1e-6
 _NO_IDEA = 9.0
 """Relative error where none is known."""
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
-_GONE, _FAST, _SLOW, _OTHER = range(4)
-_UNKNOWN, _COLD, _WARM, _HOT = range(4)
-# What becomes of a row by heat and place, unless it is chosen.
-_FATES = np.full((4, 4), Fate.LEFT_ALONE, np.uint8)
+_OTHER, _GONE, _FAST, _SLOW = range(4)
+_UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)
+# What becomes of a row by heat and place, unless something else is said of it.
+_FATES = np.full((5, 4), Fate.LEFT_ALONE, np.uint8)
 _FATES[:, _GONE] = Fate.ABSENT
 _FATES[_UNKNOWN, (_FAST, _SLOW)] = Fate.UNKNOWN
+_FATES[_KNOWN, (_FAST, _SLOW)] = Fate.NOT_CHOSEN
 _FATES[_COLD, (_FAST, _SLOW)] = Fate.NOT_NEEDED, Fate.COLD_IN_PLACE
 _FATES[_WARM, (_FAST, _SLOW)] = Fate.WARM
 _FATES[_HOT, (_FAST, _SLOW)] = Fate.HOT_IN_PLACE, Fate.NOT_CHOSEN
+_BY_CLASS = 255
+"""In place of a row's fate: what ``_FATES`` says of its heat and place, which is enough for most rows."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,19 @@ def places(nodes: Iterable[NodeRoom], aim: Aim) -> Places:
 
 
 class Choice:
-    """A plan in the making. ``fate`` uint8 of each candidate; ``key`` its rank key, weighted by cgroup."""
+    """A plan in the making. ``key``: rank keys, weighted by cgroup; ``fate``: see ``_BY_CLASS``."""
 
     def __init__(self, situation: Situation, aim: Aim) -> None:
         self.situation, self.aim = situation, aim
         self.places = places(situation.nodes, aim)
         self.allotment = Allotment(situation, self.places.fast)
         self.key = self._weighted_keys()
-        self.fate: Uint8s = np.full(len(situation.candidates), Fate.NOT_CHOSEN, np.uint8)
-        self._place, self.fast_by_key, self.slow_by_key = self._histogram()
-        self._routes: Uint16s = np.zeros(len(situation.candidates), np.uint16)
+        self.fate: Uint8s = np.full(len(situation.candidates), _BY_CLASS, np.uint8)
+        self._place, self._by_class = self._histogram()
+        self.fast_by_key, self.slow_by_key = self._by_class[_FAST].copy(), self._by_class[_SLOW].copy()
+        self.fast_by_key[UNKNOWN_KEY:] = self.slow_by_key[UNKNOWN_KEY:] = 0
+        self._fates = _fates_by_key(None, Fate.NOT_CHOSEN)
+        self._routes: list[tuple[Int64s, Uint32s]] = []
         self.hot_key = UNKNOWN_KEY
         self.ran_short = False
         """Whether more victims could have made a difference."""
@@ -110,25 +119,25 @@ class Choice:
         moved = np.clip(key + shift.take(self.situation.candidates.process), 0, UNKNOWN_KEY - 1)
         return np.where(known, moved, key).astype(np.uint16)
 
-    def _histogram(self) -> tuple[Uint8s, Floats64, Floats64]:
-        """Each row's place, and pages by key on fast and on slow nodes."""
+    def _histogram(self) -> tuple[Uint8s, Floats64]:
+        """Each row's place; pages by place and key."""
         candidates = self.situation.candidates
-        of_node = np.full(
-            self._highest_node() + 2, _OTHER, np.uint8
-        )  # the last entry is for ABSENT, index -1
-        of_node[list(self.places.fast)] = _FAST
-        of_node[list(self.places.slow)] = _SLOW
-        of_node[ABSENT] = _GONE
-        place = np.empty(len(candidates), np.uint8)
-        by_key = np.zeros((4, KEY_COUNT))
-        weighted = bool(len(candidates)) and int(candidates.pages.max()) > 1
+        place = np.zeros(len(candidates), np.uint8)  # _OTHER
+        by_class = np.zeros((4, KEY_COUNT))
+        code = np.empty(CHUNK, np.uint32)
+        halves = code.view(np.uint16)
+        nodes = {ABSENT: _GONE}
+        nodes |= dict.fromkeys(self.places.slow, _SLOW) | dict.fromkeys(self.places.fast, _FAST)
         for part in chunks(len(candidates)):
-            place[part] = of_node[candidates.node[part]]
-            code = place[part].astype(np.int64) * KEY_COUNT + self.key[part]
-            weights = candidates.pages[part] if weighted else None
-            by_key += np.bincount(code, weights, by_key.size).reshape(by_key.shape)
-        by_key[:, UNKNOWN_KEY:] = 0
-        return place, by_key[_FAST], by_key[_SLOW]
+            node, place_part = candidates.node[part], place[part]
+            for number, what in nodes.items():  # a comparison takes a fraction of a look-up
+                place_part += (node == number) * np.uint8(what)
+            halves[UPPER_HALF : 2 * node.size : 2] = place_part
+            halves[1 - UPPER_HALF : 2 * node.size : 2] = self.key[part]
+            weights = None if self.allotment.all_single else candidates.pages[part]
+            counts = np.bincount(code[: node.size], weights, by_class.size)
+            by_class += counts.reshape(by_class.shape)
+        return place, by_class
 
     def _highest_node(self) -> int:
         nodes = [room.node for room in self.situation.nodes]
@@ -174,29 +183,20 @@ class Choice:
         octave under hot may leave. Rows that history holds back, and young ones that may leave, are left out.
         """
         self.hot_key = hot_key
-        heat_of_key = np.zeros(KEY_COUNT, np.uint8)
-        heat_of_key[:UNKNOWN_KEY] = _COLD
-        heat_of_key[max(hot_key - OCTAVE, 0) : UNKNOWN_KEY] = _WARM
-        heat_of_key[hot_key:UNKNOWN_KEY] = _HOT
-        fates = _FATES.copy()
-        fates[_HOT, _SLOW] = idle
+        self._fates = _fates_by_key(hot_key, idle)
         above, below = max(hot_key, least_key), max(hot_key - OCTAVE, min(victim_key, UNKNOWN_KEY))
         ups, downs = [], []
         for part in chunks(self.fate.size):
             key, place = self.key[part], self._place[part]
-            self.fate[part] = fates.reshape(-1).take(heat_of_key.take(key) * np.uint8(4) + place)
             up = (place == _SLOW) & (key >= above) & (key < UNKNOWN_KEY)
             ups.append(np.flatnonzero(up) + part.start)
             downs.append(np.flatnonzero((place == _FAST) & (key < below)) + part.start)
         return self._free_to_move(_joined(ups)), self._old_enough(self._free_to_move(_joined(downs)))
 
     def known(self, nodes: Iterable[int]) -> Int64s:
-        """The rows of known rate on some nodes; nothing else is said about the others than where they are."""
-        is_known, wanted = self.key < UNKNOWN_KEY, np.isin(self.situation.candidates.node, list(nodes))
-        self.fate[~is_known] = Fate.UNKNOWN
-        self.fate[self._place == _OTHER] = Fate.LEFT_ALONE
-        self.fate[self._place == _GONE] = Fate.ABSENT
-        return self._free_to_move(np.flatnonzero(is_known & wanted))
+        """The rows of known rate on some nodes."""
+        wanted = np.isin(self.situation.candidates.node, list(nodes))
+        return self._free_to_move(np.flatnonzero((self.key < UNKNOWN_KEY) & wanted))
 
     def _free_to_move(self, rows: Int64s) -> Int64s:
         history = self.situation.history
@@ -279,8 +279,10 @@ class Choice:
     def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
         """These rows will move."""
         self.fate[rows] = Fate.MOVED
-        self.allotment.commit(rows, target, is_promotion)
-        self._routes[rows] = route(target, is_promotion)
+        if rows.size:
+            source = self.situation.candidates.node.take(rows)
+            self._routes.append((rows, route(source, target, is_promotion)))
+            self.allotment.commit(rows, source, target, is_promotion)
 
     def fill(self, node: int, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
         """Promote ``rows`` to a node, in order, against ``victims`` there; the rows it had no room for.
@@ -345,10 +347,42 @@ class Choice:
         """The plan; ``reasons`` of demotions and promotions."""
         return Plan(
             policy,
-            moves_of(self.situation, self._routes, reasons),
-            tally(self.fate, self.situation.candidates.pages),
+            self._moves(reasons),
+            self._kept_bytes(),
             key_rate_hz(self.hot_key) if knows_hot and self.hot_key < UNKNOWN_KEY else float("nan"),
         )
+
+    def _moves(self, reasons: tuple[str, str]) -> tuple[Move, ...]:
+        rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in self._routes)])
+        routes = np.concatenate([np.empty(0, np.uint32), *(routes for _, routes in self._routes)])
+        order = np.argsort(rows)
+        rows = rows[order]
+        return moves_of(self.situation, rows, self.allotment.sizes(rows), routes[order], reasons)
+
+    def _kept_bytes(self) -> dict[Fate, int]:
+        """Bytes by fate, moved ones left out: by class, put right by the rows with a fate of their own."""
+        sums = np.bincount(self._fates.reshape(-1), self._by_class.reshape(-1), len(Fate))
+        rows = np.flatnonzero(self.fate != _BY_CLASS)
+        pages = self.allotment.sizes(rows)
+        sums -= np.bincount(self._fates[self._place.take(rows), self.key.take(rows)], pages, len(Fate))
+        sums += np.bincount(self.fate.take(rows), pages, len(Fate))
+        return {kind: round(sums[kind]) * PAGE_BYTES for kind in Fate if kind and round(sums[kind])}
+
+
+def _fates_by_key(hot_key: int | None, idle: Fate) -> Uint8s:
+    """Fate by place and key, uint8[4, KEY_COUNT]; ``idle`` of hot rows on slow nodes.
+
+    Without a hot key nothing is known of a row but whether its rate is.
+    """
+    heat = np.full(KEY_COUNT, _KNOWN, np.uint8)
+    if hot_key is not None:
+        heat[:] = _COLD
+        heat[max(hot_key - OCTAVE, 0) :] = _WARM
+        heat[hot_key:] = _HOT
+    heat[UNKNOWN_KEY:] = _UNKNOWN
+    fates = _FATES.copy()
+    fates[_HOT, _SLOW] = idle
+    return np.ascontiguousarray(fates[heat].T)
 
 
 def _joined(parts: list[Int64s]) -> Int64s:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -32,6 +33,7 @@ class Result(IntEnum):
     ELSEWHERE = 13
     REFUSED = 14
     PLANNED = 15
+    LEFT = 16
 
 
 RESULT_WORDS = {
@@ -51,7 +53,19 @@ RESULT_WORDS = {
     Result.ELSEWHERE: "on another node than planned for",
     Result.REFUSED: "refused by the kernel",
     Result.PLANNED: "would move",
+    Result.LEFT: "left where it was: the kernel chose other pages",
 }
+
+RESULT_OF_ERRNO = {
+    errno.ENOENT: Result.NOT_PRESENT,
+    errno.EFAULT: Result.NOT_PRESENT,
+    errno.EACCES: Result.SHARED,
+    errno.EBUSY: Result.BUSY,
+    errno.ESRCH: Result.GONE,
+    errno.EPERM: Result.NOT_PERMITTED,
+    errno.ENOMEM: Result.NO_ROOM,
+}
+"""What move_pages(2) says of a page, its status; everything else is REFUSED."""
 
 FAILURES = frozenset(Result) - {Result.MOVED, Result.ALREADY, Result.PLANNED}
 RETRIED_LATER = frozenset(

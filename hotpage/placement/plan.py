@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.placement.history import History
-from hotpage.placement.ranking import Uint16s, chunks
 from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int32s, Int64s
 
 Int16s = npt.NDArray[np.int16]
 Uint8s = npt.NDArray[np.uint8]
+Uint32s = npt.NDArray[np.uint32]
 
 ABSENT = -1
 """Node of a row that is not in memory, or that the kernel does not tell about."""
@@ -163,6 +163,7 @@ class Fate(IntEnum):
     RATE = 16
     ROOM = 17
     NOT_CHOSEN = 18
+    IN_PLACE = 19
 
 
 WORDS: Mapping[Fate, str] = {
@@ -184,6 +185,7 @@ WORDS: Mapping[Fate, str] = {
     Fate.RATE: "the rate limit of moves",
     Fate.ROOM: "no room on the target node",
     Fate.NOT_CHOSEN: "not among the pages chosen",
+    Fate.IN_PLACE: "there already",
 }
 
 
@@ -210,6 +212,13 @@ class Move:
         """Of all its folios."""
         return int(self.pages.sum(dtype=np.int64)) * PAGE_BYTES
 
+    def base_vpn(self) -> Int64s:
+        """Each base page of all its folios, in order."""
+        ends = np.cumsum(self.pages, dtype=np.int64)
+        starts = self.vpn - (ends - self.pages)
+        every: Int64s = np.repeat(starts, self.pages) + np.arange(int(ends[-1]) if ends.size else 0)
+        return every
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -235,60 +244,52 @@ class Plan:
         return "; ".join(WORDS[fate] for fate, _ in weighty) or "there are no pages to decide about"
 
 
-def tally(fate: Uint8s, pages: Int32s) -> dict[Fate, int]:
-    """Bytes by fate, moved ones left out."""
-    sums = np.zeros(len(Fate))
-    weighted = bool(pages.size) and int(pages.max()) > 1
-    for part in chunks(fate.size):
-        sums += np.bincount(fate[part], pages[part] if weighted else None, len(Fate))
-    return {kind: round(sums[kind]) * PAGE_BYTES for kind in Fate if kind is not Fate.MOVED and sums[kind]}
+_PROMOTION = 1 << 31
+_NODE_BITS = 15
+_NODE_MASK = (1 << _NODE_BITS) - 1
 
 
-def moves_of(situation: Situation, routes: Uint16s, reasons: tuple[str, str]) -> tuple[Move, ...]:
-    """Group rows by process, source and target: demotions first, for they make the room.
+def route(source: Int16s, target: Int16s, is_promotion: bool) -> Uint32s:
+    """From where to where rows go, as one number each; those of promotions are greater than all others."""
+    code: Uint32s = target.astype(np.uint32) << np.uint32(_NODE_BITS) | source.astype(np.uint32)
+    return code | np.uint32(_PROMOTION) if is_promotion else code
 
-    ``routes``: of each candidate, ``route(target, is_promotion)`` or 0. ``reasons`` of demotions and
-    promotions.
+
+def moves_of(
+    situation: Situation, rows: Int64s, pages: Int32s, routes: Uint32s, reasons: tuple[str, str]
+) -> tuple[Move, ...]:
+    """Group rows, ascending, by process, source and target: demotions first, for they make the room.
+
+    ``pages`` and ``routes``: of each row. ``reasons`` of demotions and promotions.
     """
-    candidates = situation.candidates
-    rows = np.flatnonzero(routes)
-    code = routes.take(rows).astype(np.int64) << 16 | candidates.node.take(rows)
+    processes = sorted(situation.processes)
+    first = np.searchsorted(situation.candidates.process, np.array(processes[1:], np.int32))
     moves = []
-    for value in np.unique(code).tolist():
-        mine = rows[code == value]
-        bounds = np.flatnonzero(np.diff(candidates.process.take(mine))) + 1
-        target, is_promotion = (value >> 16) - 1 & _NODE_MASK, bool(value >> 16 > _PROMOTION)
-        for part in np.split(mine, bounds):
-            move = _move(situation, part, value & 0xFFFF, target, is_promotion, reasons[int(is_promotion)])
-            moves.append(move)
+    for code in np.unique(routes).tolist():
+        mine = np.flatnonzero(routes == code)
+        cuts = np.searchsorted(rows[mine], first)
+        for process, part in zip(processes, np.split(mine, cuts), strict=True):
+            if part.size:
+                moves.append(_move(situation, process, rows[part], pages[part], code, reasons))
     return tuple(moves)
 
 
-_PROMOTION = 1 << 15
-_NODE_MASK = _PROMOTION - 1
-
-
-def route(target: Int16s, is_promotion: bool) -> Uint16s:
-    """Where a row goes, as one number that is not 0; promotions are greater than all demotions."""
-    code: Uint16s = target.astype(np.uint16) + np.uint16(1 + (_PROMOTION if is_promotion else 0))
-    return code
-
-
 def _move(
-    situation: Situation, rows: Int64s, source: int, target: int, is_promotion: bool, reason: str
+    situation: Situation, process: int, rows: Int64s, pages: Int32s, code: int, reasons: tuple[str, str]
 ) -> Move:
     candidates, costs = situation.candidates, situation.costs
-    pages = candidates.pages[rows]
-    accesses_hz = float(np.nan_to_num(candidates.rate_hz[rows].astype(np.float64)) @ pages)
+    source, target = code & _NODE_MASK, code >> _NODE_BITS & _NODE_MASK
+    is_promotion = code >= _PROMOTION
+    accesses_hz = float(np.nan_to_num(candidates.rate_hz.take(rows).astype(np.float64)) @ pages)
     count = int(pages.sum(dtype=np.int64))
     saved_s = accesses_hz * gap_ns(situation, source, target) * 1e-9 * costs.horizon_s
     return Move(
-        process=int(candidates.process[rows[0]]),
+        process=process,
         source=source,
         target=target,
         is_promotion=is_promotion,
-        reason=reason,
-        vpn=candidates.vpn[rows],
+        reason=reasons[is_promotion],
+        vpn=candidates.vpn.take(rows),
         pages=pages,
         gain_s=saved_s,
         cost_s=count * (costs.promotion_s if is_promotion else costs.demotion_s),

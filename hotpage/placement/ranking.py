@@ -27,13 +27,14 @@ UNKNOWN_KEY = 0x7F81
 CHUNK = 1 << 18
 """Rows worked on at a time: few enough for the temporaries to stay in cache."""
 
-_UPPER_HALF = 1 if sys.byteorder == "little" else 0
+UPPER_HALF = 1 if sys.byteorder == "little" else 0
+"""Which of a 32-bit number's two 16-bit halves is the upper one."""
 
 
 def rank_keys(rate_hz: Floats32) -> Uint16s:
     """The key of each rate, at least ``UNKNOWN_KEY`` where it is NaN; uint16, same length."""
     halves = np.ascontiguousarray(rate_hz, np.float32).view(np.uint16)
-    return np.ascontiguousarray(halves[_UPPER_HALF::2])
+    return np.ascontiguousarray(halves[UPPER_HALF::2])
 
 
 def key_rate_hz(key: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hotpage.errors import ProfileError
-from hotpage.machine.folios import HUGE_PAGES, huge_blocks
+from hotpage.machine.folios import HUGE_PAGES, huge_blocks, present_pages
 from hotpage.machine.numa import MovePages, Watermarks, read_watermarks
 from hotpage.machine.proc import PROC, read_bytes, read_stat
 from hotpage.machine.topology import Topology, parse_cpulist
@@ -69,6 +69,33 @@ def gather(
     nodes = node_rooms(topology, read_watermarks())
     situation = Situation(_joined(tables), facts, nodes, costs=costs or Costs())
     return Gathered(situation, tuple(gone))
+
+
+def gather_range(
+    record: ProcessRecord, start: int, end: int, move_pages: MovePages, topology: Topology
+) -> Situation | None:
+    """What of one process lies at the addresses [start, end); None when it has gone.
+
+    For the policy ``all``, which asks for no rates: they are all 0. Pages that the kernel hides while they
+    are armed are there as ``ABSENT``; those that are not in memory are left out. Raises PrivilegeError.
+    """
+    found = process_facts(record)
+    if found is None:
+        return None
+    low, high = start // PAGE_BYTES, -(-end // PAGE_BYTES)
+    parts = [
+        np.arange(max(low, vma.start // PAGE_BYTES), min(high, vma.end // PAGE_BYTES))
+        for vma in read_vmas(found.pid)
+        if vma.kind != "vdso"
+    ]
+    vpn = np.concatenate([np.empty(0, np.int64), *parts])
+    node = move_pages.query(found.pid, vpn)
+    kept = node >= 0
+    kept[~kept] = present_pages(found.pid, vpn[~kept])
+    rate = np.zeros(int(kept.sum()), np.float32)
+    pages = _Pages(vpn[kept], rate, rate, rate)
+    table = fold(0, found.pid, pages, np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
+    return Situation(table, {0: found}, node_rooms(topology, read_watermarks()))
 
 
 def process_facts(record: ProcessRecord, proc_root: Path = PROC) -> ProcessFacts | None:

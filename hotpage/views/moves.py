@@ -62,6 +62,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[Text]:
             f"{seconds(outcome.elapsed_s)}; {size(speed)}/s while moving, longest call "
             f"{outcome.longest_call_s * 1e3:.1f} ms"
         )
+    for note in outcome.notes:
+        yield Text(note)
 
 
 def outcome_summary(outcome: Outcome) -> str:
@@ -105,6 +107,7 @@ def move_document(
             "elapsed_s": outcome.elapsed_s,
             "calls": outcome.calls,
             "longest_call_s": outcome.longest_call_s,
+            "notes": list(outcome.notes),
         }
     return document
 

@@ -13,7 +13,8 @@ from situations import facts
 
 from hotpage.machine.numa import Watermarks
 from hotpage.placement.budget import BatchSize, BounceControl, TokenBucket, free_wanted, headroom_bytes
-from hotpage.placement.movers.move_pages import MovePagesMover, MoveProgress
+from hotpage.placement.movers import MoveProgress
+from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.outcome import FAILURES, Outcome, Result
 from hotpage.placement.plan import Move, Plan
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a profile to candidates: who is still there, what was silent, what is one huge page."""
 
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ import pytest
 from profiles import armed, changes, interval, run_info, vma
 
 from hotpage.errors import ProfileError
+from hotpage.machine.folios import present_pages
 from hotpage.machine.numa import Watermarks, hides_armed_pages, read_watermarks
 from hotpage.machine.proc import PROC, read_stat
 from hotpage.machine.processes import ProcessTable
 from hotpage.machine.topology import Node, Topology
 from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
-from hotpage.placement.situation import fold, gather, node_rooms, process_facts
+from hotpage.placement.situation import fold, gather, gather_range, node_rooms, process_facts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
 
@@ -36,8 +38,6 @@ class OnNodeOne:
 @pytest.fixture
 def memory() -> Iterator[int]:
     """First page of a mapping of this process."""
-    import ctypes
-
     with mmap.mmap(-1, PAGES * 4096) as mapping:
         buffer = ctypes.c_char.from_buffer(mapping)
         yield ctypes.addressof(buffer) // 4096
@@ -97,6 +97,36 @@ def test_rows_and_silent_pages_become_candidates(memory: int, monkeypatch: pytes
         stat.image,
     )
     assert 0 in facts.allowed_nodes and facts.age_s >= 0
+
+
+def test_a_range_holds_what_lies_there_and_nothing_else(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third page is hidden as armed ones are; the first 30 are in memory, the others are not."""
+    monkeypatch.setattr(module, "huge_blocks", lambda pid, block: np.zeros(block.size, np.bool_))
+    monkeypatch.setattr(module, "present_pages", lambda pid, vpn: vpn < memory + 30)
+    start, end = (memory + 10) * 4096 + 5, (memory + 50) * 4096 - 5
+    situation = gather_range(own_record(), start, end, OnNodeOne(), topology())  # type: ignore[arg-type]
+    assert situation is not None
+    table = situation.candidates
+    asked = range(memory + 10, memory + 50)
+    expected = {vpn: ABSENT if vpn % 3 == 0 else 1 for vpn in asked if vpn % 3 or vpn < memory + 30}
+    assert dict(zip(table.vpn.tolist(), table.node.tolist(), strict=True)) == expected
+    nobody = replace(own_record(), exited_s=1.0)
+    assert gather_range(nobody, start, end, OnNodeOne(), topology()) is None  # type: ignore[arg-type]
+
+
+def test_pages_in_memory_are_told_from_others() -> None:
+    with mmap.mmap(-1, 2000 * 4096) as mapping:
+        mapping.madvise(mmap.MADV_NOHUGEPAGE)
+        buffer = ctypes.c_char.from_buffer(mapping)
+        first = ctypes.addressof(buffer) // 4096
+        touched = np.array([0, 3, 700, 1400, 1999])
+        for page in touched.tolist():
+            mapping[page * 4096] = 1
+        vpn = np.random.default_rng(1).permutation(np.arange(first, first + 2000))
+        found = present_pages(os.getpid(), vpn)
+        del buffer
+    assert sorted(vpn[found].tolist()) == (first + touched).tolist()
+    assert not present_pages(1 << 30, vpn).any()
 
 
 def test_a_profile_of_another_boot_moves_nothing(memory: int) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import MovePages
-from hotpage.placement.movers.move_pages import Kernel, MoveProgress
+from hotpage.placement.movers import MoveProgress
+from hotpage.placement.movers.move_pages import Kernel
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Plan, ProcessFacts
 

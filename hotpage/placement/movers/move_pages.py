@@ -30,7 +30,8 @@ from hotpage.machine.numa import (
 )
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
 from hotpage.placement.budget import BatchSize, TokenBucket
-from hotpage.placement.outcome import MoveOutcome, Outcome, Result
+from hotpage.placement.movers import MoveProgress
+from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move, Plan, ProcessFacts, Uint8s
 from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
 
@@ -43,16 +44,7 @@ _LEAST_SLEEP_S, _POLL_S = 0.001, 0.1
 _REPORT_S = 0.1
 _FIRST_HUGE_BATCH = 8
 
-# What a negative errno means for a page (a status), and for all pages (the call's return).
-_OF_PAGE = {
-    errno.ENOENT: Result.NOT_PRESENT,
-    errno.EFAULT: Result.NOT_PRESENT,
-    errno.EACCES: Result.SHARED,
-    errno.EBUSY: Result.BUSY,
-    errno.ESRCH: Result.GONE,
-    errno.EPERM: Result.NOT_PERMITTED,
-    errno.ENOMEM: Result.NO_ROOM,
-}
+# What the call's negative return means, for all pages.
 _OF_CALL = {
     errno.EACCES: Result.FORBIDDEN,
     errno.ENODEV: Result.NO_NODE,
@@ -76,15 +68,6 @@ class Kernel(Protocol):
         """Node of each page or negative errno."""
 
 
-@dataclass(frozen=True)
-class MoveProgress:
-    """Bytes so far, of all moves of the plan."""
-
-    requested_bytes: int
-    settled_bytes: int
-    moved_bytes: int
-
-
 @dataclass
 class _Calls:
     count: int = 0
@@ -97,11 +80,9 @@ class _Work:
 
     def __init__(self, move: Move) -> None:
         self.move = move
-        ends = np.cumsum(move.pages, dtype=np.int64)
-        self.first = ends - move.pages
-        count = int(ends[-1]) if ends.size else 0
-        self.vpn: Int64s = np.repeat(move.vpn - self.first, move.pages) + np.arange(count)
-        self.results: Uint8s = np.zeros(count, np.uint8)
+        self.first = np.cumsum(move.pages, dtype=np.int64) - move.pages
+        self.vpn = move.base_vpn()
+        self.results: Uint8s = np.zeros(self.vpn.size, np.uint8)
         # Base pages first: huge pages take another batch size.
         self.pending: Int64s = np.argsort(move.pages > 1, kind="stable")
 
@@ -351,4 +332,4 @@ class MovePagesMover:
                 present = self._is_present(pid, move.vpn[mine])
                 work.settle(mine[present], Result.ARMED)
                 mine = mine[~present]
-            work.settle(mine, _OF_PAGE.get(-code, Result.REFUSED))
+            work.settle(mine, RESULT_OF_ERRNO.get(-code, Result.REFUSED))

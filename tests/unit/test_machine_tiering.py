@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's promotion and demotion on files made by hand: what is written, restored and refused."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hotpage.errors import HotpageError, UnsupportedError
+from hotpage.machine.knobs import KnobSession
+from hotpage.machine.tiering import KernelTiering, TieringCounters
+from hotpage.machine.topology import Topology
+
+TWO_TIERS = Topology((), {"memory_tier4": (0,), "memory_tier90": (1,)}, True, 0, 65536, 0)
+FILES = {
+    "proc/sys/kernel/numa_balancing": "0",
+    "proc/sys/kernel/numa_balancing_promote_rate_limit_MBps": "65536",
+    "proc/vmstat": "pgpromote_success 3\npgpromote_candidate 4\npgdemote_kswapd 10\npgdemote_direct 2",
+    "proc/swaps": "Filename Type Size Used Priority",
+    "sys/kernel/mm/numa/demotion_enabled": "false",
+    "sys/kernel/debug/sched/numa_balancing/hot_threshold_ms": "1000",
+    "sys/devices/system/node/node0/reclaim": "",
+    "cgroup/web/cgroup.procs": "",
+    "cgroup/web/memory.reclaim": "",
+}
+BALANCING, RATE, _, _, DEMOTION, THRESHOLD, RECLAIM, _, GROUP_RECLAIM = FILES
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n" if text else "")
+    (tmp_path / "proc/mounts").write_text(f"none {tmp_path}/cgroup cgroup2 rw 0 0\n")
+    return tmp_path
+
+
+def tiering(root: Path, knobs: KnobSession, topology: Topology = TWO_TIERS) -> KernelTiering:
+    return KernelTiering(knobs, topology, root / "sys", root / "proc")
+
+
+def knobs_of(root: Path) -> list[str]:
+    return [(root / name).read_text().strip() for name in (BALANCING, RATE, DEMOTION, THRESHOLD)]
+
+
+def test_promotion_is_set_up_and_everything_put_back(root: Path) -> None:
+    with KnobSession(root / "state") as knobs:
+        mine = tiering(root, knobs)
+        mine.require_promotion()
+        assert mine.allow_promotion(50.0) == ()
+        assert knobs_of(root) == ["2", "0", "1", "60"]
+        mine.limit_promotion(12)
+        assert knobs_of(root) == ["2", "12", "1", "60"]
+    assert knobs_of(root) == ["0", "65536", "false", "1000"]
+
+
+def test_balancing_that_is_on_stays_on(root: Path) -> None:
+    (root / BALANCING).write_text("1\n")
+    with KnobSession(root / "state") as knobs:
+        tiering(root, knobs).allow_promotion(float("nan"))
+        assert knobs_of(root) == ["3", "0", "1", "1000"]
+
+
+def test_a_threshold_out_of_reach_is_a_note(root: Path) -> None:
+    (root / THRESHOLD).unlink()
+    with KnobSession(root / "state") as knobs:
+        (note,) = tiering(root, knobs).allow_promotion(50.0)
+    assert note.startswith("hot_threshold_ms stays as it is: this kernel has no ")
+
+
+def test_another_session_that_steers_is_left_alone(root: Path) -> None:
+    with KnobSession(root / "state") as first, KnobSession(root / "state") as second:
+        first.write(root / RATE, 5)
+        with pytest.raises(HotpageError, match="another hotpage has set"):
+            tiering(root, second).limit_promotion(7)
+        assert (root / RATE).read_text() == "5\n"
+
+
+def test_a_node_is_told_to_reclaim(root: Path) -> None:
+    with KnobSession(root / "state") as knobs:
+        mine = tiering(root, knobs)
+        mine.require_demotion(0, "/web")
+        assert mine.demote(0, "/web", 12345)
+    assert (root / RECLAIM).read_text() == "12345"
+    assert (root / GROUP_RECLAIM).read_text() == ""
+
+
+def test_where_nodes_cannot_be_told_the_cgroup_is(root: Path) -> None:
+    (root / RECLAIM).unlink()
+    with KnobSession(root / "state") as knobs:
+        mine = tiering(root, knobs)
+        mine.require_demotion(0, "/web")
+        assert mine.demote(0, "/web", 99)
+        assert (root / GROUP_RECLAIM).read_text() == "99"
+        (root / "proc/swaps").write_text("Filename Type Size Used Priority\n/dev/vdb partition 9 0 -2\n")
+        with pytest.raises(UnsupportedError, match=r"memory\.reclaim would also swap"):
+            mine.require_demotion(0, "/web")
+
+
+def one_tier(root: Path) -> Topology:
+    return replace(TWO_TIERS, kernel_tiers={"memory_tier4": (0, 1)})
+
+
+def without(name: str) -> Callable[[Path], Topology]:
+    def remove(root: Path) -> Topology:
+        (root / name).unlink()
+        return TWO_TIERS
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("lacking", "promotes", "demotes"),
+    [
+        (one_tier, "one memory tier, so it promotes nothing", "one memory tier, so it demotes nothing"),
+        (without(RATE), "this kernel has no .*MBps", ""),
+        (without(DEMOTION), "", "this kernel has no .*demotion_enabled"),
+    ],
+)
+def test_what_is_missing_is_one_clear_line(
+    root: Path, lacking: Callable[[Path], Topology], promotes: str, demotes: str
+) -> None:
+    topology = lacking(root)
+    with KnobSession(root / "state") as knobs:
+        mine = tiering(root, knobs, topology)
+        for ask, problem in (
+            (mine.require_promotion, promotes),
+            (lambda: mine.require_demotion(0, "/web"), demotes),
+        ):
+            if problem:
+                with pytest.raises(UnsupportedError, match=f"{problem}.*: use --mover move_pages"):
+                    ask()
+            else:
+                ask()
+
+
+def test_a_node_without_either_file(root: Path) -> None:
+    (root / RECLAIM).unlink()
+    (root / GROUP_RECLAIM).unlink()
+    with KnobSession(root / "state") as knobs, pytest.raises(UnsupportedError, match="neither"):
+        tiering(root, knobs).require_demotion(0, "/web")
+
+
+def test_a_kernel_that_reclaimed_less_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, data: bytes) -> int:
+        raise BlockingIOError(11, os.strerror(11))
+
+    with KnobSession(root / "state") as knobs:
+        mine = tiering(root, knobs)
+        monkeypatch.setattr(os, "write", refuse)
+        assert not mine.demote(0, "/web", 4096)
+        monkeypatch.undo()
+
+
+def test_counters_are_those_of_vmstat(root: Path) -> None:
+    with KnobSession(root / "state") as knobs:
+        assert tiering(root, knobs).counters() == TieringCounters(3, 12)
