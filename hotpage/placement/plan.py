@@ -60,6 +60,8 @@ class ProcessFacts:
     cgroup: str
     allowed_nodes: frozenset[int]
     age_s: float = float("inf")
+    horizon_s: float | None = None
+    """How long its ranking holds, where that is known better than ``Costs.horizon_s``; at most that."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ class Plan:
     moves: tuple[Move, ...]
     kept_bytes: Mapping[Fate, int]
     hot_hz: float = float("nan")
+    fate: Uint8s = field(default_factory=lambda: np.empty(0, np.uint8))
+    """Of each candidate, for whoever asks why."""
 
     @property
     def moved_bytes(self) -> int:

@@ -123,7 +123,7 @@ def test_a_huge_page_is_one_row_of_its_mean_rate(monkeypatch: pytest.MonkeyPatch
     vpn = np.concatenate((np.arange(1024, 1024 + 256), np.arange(2000, 2003))).astype(np.int64)
     rate = np.full(vpn.size, 10.0, np.float32)
     error = np.full(vpn.size, 0.5, np.float32)
-    pages = module._Pages(vpn, rate, rate * 2, error)
+    pages = module.Pages(vpn, rate, rate * 2, error)
     table = fold(7, 1, pages, np.ones(vpn.size, np.int16))
     assert table.vpn.tolist() == [1024, 2000, 2001, 2002]
     assert table.pages.tolist() == [512, 1, 1, 1]
