@@ -56,7 +56,7 @@ def auto(
     """Keep pages where they belong: look, plan and move, again and again, until told to stop.
 
     What to look after is named by options or by a configuration file. SIGHUP reads the file again. The exit
-    status is 1 on a machine with one tier of memory, where there is nothing to place.
+    status is 3 on a machine with one tier of memory, where there is nothing to place.
     """
     if print_config:
         sys.stdout.write(defaults_of(Configuration))

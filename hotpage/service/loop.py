@@ -34,16 +34,13 @@ from hotpage.service.notify import Notifier
 from hotpage.service.survey import Surveyor
 
 NEEDED = (
-    Capability.DAC_OVERRIDE,
-    Capability.DAC_READ_SEARCH,
-    Capability.KILL,
-    Capability.NET_ADMIN,
-    Capability.SYS_PTRACE,
-    Capability.SYS_ADMIN,
-    Capability.SYS_RESOURCE,
-    Capability.SYSLOG,
-    Capability.PERFMON,
     Capability.BPF,
+    Capability.PERFMON,
+    Capability.SYSLOG,  # /proc/kallsyms
+    Capability.SYS_ADMIN,  # kernel.numa_balancing; page frames in /proc/PID/pagemap
+    Capability.SYS_PTRACE,  # move_pages, and memory held to be armed
+    Capability.DAC_READ_SEARCH,  # /proc/PID of other users
+    Capability.NET_ADMIN,  # forks, execs and exits as they happen
 )
 """What the service may do as long as it lives; the unit's bounding set is the same."""
 SAVE_S = 10.0
@@ -55,6 +52,8 @@ _SAME_LINE_S = 60.0
 
 class NoTiersError(HotpageError):
     """There is nowhere to move pages to."""
+
+    exit_status = 3
 
 
 class After(Enum):

@@ -235,7 +235,7 @@ def test_a_machine_with_one_tier_has_nothing_to_place(tmp_path: Path, workload: 
         return  # the guests' tests are about such machines
     (tmp_path / "c.toml").write_text(f'state_dir = "{tmp_path / "state"}"\n')
     done = run("auto", "-p", workload.pid, "--config", tmp_path / "c.toml")
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 3 and done.stdout == ""
     assert done.stderr == (
         "hotpage: this machine has one tier of memory, so there is nothing to place: "
         "--dry-run shows heat and plans\n"
