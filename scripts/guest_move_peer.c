@@ -77,7 +77,7 @@ static __attribute__((noreturn)) void zipf(char **words)
 		order[i] = order[j];
 		order[j] = other;
 	}
-	if (sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
+	if (sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0}))
 		die("sched_setscheduler");
 	printf("%llu %u\n", (unsigned long long)(uintptr_t)memory, pages);
 	fflush(stdout);

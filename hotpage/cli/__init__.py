@@ -20,6 +20,7 @@ from hotpage.errors import HotpageError
 
 # A new verb is one new file and one new line here.
 VERBS = {
+    "auto": "Keep pages where they belong, as a service or in the foreground.",
     "demo": "Profile a bundled workload whose hot pages are known.",
     "doctor": "Say what works on this machine, what does not, and what to do.",
     "move": "Move hot pages to fast memory, cold ones out of it.",
@@ -28,6 +29,7 @@ VERBS = {
     "restore": "Put back the kernel settings that a killed session changed.",
     "tiers": "Show memory nodes and tiers, their latency and their knobs.",
     "top": "Watch processes live: which memory is hot, and where it lies.",
+    "why": "Ask the running service why a page is where it is.",
 }
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"

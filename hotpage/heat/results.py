@@ -29,6 +29,24 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Folios:
+    """What is tracked of one process as the kernel maps it, ascending by ``vpn``, the first page of each.
+
+    ``pages``: base pages that move as one. Rates are of one base page: a huge page's accesses are shared out
+    evenly.
+    """
+
+    vpn: Ints64
+    pages: Ints32
+    rate_hz: Floats32
+    rate_short_hz: Floats32
+    relative_error: Floats32
+
+    def __len__(self) -> int:
+        return self.vpn.size
+
+
+@dataclass(frozen=True)
 class Changes:
     """Pages whose rate moved by half an octave or more since they were last taken, by (process, vpn)."""
 

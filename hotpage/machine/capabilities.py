@@ -21,8 +21,10 @@ class Capability(enum.IntEnum):
     DAC_OVERRIDE = 1
     DAC_READ_SEARCH = 2
     KILL = 5
+    NET_ADMIN = 12
     SYS_PTRACE = 19
     SYS_ADMIN = 21
+    SYSLOG = 34
     PERFMON = 38
     BPF = 39
 

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from hotpage.errors import TargetError, UnsupportedError
+from hotpage.errors import HotpageError, TargetError, UnsupportedError
 from hotpage.machine.proc import PROC, read_bytes
 
 # kernfs gives the root of the hierarchy inode 1; another inode means that a container shows us a part of it.
@@ -52,6 +52,24 @@ def cgroup_level(path: str | Path) -> int:
     if mount.stat().st_ino != _ROOT_INODE:
         raise UnsupportedError("a container hides the upper cgroups", "run hotpage on the host")
     return len(cgroup_directory(path).relative_to(mount).parts)
+
+
+def memory_by_node(path: str | Path) -> dict[int, int] | None:
+    """Bytes of a cgroup and all below it on each node, anonymous and page cache; None where nobody tells.
+
+    That is memory.numa_stat of the memory controller.
+    """
+    try:
+        text = (cgroup_directory(path) / "memory.numa_stat").read_text()
+    except (OSError, HotpageError):
+        return None
+    sums: dict[int, int] = {}
+    for line in text.splitlines():
+        kind, *counts = line.split()
+        if kind in ("anon", "file"):
+            for node, count in (word[1:].split("=") for word in counts):
+                sums[int(node)] = sums.get(int(node), 0) + int(count)
+    return sums
 
 
 def pids_in_cgroup(path: str | Path) -> list[int]:

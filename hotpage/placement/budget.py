@@ -20,12 +20,13 @@ HALVE_SHARE, STOP_SHARE = 0.10, 0.30
 _FIRST_STOP_S, _LONGEST_STOP_S = 60.0, 3600.0
 
 
-def headroom_bytes(total_bytes: int, high_watermark_bytes: int) -> int:
-    """What stays free of a node: 2 % of it, 50 MiB to 1 GiB but at most an eighth, above its high watermark.
+def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: float = HEADROOM_SHARE) -> int:
+    """What stays free of a node above its high watermark: 2 % of it (``share_of_node``), 50 MiB to 1 GiB, but
+    at most an eighth.
 
     The kernel reclaims up to the high watermark: a node filled beyond it would be emptied again at once.
     """
-    share = min(max(HEADROOM_SHARE * total_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES, total_bytes / 8)
+    share = min(max(share_of_node * total_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES, total_bytes / 8)
     return high_watermark_bytes + int(share)
 
 

@@ -350,6 +350,7 @@ class Choice:
             self._moves(reasons),
             self._kept_bytes(),
             key_rate_hz(self.hot_key) if knows_hot and self.hot_key < UNKNOWN_KEY else float("nan"),
+            self.fate,
         )
 
     def _moves(self, reasons: tuple[str, str]) -> tuple[Move, ...]:
@@ -401,6 +402,11 @@ class Gate:
         self._candidates = choice.situation.candidates
         self._costs = choice.situation.costs
         self._gaps_ns = choice.gaps_ns
+        known = {i: one.horizon_s for i, one in choice.situation.processes.items()}
+        self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
+        for process, horizon_s in known.items():
+            if horizon_s is not None:
+                self._horizon_s[process] = horizon_s
 
     def worth_promoting(self, rows: Int64s, target: int) -> Bools:
         """Whether a promotion into free room gains more than it costs."""
@@ -439,5 +445,6 @@ class Gate:
 
     def _gain_s(self, rows: Int64s, target: int, victim_hz: Float32s | float) -> Floats64:
         gap_s = self._gaps_ns(target)[self._candidates.node.take(rows)] * 1e-9
-        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * (gap_s * self._costs.horizon_s)
+        holds_s = self._horizon_s.take(self._candidates.process.take(rows))
+        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * (gap_s * holds_s)
         return gain

@@ -91,6 +91,13 @@ class MoveOutcome:
         first = np.cumsum(self.move.pages, dtype=np.int64) - self.move.pages
         return self.move.vpn[np.isin(self.results[first], list(kinds))]
 
+    def pages(self, kinds: frozenset[Result]) -> Int64s:
+        """All base pages with one of these results."""
+        first = np.cumsum(self.move.pages, dtype=np.int64) - self.move.pages
+        vpn = np.repeat(self.move.vpn - first, self.move.pages) + np.arange(self.results.size)
+        chosen: Int64s = vpn[np.isin(self.results, list(kinds))]
+        return chosen
+
 
 @dataclass(frozen=True)
 class Outcome:

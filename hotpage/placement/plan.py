@@ -60,6 +60,8 @@ class ProcessFacts:
     cgroup: str
     allowed_nodes: frozenset[int]
     age_s: float = float("inf")
+    horizon_s: float | None = None
+    """How long its ranking holds, where that is known better than ``Costs.horizon_s``; at most that."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,6 @@ class Fate(IntEnum):
     RATE = 16
     ROOM = 17
     NOT_CHOSEN = 18
-    IN_PLACE = 19
 
 
 WORDS: Mapping[Fate, str] = {
@@ -185,7 +186,6 @@ WORDS: Mapping[Fate, str] = {
     Fate.RATE: "the rate limit of moves",
     Fate.ROOM: "no room on the target node",
     Fate.NOT_CHOSEN: "not among the pages chosen",
-    Fate.IN_PLACE: "there already",
 }
 
 
@@ -232,6 +232,8 @@ class Plan:
     moves: tuple[Move, ...]
     kept_bytes: Mapping[Fate, int]
     hot_hz: float = float("nan")
+    fate: Uint8s = field(default_factory=lambda: np.empty(0, np.uint8))
+    """Of each candidate, for whoever asks why."""
 
     @property
     def moved_bytes(self) -> int:

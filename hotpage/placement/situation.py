@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from hotpage.errors import ProfileError
-from hotpage.machine.folios import HUGE_PAGES, huge_blocks, present_pages
+from hotpage.heat.estimator import HEADROOM_SHARE
+from hotpage.machine.folios import HUGE_PAGES, huge_blocks
 from hotpage.machine.numa import MovePages, Watermarks, read_watermarks
 from hotpage.machine.proc import PROC, read_bytes, read_stat
 from hotpage.machine.topology import Topology, parse_cpulist
@@ -21,7 +22,7 @@ from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessF
 from hotpage.profile.coverage import Coverage
 from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int64s, ProcessRecord, Snapshot
 
-_SILENT_ERROR = 2**0.5
+SILENT_ERROR = 2**0.5
 """Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""
 
 
@@ -34,8 +35,8 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class _Pages:
-    """Some pages of one process; ``is_silent``: armed, and never accessed."""
+class Pages:
+    """Some pages of one process."""
 
     vpn: Int64s
     rate_hz: Float32s
@@ -67,46 +68,24 @@ def gather(
         facts[index] = found
         tables.append(_candidates(snapshot, index, found.pid, move_pages))
     nodes = node_rooms(topology, read_watermarks())
-    situation = Situation(_joined(tables), facts, nodes, costs=costs or Costs())
+    situation = Situation(joined(tables), facts, nodes, costs=costs or Costs())
     return Gathered(situation, tuple(gone))
 
 
-def gather_range(
-    record: ProcessRecord, start: int, end: int, move_pages: MovePages, topology: Topology
-) -> Situation | None:
-    """What of one process lies at the addresses [start, end); None when it has gone.
+def process_facts(
+    record: ProcessRecord, proc_root: Path = PROC, may_be_renamed: bool = False
+) -> ProcessFacts | None:
+    """The process as it is now; None when it has gone, or is another program now.
 
-    For the policy ``all``, which asks for no rates: they are all 0. Pages that the kernel hides while they
-    are armed are there as ``ABSENT``; those that are not in memory are left out. Raises PrivilegeError.
+    Another name means that, too, unless execs are followed: then a process ``may_be_renamed``.
     """
-    found = process_facts(record)
-    if found is None:
-        return None
-    low, high = start // PAGE_BYTES, -(-end // PAGE_BYTES)
-    parts = [
-        np.arange(max(low, vma.start // PAGE_BYTES), min(high, vma.end // PAGE_BYTES))
-        for vma in read_vmas(found.pid)
-        if vma.kind != "vdso"
-    ]
-    vpn = np.concatenate([np.empty(0, np.int64), *parts])
-    node = move_pages.query(found.pid, vpn)
-    kept = node >= 0
-    kept[~kept] = present_pages(found.pid, vpn[~kept])
-    rate = np.zeros(int(kept.sum()), np.float32)
-    pages = _Pages(vpn[kept], rate, rate, rate)
-    table = fold(0, found.pid, pages, np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
-    return Situation(table, {0: found}, node_rooms(topology, read_watermarks()))
-
-
-def process_facts(record: ProcessRecord, proc_root: Path = PROC) -> ProcessFacts | None:
-    """The process as it is now; None when it has gone, or is another program now."""
     process = record.process
     if record.exited_s is not None:
         return None
     stat = read_stat(process.pid, proc_root)
     if stat is None or stat.has_ended or stat.start_time_ticks != process.start_time_ticks:
         return None
-    if stat.comm != process.comm:  # exec
+    if stat.comm != process.comm and not may_be_renamed:  # exec
         return None
     allowed: tuple[int, ...] = ()
     for line in (
@@ -121,7 +100,9 @@ def process_facts(record: ProcessRecord, proc_root: Path = PROC) -> ProcessFacts
     )
 
 
-def node_rooms(topology: Topology, watermarks: Mapping[int, Watermarks]) -> list[NodeRoom]:
+def node_rooms(
+    topology: Topology, watermarks: Mapping[int, Watermarks], headroom_share: float = HEADROOM_SHARE
+) -> list[NodeRoom]:
     """The nodes that have memory, with the room that there is now."""
     rooms = []
     for node in topology.nodes:
@@ -135,7 +116,7 @@ def node_rooms(topology: Topology, watermarks: Mapping[int, Watermarks]) -> list
                 node.tier,
                 node.total_bytes,
                 free,
-                headroom_bytes(node.total_bytes, marks.high if marks else 0),
+                headroom_bytes(node.total_bytes, marks.high if marks else 0, headroom_share),
                 node.distances,
                 node.read_latency_ns,
                 is_device=node.is_device,
@@ -152,11 +133,11 @@ def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages)
     return fold(index, pid, _taken(pages, kept), np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
 
 
-def _taken(pages: _Pages, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> _Pages:
-    return _Pages(pages.vpn[mask], pages.rate_hz[mask], pages.rate_short_hz[mask], pages.relative_error[mask])
+def _taken(pages: Pages, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Pages:
+    return Pages(pages.vpn[mask], pages.rate_hz[mask], pages.rate_short_hz[mask], pages.relative_error[mask])
 
 
-def _with_silent(snapshot: Snapshot, index: int, pid: int) -> _Pages:
+def _with_silent(snapshot: Snapshot, index: int, pid: int) -> Pages:
     """Rows of the profile and armed pages without a row, ascending, in mappings that are still there."""
     rows = snapshot.pages.of(index)
     vmas = [vma for vma in read_vmas(pid) if vma.kind != "vdso"]
@@ -178,7 +159,7 @@ def _with_silent(snapshot: Snapshot, index: int, pid: int) -> _Pages:
     inside = np.searchsorted(starts, vpn, side="right") - 1
     vpn = vpn[(inside >= 0) & (vpn < ends[np.maximum(inside, 0)])] if vpn.size else vpn
     rate = np.full(vpn.size, np.nan, np.float32)
-    error = np.full(vpn.size, _SILENT_ERROR, np.float32)
+    error = np.full(vpn.size, SILENT_ERROR, np.float32)
     if coverage is not None and vpn.size:
         watched_s = np.maximum(snapshot.time_s - coverage.mean_first_s(vpn, vpn + 1), 0.0)
         rate[:] = snapshot.run.prior_count / (snapshot.run.prior_exposure_s + watched_s)
@@ -186,10 +167,10 @@ def _with_silent(snapshot: Snapshot, index: int, pid: int) -> _Pages:
     kept = np.isin(rows.vpn, vpn)
     at = np.searchsorted(vpn, rows.vpn[kept])
     rate[at], short[at], error[at] = rows.rate_hz[kept], rows.rate_short_hz[kept], rows.relative_error[kept]
-    return _Pages(vpn, rate, short, error)
+    return Pages(vpn, rate, short, error)
 
 
-def fold(index: int, pid: int, pages: _Pages, node: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Candidates:
+def fold(index: int, pid: int, pages: Pages, node: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Candidates:
     """Candidates with huge pages as one row each: the mean rate of its 512 pages, those never seen at 0."""
     block = pages.vpn // HUGE_PAGES
     blocks, first, counts = np.unique(block, return_index=True, return_counts=True)
@@ -222,7 +203,7 @@ def fold(index: int, pid: int, pages: _Pages, node: np.ndarray[tuple[int], np.dt
     )
 
 
-def _joined(tables: Sequence[Candidates]) -> Candidates:
+def joined(tables: Sequence[Candidates]) -> Candidates:
     if not tables:
         f32 = np.empty(0, np.float32)
         empty = np.empty(0, np.int32)

@@ -8,14 +8,14 @@ whatever the page's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.results import ArmedRanges, Changes, Latencies
+from hotpage.heat.results import ArmedRanges, Changes, Folios, Latencies
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 
@@ -209,6 +209,7 @@ class IntervalData:
     armed: Mapping[int, ArmedRanges] = field(default_factory=dict)
     cleared: Sequence[ClearedRange] = ()
     nodes: Sequence[NodeRecord] = ()
+    folios: Callable[[int], Folios] | None = None  # of a process, while the sink has the data
     latencies: Latencies | None = None  # only if a live view asked for them; no profile keeps them
     # Base pages that the kernel moved in hint faults, by process; no profile keeps them either.
     migrated_pages: Mapping[int, int] = field(default_factory=dict)

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session in a thread of its own, for a view beside it: a screen that is slow to draw loses no events."""
+"""A session in a thread of its own, for what goes on beside it: whoever is slow there loses no events."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hotpage.profile.snapshot import RunInfo
 from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.recorder import Options, Recorder
-from hotpage.recording.session import Progress
+from hotpage.recording.session import ProfileSink, Progress
 
 
-class BackgroundSession:
-    """Records into a WatchedProfile until ``stop`` is called or ``should_stop`` gives a reason. It heeds
-    both by itself, whatever the view is doing. ``error`` is what ended it before its time.
+class SessionThread(ABC):
+    """Records until ``stop`` is called or ``should_stop`` gives a reason. It heeds both by itself, whatever
+    the others are doing. ``error`` is what ended it before its time.
     """
 
     def __init__(self, options: Options, should_stop: Callable[[], str | None] = lambda: None) -> None:
-        self.profile: WatchedProfile | None = None
         self.error: BaseException | None = None
         self._reason: str | None = None
         self._should_stop = should_stop
@@ -56,9 +56,13 @@ class BackgroundSession:
         if self._reason is None:
             self._reason = reason
 
-    def _open(self, run: RunInfo) -> WatchedProfile:
-        self.profile = WatchedProfile(run)
-        return self.profile
+    @abstractmethod
+    def _open(self, run: RunInfo) -> ProfileSink:
+        """Where intervals go; called once everything else is open."""
+
+    @abstractmethod
+    def _ended(self) -> None:
+        """The session has ended, well or not."""
 
     def _run(self) -> None:
         try:
@@ -66,5 +70,20 @@ class BackgroundSession:
         except BaseException as error:
             self.error = error
         finally:
-            if self.profile is not None:
-                self.profile.stop_recording()
+            self._ended()
+
+
+class BackgroundSession(SessionThread):
+    """Into a WatchedProfile, for a view beside it."""
+
+    def __init__(self, options: Options, should_stop: Callable[[], str | None] = lambda: None) -> None:
+        super().__init__(options, should_stop)
+        self.profile: WatchedProfile | None = None
+
+    def _open(self, run: RunInfo) -> WatchedProfile:
+        self.profile = WatchedProfile(run)
+        return self.profile
+
+    def _ended(self) -> None:
+        if self.profile is not None:
+            self.profile.stop_recording()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
-from hotpage.heat.results import Changes, Latencies
+from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.recording.sampling import started_s
@@ -198,6 +198,26 @@ class Observer:
             changes.rate_hz[row] / share,
             changes.rate_short_hz[row] / share,
             changes.relative_error[row],
+        )
+
+    def folios(self, process: int, now_s: float) -> Folios:
+        """All that is tracked of a process, a huge page as one entry."""
+        rates = self.table.rates(process, now_s)
+        heads = self._huge.get(process)
+        if not heads:
+            pages = np.ones(len(rates), np.int32)
+            return Folios(rates.vpn, pages, rates.rate_hz, rates.rate_short_hz, rates.relative_error)
+        first = rates.vpn & ~np.int64(_HUGE_PAGES - 1)
+        within = np.isin(first, np.fromiter(heads, np.int64, len(heads)))
+        kept = ~within | (rates.vpn == first)
+        pages = np.where(within, np.int32(_HUGE_PAGES), np.int32(1))[kept]
+        share = pages.astype(np.float32)
+        return Folios(
+            rates.vpn[kept],
+            pages,
+            rates.rate_hz[kept] / share,
+            rates.rate_short_hz[kept] / share,
+            rates.relative_error[kept],
         )
 
     def take_latencies(self) -> Latencies | None:

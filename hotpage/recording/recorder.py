@@ -62,6 +62,8 @@ class Options:
     command_line: tuple[str, ...] = ()
     keep_latencies: bool = False
     """For a live view: hand over each access's latency with its interval."""
+    keep_changes: bool = True
+    """Hand over the pages whose rate changed; not for a sink that reads all rates when it wants them."""
 
 
 @contextlib.contextmanager
@@ -141,6 +143,7 @@ class Recorder:
                 arming,
                 self.progress,
                 options.keep_latencies,
+                options.keep_changes,
             )
             return session.run(options.duration_s, should_stop, self._on_progress)
 

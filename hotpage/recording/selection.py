@@ -33,6 +33,13 @@ class Selection:
     cgroup: Path | None = None
     comm: str | None = None
     everything: bool = False
+    several: tuple[Selection, ...] = ()
+    """The processes of all of these; cgroups and commands among them may appear later."""
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the kernel filters by a set of pids, which the session has to keep up with."""
+        return bool(self.pids or self.several)
 
     @classmethod
     def of_pids(cls, pids: Iterable[int]) -> Selection:
@@ -82,6 +89,8 @@ class Selection:
         """The pids selected now."""
         if self.everything:
             return set(list_pids())
+        if self.several:
+            return set().union(*(part.members() for part in self.several))
         if self.cgroup is not None:
             return set(pids_in_cgroup(self.cgroup)) if self.cgroup.exists() else set()
         if self.comm is not None:
@@ -91,6 +100,8 @@ class Selection:
     def __str__(self) -> str:
         if self.everything:
             return "all processes"
+        if self.several:
+            return "; ".join(map(str, self.several))
         if self.cgroup is not None:
             return f"cgroup {self.cgroup}"
         if self.comm is not None:

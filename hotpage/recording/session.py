@@ -19,7 +19,7 @@ from hotpage.capture.events import Events, EventSource, select
 from hotpage.capture.sources import ladders
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
-from hotpage.heat.results import ArmedRanges
+from hotpage.heat.results import ArmedRanges, Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable, list_pids
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvents
@@ -51,6 +51,8 @@ _BUSY_RING = 0.2
 _STEER_PERIOD_S = 0.5
 _SAMPLING_PERIOD_S = 1.0
 _LONGEST_MAPPING_PERIOD_S = 10.0
+_MEMBERS_PERIOD_S = 3.0
+"""Processes that joined a cgroup, or took a name, in other ways than by fork are found this often."""
 _CPUS = os.cpu_count() or 1
 
 
@@ -121,7 +123,9 @@ class Session:
         arming: Arming | None,
         progress: Progress,
         keep_latencies: bool = False,
+        keep_changes: bool = True,
     ) -> None:
+        self._keep_changes = keep_changes
         self._origin_ns = run.origin_monotonic_ns
         self._interval_s = run.interval_s
         self._selection = selection
@@ -159,6 +163,7 @@ class Session:
         self._fresh: set[int] = set()
         self._events_cpu_s = 0.0
         self._sampled = (0.0, 0.0)
+        self._members_s = 0.0
         self._written = replace(progress, received={}, lost={}, sampled_out={})
         self._steered = replace(progress)
 
@@ -245,6 +250,8 @@ class Session:
                 self._processes.exit(process.pid)
             self._leave(process)
         self._progress.elapsed_s = self._now_s()
+        if self._selection.several and self._progress.elapsed_s - self._members_s >= _MEMBERS_PERIOD_S:
+            self._find_new_members()
         self._read_due_mappings()
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()
@@ -264,6 +271,13 @@ class Session:
             for pid in self._selection.members():
                 self._enter(self._processes.add(pid))
 
+    def _find_new_members(self) -> None:
+        self._members_s = self._progress.elapsed_s
+        for pid in self._selection.members():
+            if self._processes.by_pid(pid) is None and (found := self._processes.add(pid)) is not None:
+                self._capture.add_pid(pid)
+                self._enter(found)
+
     def _follow_processes(self) -> tuple[list[Process], dict[int, int]]:
         """The processes that ended, and by pid when those that replaced their memory did."""
         ended: list[Process] = []
@@ -273,7 +287,7 @@ class Session:
         for event in self._process_events.drain():
             known = None if isinstance(event, Lost) else self._processes.by_pid(event.pid)
             if isinstance(event, Fork):
-                if self._selection.pids and self._processes.by_pid(event.parent) is not None:
+                if self._selection.is_followed and self._processes.by_pid(event.parent) is not None:
                     # The kernel has seen to that by itself where it can, but an exit of the pid's former
                     # process that was told only now has undone it.
                     self._capture.add_pid(event.pid)
@@ -288,7 +302,7 @@ class Session:
                         self._replace(known)
                         fresh.add(event.pid)
             elif isinstance(event, Exit):
-                if self._selection.pids:
+                if self._selection.is_followed:
                     # Also those too short-lived to be known: their pids will be others'.
                     self._capture.remove_pid(event.pid)
                 if known is not None:
@@ -300,7 +314,7 @@ class Session:
     def _look_again(self) -> list[Process]:
         """Process events were lost: find out what they would have told; the processes that ended."""
         ended = [process for process in self._processes.live() if not self._processes.is_alive(process)]
-        if self._selection.pids:
+        if self._selection.is_followed:
             living = set(list_pids())
             for pid in self._capture.target_pids() - living:
                 self._capture.remove_pid(pid)
@@ -415,12 +429,13 @@ class Session:
         data = IntervalData(
             start_s=written.elapsed_s,
             end_s=progress.elapsed_s,
-            changes=observer.changes(progress.elapsed_s, everything=last),
+            changes=self._changes(last),
             processes=[self._records[index] for index in sorted(self._changed_records)],
             vmas=self._changed_mappings,
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
             nodes=self._nodes.news(last),
+            folios=lambda process: observer.folios(process, progress.elapsed_s),
             latencies=observer.take_latencies(),
             migrated_pages=observer.take_migrated(),
             sources=[self._counts(name) for name in self._capture.rungs],
@@ -451,6 +466,11 @@ class Session:
             lost=dict(progress.lost),
             sampled_out=dict(progress.sampled_out),
         )
+
+    def _changes(self, last: bool) -> Changes:
+        if not self._keep_changes:
+            return Changes.none()
+        return self._observer.changes(self._progress.elapsed_s, everything=last)
 
     def _counts(self, name: str) -> SourceCounts:
         """A source's counts since the last interval."""

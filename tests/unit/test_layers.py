@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "recording": {"capture", "heat", "profile", *GROUND},
     "views": {"profile", "heat.estimator", "placement", *GROUND},
     "placement": {"heat", "profile", *GROUND},
+    "service": {"heat", "placement", "profile", "recording", "views", *GROUND},
     "cli": {
         "bpfsources",
         "capture",
@@ -32,6 +33,7 @@ MAY_IMPORT = {
         "placement",
         "profile",
         "recording",
+        "service",
         "views",
         *GROUND,
     },

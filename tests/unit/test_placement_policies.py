@@ -302,17 +302,6 @@ def test_threshold_by_size_takes_the_hottest_bytes() -> None:
     assert moved(plan) == [(1, 0, [8, 9, 10])]
 
 
-def test_all_asks_for_no_rates() -> None:
-    rows = [(0, 1, 1, 0, 9.0), (0, 2, 1, 1, 0.0), (0, 3, 1, 1, 7.0), (0, 4, 1, 1, 0.0)]
-    plan = policy("all")(two_nodes(2, *rows), Aim())
-    assert moved(plan) == [(1, 0, [2, 3])]
-    assert plan.kept_bytes == {Fate.ROOM: PAGE, Fate.IN_PLACE: PAGE}, "nothing is driven out"
-    plan = policy("all")(two_nodes(2, *rows), Aim(promote=False))
-    assert moved(plan) == [(0, 1, [1])]
-    plan = policy("all")(two_nodes(2, *rows), Aim(promote_to=frozenset({1})))
-    assert moved(plan) == [(0, 1, [1])], "to a node, from all others"
-
-
 def test_random_moves_as_many_bytes_as_allowed_by_lot() -> None:
     rows = [(0, vpn, 1, 0, 1.0) for vpn in range(50)] + [(0, vpn, 1, 1, 9.0) for vpn in range(100, 150)]
     situation = two_nodes(0, *rows)

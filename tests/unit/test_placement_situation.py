@@ -21,7 +21,7 @@ from hotpage.machine.processes import ProcessTable
 from hotpage.machine.topology import Node, Topology
 from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
-from hotpage.placement.situation import fold, gather, gather_range, node_rooms, process_facts
+from hotpage.placement.situation import fold, gather, node_rooms, process_facts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
 
@@ -99,21 +99,6 @@ def test_rows_and_silent_pages_become_candidates(memory: int, monkeypatch: pytes
     assert 0 in facts.allowed_nodes and facts.age_s >= 0
 
 
-def test_a_range_holds_what_lies_there_and_nothing_else(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third page is hidden as armed ones are; the first 30 are in memory, the others are not."""
-    monkeypatch.setattr(module, "huge_blocks", lambda pid, block: np.zeros(block.size, np.bool_))
-    monkeypatch.setattr(module, "present_pages", lambda pid, vpn: vpn < memory + 30)
-    start, end = (memory + 10) * 4096 + 5, (memory + 50) * 4096 - 5
-    situation = gather_range(own_record(), start, end, OnNodeOne(), topology())  # type: ignore[arg-type]
-    assert situation is not None
-    table = situation.candidates
-    asked = range(memory + 10, memory + 50)
-    expected = {vpn: ABSENT if vpn % 3 == 0 else 1 for vpn in asked if vpn % 3 or vpn < memory + 30}
-    assert dict(zip(table.vpn.tolist(), table.node.tolist(), strict=True)) == expected
-    nobody = replace(own_record(), exited_s=1.0)
-    assert gather_range(nobody, start, end, OnNodeOne(), topology()) is None  # type: ignore[arg-type]
-
-
 def test_pages_in_memory_are_told_from_others() -> None:
     with mmap.mmap(-1, 2000 * 4096) as mapping:
         mapping.madvise(mmap.MADV_NOHUGEPAGE)
@@ -153,7 +138,7 @@ def test_a_huge_page_is_one_row_of_its_mean_rate(monkeypatch: pytest.MonkeyPatch
     vpn = np.concatenate((np.arange(1024, 1024 + 256), np.arange(2000, 2003))).astype(np.int64)
     rate = np.full(vpn.size, 10.0, np.float32)
     error = np.full(vpn.size, 0.5, np.float32)
-    pages = module._Pages(vpn, rate, rate * 2, error)
+    pages = module.Pages(vpn, rate, rate * 2, error)
     table = fold(7, 1, pages, np.ones(vpn.size, np.int16))
     assert table.vpn.tolist() == [1024, 2000, 2001, 2002]
     assert table.pages.tolist() == [512, 1, 1, 1]

@@ -216,3 +216,21 @@ def test_pages_that_the_kernel_moved_are_counted_by_process(proc: FakeProc, obse
     )
     assert observer.take_migrated() == {0: 513, 1: 1}
     assert observer.take_migrated() == {}
+
+
+def test_folios_have_a_huge_page_as_one_entry(observer: Observer) -> None:
+    observer.take(
+        batch(
+            arm(HUGE_HEAD - 10, 600, 1000),
+            hint(HUGE_HEAD - 3, 1100),
+            hint(HUGE_HEAD + 7, 1100, huge=True),
+            fault(HUGE_HEAD + 9, 1200),
+        ),
+        {},
+    )
+    found, rates_now = observer.folios(0, 2.0), rates(observer, 2.0)
+    assert found.vpn.tolist() == [HUGE_HEAD - 3, HUGE_HEAD]
+    assert found.pages.tolist() == [1, 512]
+    assert found.rate_hz[0] == pytest.approx(rates_now[HUGE_HEAD - 3])
+    assert found.rate_hz[1] * 512 == pytest.approx(rates_now[HUGE_HEAD])
+    assert len(observer.folios(1, 2.0)) == 0

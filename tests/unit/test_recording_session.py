@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -103,12 +103,13 @@ class Bench:
         self.selection = selection
         self.progress = Progress()
         self.session: Any = None
+        self.keep_changes = True
 
     def record(self, steps: Sequence[Callable[[], object]] = (), ticks: int = 0) -> RunEnd:
         todo = [*steps, *[lambda: None] * ticks]
         self.session = Session(
             self.run, self.selection, None, self.capture, self.events, FakeNodes(), self.sink,
-            ArmingAccount(2.0, 1e-6), None, self.progress,
+            ArmingAccount(2.0, 1e-6), None, self.progress, keep_changes=self.keep_changes,
         )  # type: ignore[arg-type]  # fmt: skip
 
         def next_step() -> str | None:
@@ -334,3 +335,48 @@ def test_a_sink_that_fails_ends_the_session(sleeper: Sleeper) -> None:
     with pytest.raises(ProfileError, match="no space left"):
         bench.record(ticks=1000)
     assert bench.sink.closed is not None and bench.sink.closed.status == "disk full"
+
+
+def test_several_selections_find_who_joins_later(sleeper: Sleeper) -> None:
+    """A process that comes by no fork of a member's, as one that is put into a cgroup."""
+    first, later = sleeper(), sleeper()
+
+    class Group(Selection):
+        pids_there: ClassVar[set[int]] = set()
+
+        def members(self) -> set[int]:
+            return set(self.pids_there)
+
+    bench = Bench(Selection(several=(Selection(pids=frozenset({first.pid})), Group())))
+    seen: list[set[int]] = []
+    bench.record([
+        lambda: seen.append(bench.capture.target_pids()),
+        lambda: Group.pids_there.add(later.pid),
+        lambda: setattr(bench.session, "_members_s", -1e9),
+        lambda: None,
+        lambda: seen.append(bench.capture.target_pids()),
+        lambda: end(first),
+        bench.says(Exit(first.pid, 2)),
+        lambda: None,
+    ])  # fmt: skip
+    assert seen == [{first.pid}, {first.pid, later.pid}]
+    assert pids(bench) == {later.pid} and pids(bench, ended=True) == {first.pid}
+
+
+def test_a_sink_may_read_the_rates_itself(sleeper: Sleeper) -> None:
+    first = sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    found: list[list[int]] = []
+
+    class Reader:
+        def interval(self, data: IntervalData) -> None:
+            assert len(data.changes) == 0 and data.folios is not None
+            found.append(data.folios(0).vpn.tolist())
+
+        def close(self, end: RunEnd) -> None:
+            return None
+
+    bench.sink, bench.keep_changes = Reader(), False
+    bench.capture.batches = [fault(77, 1.0, pid=first.pid)]
+    bench.record(ticks=2)
+    assert found[-1] == [77]

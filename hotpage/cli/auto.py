@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage auto``: keep pages where they belong, in the foreground or as a service."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from hotpage.cli.privilege import require_root
+from hotpage.cli.targets import CgroupOption, CommOption, EverythingOption, PidsOption, require
+from hotpage.errors import UsageError
+from hotpage.machine.capabilities import keep_only
+from hotpage.service.configtext import defaults_of
+from hotpage.service.configuration import DEFAULT_FILE, ConfigError, Configuration, Targets, load
+from hotpage.service.loop import NEEDED, Orders, Service, selection_of
+
+_ONCE_LOOK_S = 10.0
+
+
+def auto(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help=f"Configuration; default: {DEFAULT_FILE} if it is there."
+        ),
+    ] = None,
+    pids: PidsOption = None,
+    cgroup: CgroupOption = None,
+    comm: CommOption = None,
+    everything: EverythingOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and say so, and move nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One plan, after a look, and its moves.")] = False,
+    look_s: Annotated[
+        float,
+        typer.Option("-d", "--duration", metavar="SECONDS", help="With --once: how long to look first."),
+    ] = _ONCE_LOOK_S,
+    explain: Annotated[
+        int | None,
+        typer.Option(
+            "--explain", metavar="PID", help="With --once: why each part of its memory is where it is."
+        ),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print a configuration with every default and its meaning.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the configuration, and do nothing.")] = False,
+) -> int:
+    """Keep pages where they belong: look, plan and move, again and again, until told to stop.
+
+    What to look after is named by options or by a configuration file. SIGHUP reads the file again. The exit
+    status is 3 on a machine with one tier of memory, where there is nothing to place.
+    """
+    if print_config:
+        sys.stdout.write(defaults_of(Configuration))
+        return 0
+    if check:
+        return _check(config or DEFAULT_FILE)
+    named = sum((pids is not None, cgroup is not None, comm is not None, everything))
+    require(named <= 1, "several targets are given", "name them in a configuration (--print-config)")
+    require(once or explain is None, "--explain belongs to one plan", "add --once")
+    require(look_s > 0, f"a look cannot last {look_s} s", "give -d a positive number")
+    has_file = config is not None or DEFAULT_FILE.exists()
+    if not has_file and not named:
+        raise UsageError(
+            "nothing says what to look after",
+            f"give -p PID, --cgroup PATH, --comm NAME or -a, or write {DEFAULT_FILE} (--print-config)",
+        )
+    targets = _targets(pids, cgroup, comm, everything) if named else None
+
+    def read() -> Configuration:
+        configuration = load(config or DEFAULT_FILE) if has_file else Configuration()
+        if targets is not None:
+            cgroups = [
+                next((known for known in configuration.targets.cgroups if known.path == group.path), group)
+                for group in targets.cgroups
+            ]
+            configuration = configuration.model_copy(
+                update={"targets": targets.model_copy(update={"cgroups": cgroups})}
+            )
+        return configuration.model_copy(update={"dry_run": True}) if dry_run else configuration
+
+    configuration = read()
+    require_root("keeping pages in place")
+    selection_of(configuration)  # what is not there is said before anything starts
+    keep_only(NEEDED)
+    with _orders(heeds_hang_up=has_file) as orders:
+        _run(configuration, orders, read, look_s if once else None, explain)
+    return 0
+
+
+def _run(
+    configuration: Configuration,
+    orders: Orders,
+    read: Callable[[], Configuration],
+    once_after_s: float | None,
+    explain: int | None,
+) -> None:
+    from hotpage.service.reporting import Reporter
+
+    reporter = Reporter(_say, explain, is_once=once_after_s is not None)
+    service = Service(configuration, orders, reporter.rereading(read), _say, reporter.step)
+    with reporter.serving(service, once_after_s is None):
+        service.run(once_after_s)
+
+
+def _say(text: str) -> None:
+    """A line, with the time of day; the journal has its own."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _check(path: Path) -> int:
+    try:
+        load(path)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"hotpage: {problem}", file=sys.stderr)
+        return error.exit_status
+    typer.echo(f"{path}: no problem found")
+    return 0
+
+
+def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Targets:
+    document: dict[str, object] = {"all": everything}
+    if pids is not None:
+        try:
+            document["pids"] = [int(word) for word in pids.split(",")]
+        except ValueError:
+            raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
+    if comm is not None:
+        document["comms"] = [comm]
+    if cgroup is not None:
+        document["cgroups"] = [{"path": _as_in_proc(cgroup)}]
+    try:
+        return Targets.model_validate(document)
+    except ValueError as error:
+        first = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+        raise UsageError(first.removeprefix("Value error, ")) from None
+
+
+def _as_in_proc(cgroup: str) -> str:
+    """The path of a cgroup below the mount, for one given by either. Raises TargetError without one."""
+    from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
+
+    return "/" + str(cgroup_directory(cgroup).relative_to(cgroup_mount().resolve())).removeprefix(".")
+
+
+@contextmanager
+def _orders(heeds_hang_up: bool) -> Iterator[Orders]:
+    """SIGTERM and SIGINT end in good order, a second one of the same kind at once; SIGHUP reads the
+    configuration again, or without a file ends as well.
+    """
+    orders = Orders()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and heeds_hang_up:
+            orders.reload = True
+            return
+        orders.stop = f"ended by {signal.Signals(number).name}"
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in numbers:
+        if heeds_hang_up or before[number] is not signal.SIG_IGN:  # nohup
+            signal.signal(number, note)
+    try:
+        yield orders
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hotpage auto`` as a process: sessions, rounds, signals, and everything put back at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from hotpage.errors import HotpageError, TargetError
+from hotpage.machine.capabilities import Capability
+from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
+from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
+from hotpage.machine.topology import Topology
+from hotpage.placement.budget import TokenBucket
+from hotpage.placement.movers import Mover
+from hotpage.placement.movers.dry_run import DryRunMover
+from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.recording.arming import balancing_mode
+from hotpage.recording.recorder import Options
+from hotpage.recording.selection import Selection
+from hotpage.service import learned
+from hotpage.service.configuration import Configuration
+from hotpage.service.control import Control
+from hotpage.service.decisions import explain
+from hotpage.service.heatfeed import HeatFeed, HeatSession
+from hotpage.service.keeper import Keeper, Step
+from hotpage.service.notify import Notifier
+from hotpage.service.survey import Surveyor
+
+NEEDED = (
+    Capability.BPF,
+    Capability.PERFMON,
+    Capability.SYSLOG,  # /proc/kallsyms
+    Capability.SYS_ADMIN,  # kernel.numa_balancing; page frames in /proc/PID/pagemap
+    Capability.SYS_PTRACE,  # move_pages, and memory held to be armed
+    Capability.DAC_READ_SEARCH,  # /proc/PID of other users
+    Capability.NET_ADMIN,  # forks, execs and exits as they happen
+)
+"""What the service may do as long as it lives; the unit's bounding set is the same."""
+SAVE_S = 10.0
+_LONGEST_SESSION_S = 30 * 86400.0
+"""A heat table's times end after 48 days: then another session begins, with what was learned."""
+_POLL_S = 0.1
+_SAME_LINE_S = 60.0
+
+
+class NoTiersError(HotpageError):
+    """There is nowhere to move pages to."""
+
+    exit_status = 3
+
+
+class After(Enum):
+    """What follows a session."""
+
+    STOP = "stop"
+    RESTART = "restart"
+
+
+@dataclass
+class Orders:
+    """What signals ask for. ``stop``: the reason to end; ``reload``: read the configuration again."""
+
+    stop: str | None = None
+    reload: bool = False
+
+    def __call__(self) -> str | None:
+        return self.stop
+
+
+def selection_of(configuration: Configuration) -> Selection:
+    """Whom the session watches. Raises TargetError for pids that do not exist."""
+    targets = configuration.targets
+    if targets.everything:
+        return Selection(everything=True)
+    pids = Selection.of_pids(targets.pids) if targets.pids else None
+    parts = [Selection.of_comm(comm) for comm in targets.comms]
+    parts += [Selection(cgroup=_cgroup_path(group.path)) for group in targets.cgroups]
+    if pids is not None and not parts:
+        return pids
+    if len(targets.comms) == 1 == len(parts) and pids is None:
+        return parts[0]
+    return Selection(several=(*([pids] if pids else []), *parts))
+
+
+def _cgroup_path(path: str) -> Path:
+    """Its directory, whether it is there yet or not."""
+    from hotpage.machine.cgroups import cgroup_mount
+
+    return cgroup_mount() / path.lstrip("/")
+
+
+def session_options(configuration: Configuration) -> Options:
+    """What a session is opened with; another one has to be, where two configurations differ in this."""
+    return Options(
+        selection=selection_of(configuration),
+        sources=tuple(configuration.observe.sources),
+        arm=configuration.observe.arm,
+        budget_percent=configuration.budget.cpu_percent,
+        interval_s=configuration.interval,
+        command_line=tuple(sys.argv),
+        keep_changes=False,
+    )
+
+
+def room_bytes(node: int) -> float:
+    """What a node can take before it falls below its high watermark, now."""
+    marks = read_watermarks().get(node)
+    return float("inf") if marks is None else marks.free - marks.high
+
+
+class Service:
+    """Runs until it is told to stop, or all that it looks after has gone.
+
+    ``reread`` gives the configuration anew (SIGHUP), ``on_step`` sees every round. Raises NoTiersError on a
+    machine with one tier, unless this is a dry run.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        orders: Orders,
+        reread: Callable[[], Configuration],
+        say: Callable[[str], None],
+        on_step: Callable[[Step], None] = lambda step: None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.orders = orders
+        self.session: HeatSession | None = None
+        self._reread = reread
+        self._say = say
+        self._on_step = on_step
+        self._notifier = notifier or Notifier()
+        self._state = Path(configuration.state_dir)
+        kernel = MovePages()
+        self._kernel = kernel
+        surveyor = Surveyor(configuration, kernel.query, Topology.read())
+        if not surveyor.has_tiers and not configuration.dry_run:
+            raise NoTiersError(
+                "this machine has one tier of memory, so there is nothing to place",
+                "--dry-run shows heat and plans",
+            )
+        self.keeper = Keeper(configuration, surveyor, self._make_mover)
+        self._saved_s = 0.0
+        self._beat: tuple[float, float] = (0.0, 0.0)
+
+    def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
+        if self.configuration.dry_run:
+            return DryRunMover(self._kernel)
+        return MovePagesMover(room_bytes=room_bytes, rates=rates)
+
+    def run(self, once_after_s: float | None = None) -> None:
+        """The whole life. ``once_after_s``: one round after so long a look, and no more.
+
+        Raises what ends a session before its time.
+        """
+        with Control(self._state) as control:
+            after = After.RESTART
+            while after is After.RESTART and self.orders.stop is None:
+                self.keeper.surveyor.learned = learned.load(self._state)
+                after = self._one_session(control, once_after_s)
+            self._notifier.stopping()
+
+    def _one_session(self, control: Control, once_after_s: float | None) -> After:
+        with self._kernel_held():
+            session = HeatSession(session_options(self.configuration), self.orders)
+            with session.running():
+                self.session = session
+                feed = session.wait_until_open()
+                if feed is None:  # why is raised on leaving
+                    return After.STOP
+                self._announce(feed)
+                after = self._rounds(session, feed, control, once_after_s)
+            for note in session.progress.notes:
+                self._say(note)
+            return after
+
+    @contextlib.contextmanager
+    def _kernel_held(self) -> Iterator[None]:
+        """Keep the kernel from promoting by its own lights meanwhile, where pages are moved."""
+        with KnobSession() as knobs:
+            for outcome in knobs.recovered:
+                self._say(str(outcome))
+            if self.keeper.surveyor.has_tiers and not self.configuration.dry_run:
+                if not hold_promotion(knobs):
+                    self._say("this kernel's own promotion cannot be held still: it may move pages, too")
+                elif self.configuration.observe.arm and balancing_mode() not in (0, None, ARMING_ONLY):
+                    knobs.write(NUMA_BALANCING, ARMING_ONLY)  # mode 2 arms no page of fast memory
+            yield
+
+    def _announce(self, feed: HeatFeed) -> None:
+        rungs = ", ".join(f"{name} by {rung}" for name, rung in feed.run.rungs.items())
+        doing = "plans, and moves nothing," if self.configuration.dry_run else "moves pages"
+        text = f"{doing} of {feed.run.target} every {self.configuration.interval:g} s; {rungs}"
+        self._say(text)
+        for advice in feed.run.advice:
+            self._say(advice)
+        before = self.keeper.surveyor.learned
+        if before is not None and before.folios:
+            count, ago = len(before.folios), f"{before.age_s:.0f} s ago"
+            self._say(f"goes on with the rates of {count} processes that were learned {ago}")
+        self._notifier.ready(text)
+
+    def _rounds(
+        self, session: HeatSession, feed: HeatFeed, control: Control, once_after_s: float | None
+    ) -> After:
+        keeper = self.keeper
+        begun_s = time.monotonic()
+        question = None
+
+        def interrupted() -> bool:
+            self._heartbeat(session)
+            return bool(self.orders.stop) or self.orders.reload or session.is_over.is_set()
+
+        def should_stop() -> str | None:
+            self._heartbeat(session)
+            return self.orders.stop
+
+        while True:
+            if session.is_over.is_set() or self.orders.stop:
+                break
+            if self.orders.reload and self._reload():
+                return After.RESTART
+            now_s = time.monotonic()
+            if now_s - begun_s > _LONGEST_SESSION_S:
+                return After.RESTART
+            with contextlib.suppress(queue.Empty):
+                question = question or control.questions.get_nowait()
+            is_time = keeper.pace.is_due(now_s, feed.events) if once_after_s is None else False
+            if once_after_s is not None and now_s - begun_s >= once_after_s:
+                is_time = True
+            if not is_time and question is None:
+                interrupted()
+                session.is_over.wait(_POLL_S)
+                continue
+            picture = feed.picture(interrupted)
+            if picture is None:
+                continue
+            step = keeper.step(picture, should_stop)
+            if question is not None:
+                question.reply(explain(step.situation, step.plan, keeper.log, question.pid, question.address))
+                question = None
+            self._on_step(step)
+            self._save(step)
+            if once_after_s is not None:
+                return After.STOP
+        if session.error is None and self.orders.stop is None:
+            self._say("all that was looked after has exited")
+        return After.STOP
+
+    def _heartbeat(self, session: HeatSession) -> None:
+        """A sign of life for systemd, as long as the session's thread gives one, too."""
+        elapsed_s, now_s = session.progress.elapsed_s, time.monotonic()
+        if elapsed_s != self._beat[0]:
+            self._beat = elapsed_s, now_s
+        if now_s - self._beat[1] < max(10.0, 3 * self.configuration.interval):
+            self._notifier.alive()
+
+    def _save(self, step: Step) -> None:
+        if time.monotonic() - self._saved_s < SAVE_S:
+            return
+        self._saved_s = time.monotonic()
+        try:
+            learned.save(self._state, step.picture)
+        except OSError as error:
+            self._say(f"what was learned cannot be saved in {self._state} ({error.strerror})")
+
+    def _reload(self) -> bool:
+        """Take another configuration over; whether that takes another session."""
+        self.orders.reload = False
+        self._notifier.reloading()
+        try:
+            new = self._reread()
+            options = session_options(new)
+        except HotpageError as error:
+            self._say(f"the configuration stays as it was: {error}")
+            self._notifier.ready("runs with its old configuration: the new one is invalid")
+            return False
+        old, self.configuration = self.configuration, new
+        if new.state_dir != old.state_dir:
+            self._say(f"state_dir stays {old.state_dir} until the next start")
+            self.configuration = new.model_copy(update={"state_dir": old.state_dir})
+        self.keeper.reconfigure(self.configuration)
+        self._say("the configuration was read again")
+        self._notifier.ready("runs with its new configuration")
+        try:
+            before = session_options(old)
+        except TargetError:  # a pid of the old one has gone
+            return True
+        return options != before or new.dry_run != old.dry_run

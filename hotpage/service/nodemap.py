@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where pages were when the kernel was last asked: that costs 0.16 us a page, so answers are kept a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.placement.plan import ABSENT, Int16s
+from hotpage.profile.snapshot import Int64s
+
+_BITS = 9
+_PAGES = 1 << _BITS
+_UNASKED = -2
+
+Query = Callable[[Int64s], npt.NDArray[np.int32]]
+
+
+class NodeMap:
+    """Of one process; a byte a page in chunks of 512 neighbours. Nodes up to 127."""
+
+    def __init__(self) -> None:
+        self._chunk: Int64s = np.empty(0, np.int64)  # ascending
+        self._node = np.empty((0, _PAGES), np.int8)
+        self._turn = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._chunk.nbytes + self._node.nbytes
+
+    def nodes(self, vpn: Int64s, query: Query) -> Int16s:
+        """The node of each page (ascending), ``ABSENT`` where there is none; the kernel is asked about pages
+        of which nothing is known. Chunks without any of these pages are forgotten.
+        """
+        self._cover(vpn)
+        row, column = np.searchsorted(self._chunk, vpn >> _BITS), vpn & (_PAGES - 1)
+        known = self._node[row, column]
+        unasked = np.flatnonzero(known == _UNASKED)
+        if unasked.size:
+            answer = query(vpn[unasked])
+            known[unasked] = np.where(answer < 0, ABSENT, answer)
+            self._node[row[unasked], column[unasked]] = known[unasked]
+        nodes: Int16s = known.astype(np.int16)
+        return nodes
+
+    def put(self, vpn: Int64s, node: int) -> None:
+        """These pages are there now."""
+        row, found = self._rows(vpn)
+        self._node[row[found], vpn[found] & (_PAGES - 1)] = node
+
+    def doubt(self, vpn: Int64s) -> None:
+        """Ask about these pages again."""
+        self.put(vpn, _UNASKED)
+
+    def age(self, share: float) -> None:
+        """Ask again about this share of the pages, others each time."""
+        low, self._turn = self._turn, self._turn + min(share, 1.0)
+        count = len(self._chunk)
+        self._node[int(low * count) : int(np.ceil(self._turn * count))] = _UNASKED
+        if self._turn >= 1.0:
+            self._turn = 0.0
+
+    def _rows(self, vpn: Int64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+        chunk = vpn >> _BITS
+        row = np.searchsorted(self._chunk, chunk)
+        found = np.zeros(vpn.size, np.bool_)
+        inside = row < self._chunk.size
+        found[inside] = self._chunk[row[inside]] == chunk[inside]
+        return row, found
+
+    def _cover(self, vpn: Int64s) -> None:
+        chunk = vpn >> _BITS
+        wanted = chunk[np.flatnonzero(np.diff(chunk, prepend=-1))]
+        if np.array_equal(wanted, self._chunk):
+            return
+        node = np.full((wanted.size, _PAGES), _UNASKED, np.int8)
+        row, found = self._rows(wanted << _BITS)
+        node[found] = self._node[row[found]]
+        self._chunk, self._node = wanted, node

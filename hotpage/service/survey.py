@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a picture of the heat to the situation that a policy sees: who is looked after, within what limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.estimator import ALPHA, BETA_S
+from hotpage.heat.results import ArmedRanges, Folios
+from hotpage.machine.cgroups import memory_by_node
+from hotpage.machine.numa import Watermarks, read_watermarks
+from hotpage.machine.topology import Topology
+from hotpage.placement.history import History
+from hotpage.placement.plan import (
+    ABSENT,
+    Candidates,
+    Costs,
+    GroupLimits,
+    NodeRoom,
+    ProcessFacts,
+    Situation,
+)
+from hotpage.placement.situation import SILENT_ERROR, Pages, fold, joined, node_rooms, process_facts
+from hotpage.profile.coverage import Coverage
+from hotpage.profile.snapshot import PAGE_BYTES, Int64s, ProcessRecord
+from hotpage.service.configuration import Configuration
+from hotpage.service.heatfeed import Picture
+from hotpage.service.learned import Learned
+from hotpage.service.nodemap import NodeMap
+
+REFRESH_S = 30.0
+"""Within this time the kernel is asked again where each page is: others move pages as well."""
+_MOST_SILENT_PAGES = 1 << 20
+
+Query = Callable[[int, Int64s], npt.NDArray[np.int32]]
+
+
+@dataclass
+class Surveyor:
+    """Keeps what need not be found out anew each time. The functions are what tests replace."""
+
+    configuration: Configuration
+    query: Query
+    topology: Topology
+    read_watermarks: Callable[[], Mapping[int, Watermarks]] = read_watermarks
+    read_facts: Callable[[ProcessRecord], ProcessFacts | None] = lambda record: process_facts(
+        record, may_be_renamed=True
+    )
+    fast_bytes_of: Callable[[str], Mapping[int, int] | None] = memory_by_node
+    learned: Learned | None = None
+
+    def __post_init__(self) -> None:
+        self._maps: dict[int, NodeMap] = {}
+        self._surveyed_s: float | None = None
+
+    def survey(
+        self,
+        picture: Picture,
+        history: History,
+        now_s: float,
+        period_s: float,
+        factor: Callable[[str], float] = lambda cgroup: 1.0,
+        horizon_s: Callable[[int], float | None] = lambda process: None,
+    ) -> Situation:
+        """The situation at ``now_s``, with what may be moved in ``period_s``.
+
+        ``factor``: what to multiply a cgroup's rate with; ``horizon_s``: P of a process.
+        """
+        elapsed_s = 0.0 if self._surveyed_s is None else now_s - self._surveyed_s
+        self._surveyed_s = now_s
+        rate_bytes = self.configuration.budget.move_rate * period_s
+        share = self.configuration.placement.headroom_percent / 100
+        nodes = [
+            replace(room, rate_bytes=rate_bytes)
+            for room in node_rooms(self.topology, self.read_watermarks(), share)
+        ]
+        fast = _fast_nodes(nodes)
+        facts, tables = {}, []
+        for index in sorted(picture.processes):
+            found = self._facts(picture.processes[index])
+            if found is None:
+                continue
+            facts[index] = replace(found, horizon_s=horizon_s(index))
+            nodes_known = self._maps.setdefault(index, NodeMap())
+            nodes_known.age(elapsed_s / REFRESH_S)
+            tables.append(self._candidates(picture, index, found, nodes_known, fast))
+        for index in [index for index in self._maps if index not in facts]:
+            del self._maps[index]
+        costs = Costs(horizon_s=self.configuration.placement.horizon)
+        limits = self._limits({one.cgroup for one in facts.values()}, fast, rate_bytes, factor)
+        return Situation(joined(tables), facts, nodes, history, limits, costs, now_s)
+
+    def note_moved(self, process: int, vpn: Int64s, node: int) -> None:
+        """The kernel has confirmed that these pages are on that node now."""
+        if process in self._maps:
+            self._maps[process].put(vpn, node)
+
+    def note_doubt(self, process: int, vpn: Int64s) -> None:
+        """These pages were not where they were thought to be."""
+        if process in self._maps:
+            self._maps[process].doubt(vpn)
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether there is anywhere to move pages to."""
+        rooms = node_rooms(self.topology, {})
+        return len({room.tier for room in rooms if not room.is_device}) > 1
+
+    # Whose pages
+
+    def _facts(self, record: ProcessRecord) -> ProcessFacts | None:
+        """The process under its group's name; None if it has gone or is left alone."""
+        targets, process = self.configuration.targets, record.process
+        if process.pid == os.getpid() or process.pid in targets.exclude_pids:
+            return None
+        if process.comm in targets.exclude_comms:
+            return None
+        if any(_is_below(process.cgroup, path) for path in targets.exclude_cgroups):
+            return None
+        facts = self.read_facts(record)
+        if facts is None:
+            return None
+        groups = [group.path for group in targets.cgroups if _is_below(facts.cgroup, group.path)]
+        return replace(facts, cgroup=max(groups, key=len)) if groups else facts
+
+    def _limits(
+        self,
+        present: set[str],
+        fast: frozenset[int],
+        rate_bytes: float,
+        factor: Callable[[str], float],
+    ) -> dict[str, GroupLimits]:
+        limits = {}
+        for group in self.configuration.targets.cgroups:
+            if group.path in present:
+                there = self.fast_bytes_of(group.path)
+                limits[group.path] = GroupLimits(
+                    group.floor,
+                    group.ceiling,
+                    group.weight,
+                    rate_bytes * factor(group.path),
+                    None if there is None else float(sum(there.get(node, 0) for node in fast)),
+                )
+        for cgroup in present - limits.keys():
+            if (share := factor(cgroup)) < 1.0:
+                limits[cgroup] = GroupLimits(rate_bytes=rate_bytes * share)
+        return limits
+
+    # Which pages
+
+    def _candidates(
+        self, picture: Picture, index: int, facts: ProcessFacts, nodes: NodeMap, fast: frozenset[int]
+    ) -> Candidates:
+        folios = picture.folios[index]
+        if self.learned is not None:
+            folios = self.learned.fill(picture.processes[index].process, folios, picture.time_s)
+        silent = self._silent(picture, index, folios, fast)
+        vpn = np.concatenate((folios.vpn, silent.vpn))
+        order = np.argsort(vpn, kind="stable")
+        node = np.empty(vpn.size, np.int16)
+        node[order] = nodes.nodes(vpn[order], lambda some: self.query(facts.pid, some))
+        tracked = Candidates(
+            np.full(len(folios), index, np.int32),
+            folios.vpn,
+            folios.pages,
+            node[: len(folios)],
+            folios.rate_hz,
+            folios.rate_short_hz,
+            folios.relative_error,
+        )
+        if not silent.vpn.size:
+            return tracked
+        there = node[len(folios) :] != ABSENT  # armed ranges have holes
+        quiet = fold(
+            index,
+            facts.pid,
+            Pages(
+                silent.vpn[there],
+                silent.rate_hz[there],
+                silent.rate_short_hz[there],
+                silent.relative_error[there],
+            ),
+            node[len(folios) :][there],
+        )
+        return _by_address(joined([tracked, quiet]))
+
+    def _silent(self, picture: Picture, index: int, folios: Folios, fast: frozenset[int]) -> Pages:
+        """Pages that were armed and never accessed, where some may be in fast memory: what can go first.
+
+        They have the highest rate that their silence allows.
+        """
+        armed = picture.armed.get(index)
+        vpn = np.empty(0, np.int64)
+        if armed is not None:
+            vpn = _armed_pages(armed, self._vmas_with_fast_pages(picture, index, fast))
+            vpn = vpn[~_is_covered(vpn, folios)]
+        rate_hz = np.empty(vpn.size, np.float32)
+        if vpn.size and armed is not None:
+            watched_s = np.maximum(picture.time_s - Coverage(armed).mean_first_s(vpn, vpn + 1), 0.0)
+            rate_hz[:] = ALPHA / (BETA_S + watched_s)
+        return Pages(vpn, rate_hz, rate_hz, np.full(vpn.size, SILENT_ERROR, np.float32))
+
+    def _vmas_with_fast_pages(
+        self, picture: Picture, index: int, fast: frozenset[int]
+    ) -> Iterable[tuple[int, int]]:
+        for record in picture.vmas.get(index, ()):
+            there = record.residency
+            if there is None or any(there.bytes_by_node.get(node, 0) for node in fast):
+                yield record.vma.start // PAGE_BYTES, record.vma.end // PAGE_BYTES
+
+
+def _fast_nodes(nodes: Iterable[NodeRoom]) -> frozenset[int]:
+    ordinary = [room for room in nodes if not room.is_device]
+    first = min((room.tier for room in ordinary), default=0)
+    return frozenset(room.node for room in ordinary if room.tier == first)
+
+
+def _is_below(cgroup: str, path: str) -> bool:
+    return path == "/" or cgroup == path or cgroup.startswith(path + "/")
+
+
+def _armed_pages(armed: ArmedRanges, spans: Iterable[tuple[int, int]]) -> Int64s:
+    """The pages of armed ranges within spans of pages, ascending; at most a million."""
+    parts, room = [np.empty(0, np.int64)], _MOST_SILENT_PAGES
+    for start, end in spans:
+        low = int(np.searchsorted(armed.end_vpn, start, side="right"))
+        high = int(np.searchsorted(armed.start_vpn, end, side="left"))
+        for place in range(low, high):
+            first = max(start, int(armed.start_vpn[place]))
+            last = min(end, int(armed.end_vpn[place]), first + room)
+            parts.append(np.arange(first, last))
+            room -= max(last - first, 0)
+    return np.concatenate(parts)
+
+
+def _is_covered(vpn: Int64s, folios: Folios) -> npt.NDArray[np.bool_]:
+    """Whether each page is part of one of the folios."""
+    if not len(folios):
+        return np.zeros(vpn.size, np.bool_)
+    place = np.searchsorted(folios.vpn, vpn, side="right") - 1
+    covered: npt.NDArray[np.bool_] = (place >= 0) & (vpn < folios.vpn[place] + folios.pages[place])
+    return covered
+
+
+def _by_address(rows: Candidates) -> Candidates:
+    order = np.argsort(rows.vpn, kind="stable")
+    return Candidates(
+        rows.process[order],
+        rows.vpn[order],
+        rows.pages[order],
+        rows.node[order],
+        rows.rate_hz[order],
+        rows.rate_short_hz[order],
+        rows.relative_error[order],
+    )

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds of the service on a machine of our own: what moves, what does not, and what is learned from it."""
+
+import numpy as np
+import pytest
+from profiles import armed
+from serviceworld import BASE, FAST, HEADROOM_PAGES, PAGE, SLOW, World
+
+from hotpage.placement.outcome import Result
+from hotpage.placement.plan import Fate
+from hotpage.service.bounces import JUDGE_S, LEAST_MOVES
+from hotpage.service.keeper import IDLE_S, Pace
+from hotpage.service.survey import REFRESH_S
+
+HOT = np.arange(100, 300)
+
+
+def world(**more: object) -> World:
+    """A hot set of 200 pages on the slow node; 256 pages fit the fast one."""
+    one = World(**more)  # type: ignore[arg-type]
+    one.rate[:] = 0.01
+    one.rate[HOT] = 1000.0
+    return one
+
+
+def hot_vpns() -> set[int]:
+    return set((BASE + HOT).tolist())
+
+
+def test_the_hot_set_ends_on_the_fast_node_and_stays() -> None:
+    one = world()
+    step = one.step()
+    assert one.fast_vpns() == hot_vpns()
+    assert step.outcome is not None and step.outcome.moved_bytes == HOT.size * PAGE
+    assert one.keeper.totals.moved["promotion"] == {Result.MOVED: HOT.size * PAGE}
+    for _ in range(5):
+        assert one.step().outcome is None
+    assert one.fast_vpns() == hot_vpns()
+
+
+def test_where_nothing_is_hot_nothing_moves() -> None:
+    one = world()
+    one.rate[:] = 0.5  # a sweep: not worth 5 us each within a minute
+    for _ in range(5):
+        assert one.step().outcome is None
+
+
+def test_what_no_longer_is_hot_makes_room() -> None:
+    one = world()
+    one.step()
+    one.rate[:] = 0.01
+    one.rate[500:700] = 1000.0
+    one.step(after_s=61.0)  # it may move again
+    assert set(range(BASE + 500, BASE + 700)) <= one.fast_vpns()
+    assert len(one.fast_vpns()) <= 256
+    assert one.free_pages[FAST] >= HEADROOM_PAGES
+
+
+def test_pages_are_asked_about_once_in_a_while() -> None:
+    one = world()
+    one.step()
+    assert sorted(one.asked) == one.vpn.tolist()
+    one.asked.clear()
+    one.step()
+    assert len(one.asked) <= 512 * -(-one.vpn.size * 2 // 512) // 2  # the part that is due
+    one.asked.clear()
+    for _ in range(round(REFRESH_S) + 1):
+        one.step()
+    assert set(one.asked) == set(one.vpn.tolist())
+
+
+def test_pages_that_others_moved_are_found_again() -> None:
+    one = world()
+    one.step()
+    one.node[HOT] = SLOW  # reclaim
+    one.free_pages[FAST] += HOT.size
+    for _ in range(round(REFRESH_S) + 62):  # they were moved a short while ago
+        one.step()
+    assert one.fast_vpns() == hot_vpns()
+
+
+def test_pages_that_are_elsewhere_are_asked_about_at_once() -> None:
+    one = world()
+    first = int(BASE + HOT[0])
+    one.refused = {first: Result.ELSEWHERE}
+    one.step()
+    one.asked.clear()
+    one.step()
+    assert first in one.asked
+
+
+def test_pages_that_failed_wait() -> None:
+    one = world()
+    stuck = int(BASE + HOT[0])
+    one.refused = {stuck: Result.PINNED}
+    one.step()
+    one.refused = {}
+    assert one.step().plan.kept_bytes[Fate.FAILED_BEFORE] == PAGE
+    one.step(after_s=61.0)
+    assert one.fast_vpns() == hot_vpns()
+
+
+def test_no_more_is_moved_than_the_rate_allows() -> None:
+    one = world(text='[budget]\nmove_rate = "80K"')
+    step = one.step()
+    assert step.outcome is not None and step.outcome.moved_bytes == 20 * PAGE
+    assert step.plan.kept_bytes[Fate.RATE] > 0
+
+
+def test_a_huge_page_is_one_decision() -> None:
+    one = World(pages=2048)
+    one.free_pages[FAST] = HEADROOM_PAGES + 600
+    one.rate[:] = 0.01
+    one.rate[512:1024] = 50.0
+    one.sizes[512:1024] = 0
+    one.sizes[512] = 512
+    step = one.step()
+    assert one.fast_vpns() == set(range(BASE + 512, BASE + 1024))
+    assert [move.vpn.tolist() for move in step.plan.moves] == [[BASE + 512]]
+
+
+def test_silent_pages_go_first() -> None:
+    """Memory that was armed and never accessed has no row in the table; it lies on the fast node."""
+    one = world()
+    silent = np.arange(700, 1024)
+    one.sizes[silent] = 0
+    one.node[silent] = FAST
+    one.free_pages[FAST] = HEADROOM_PAGES
+    one.armed = armed(BASE + 690, BASE + 1024)
+    one.step()
+    assert hot_vpns() <= one.fast_vpns()
+    assert len(one.fast_vpns()) == silent.size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[targets]\nexclude_pids = [{2**22 - 1}]\nexclude_comms = ['worker']",
+        "[targets]\nexclude_cgroups = ['/db']",
+        "[targets]\nexclude_cgroups = ['/']",
+    ],
+)
+def test_what_is_excluded_is_left_alone(text: str) -> None:
+    one = world(text=text, cgroup="/db/primary")
+    step = one.step()
+    assert step.outcome is None and not one.asked and len(step.situation.candidates) == 0
+
+
+def test_a_cgroup_has_a_ceiling_and_the_limits_of_the_one_above_it() -> None:
+    text = "[[targets.cgroups]]\npath = '/db'\nceiling = '200K'\n[[targets.cgroups]]\npath = '/db2'"
+    one = world(text=text, cgroup="/db/primary")
+    step = one.step()
+    assert step.situation.processes[0].cgroup == "/db"
+    assert len(one.fast_vpns()) == 50
+    assert step.plan.kept_bytes[Fate.GROUP] > 0
+
+
+def shuttle(one: World, rounds: int, after_s: float) -> None:
+    """The hot set changes its place each time: whatever is moved was moved in vain."""
+    for number in range(rounds):
+        one.rate[:] = 0.01
+        one.rate[(HOT + (number % 2) * 400) % one.rate.size] = 1000.0
+        one.step(after_s=after_s)
+
+
+def test_bounces_shorten_the_horizon_and_slow_the_cgroup_down() -> None:
+    one = world()
+    assert one.keeper.bounces.horizon_s(0) == 60.0
+    shuttle(one, 2, JUDGE_S)  # moved up, and now cold: each page is one bounce
+    assert one.keeper.bounces.total == HOT.size
+    shuttle(one, 12, JUDGE_S / 5)
+    assert one.keeper.bounces.last.share > 0.3
+    assert one.keeper.bounces.horizon_s(0) < 60.0
+    assert one.keeper.bounces.control.factor("/db", one.now_s) == 0.0
+    step = one.step(after_s=1.0)
+    assert step.outcome is None, "stopped"
+    assert step.situation.processes[0].horizon_s < 60.0
+
+
+def test_calm_restores_what_bounces_took() -> None:
+    one = world()
+    shuttle(one, 14, JUDGE_S / 3)
+    assert one.keeper.bounces.horizon_s(0) < 60.0
+    one.rate[:] = 0.01
+    one.rate[HOT] = 1000.0
+    for _ in range(40):
+        one.step(after_s=JUDGE_S + 1)
+    assert one.keeper.bounces.horizon_s(0) == 60.0
+    assert hot_vpns() <= one.fast_vpns()
+
+
+def test_a_page_bounces_once_for_each_of_its_moves() -> None:
+    one = world()
+    one.step()
+    one.rate[:] = 0.01
+    one.rate[500:700] = 1000.0
+    for _ in range(20):
+        one.step()
+    assert one.keeper.bounces.total == HOT.size >= LEAST_MOVES
+
+
+def test_reconfiguration_keeps_what_was_learned() -> None:
+    one = world()
+    one.step()
+    other = World(text="[placement]\nhorizon = 10\n[budget]\nmove_rate = '1M'").configuration
+    one.keeper.reconfigure(other)
+    step = one.step()
+    assert step.situation.costs.horizon_s == 10.0
+    assert step.situation.history.moved.size == HOT.size
+    assert step.situation.nodes[0].rate_bytes == 2**20
+
+
+def test_one_tier_is_nothing_to_place() -> None:
+    assert World().surveyor.has_tiers
+    one = World(tiers=1)
+    assert not one.surveyor.has_tiers
+    assert one.step().outcome is None
+
+
+def test_plans_are_made_as_often_as_they_are_cheap() -> None:
+    pace = Pace(1.0, 1.0)
+    assert pace.is_due(0.0, 0)
+    pace.planned(0.0, 0.001, 10)
+    assert not pace.is_due(0.4, 20) and pace.is_due(0.5, 20)
+    pace.planned(1.0, 0.05, 30)  # 1 % of a CPU: every 5 s
+    assert pace.period_s == pytest.approx(5.0)
+    assert not pace.is_due(5.4, 40) and pace.is_due(5.6, 40)
+    pace.planned(6.0, 0.001, 50)
+    assert not pace.is_due(9.0, 50), "nothing was accessed"
+    assert pace.is_due(6.0 + IDLE_S, 50)
