@@ -148,9 +148,17 @@ class Knob:
     def _put(self, value: str) -> None:
         try:
             os.ftruncate(self._fd, 0)  # as O_TRUNC would, which sysctl and debugfs files accept
-            os.pwrite(self._fd, value.encode() + b"\n", 0)
+            self._write(value.encode() + b"\n")
         except OSError as error:
             raise _refused(self.path, error, f"set to {value}") from error
+
+    def _write(self, text: bytes) -> None:
+        try:
+            os.pwrite(self._fd, text, 0)
+        except OSError as error:
+            if error.errno != errno.ESPIPE:
+                raise
+            os.write(self._fd, text)  # files of debugfs have no position
 
 
 class KnobSession:

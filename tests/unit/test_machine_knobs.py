@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Knobs on plain files: saved before written, restored by the last one out, left alone if foreign."""
 
+import errno
 import json
 import os
 import subprocess
@@ -69,6 +70,19 @@ def test_the_old_value_is_on_disk_before_the_first_write(
     monkeypatch.setattr(os, "pwrite", fail)
     with KnobSession(state) as session, pytest.raises(KnobError, match=r"cannot be set to 1 \(Operation"):
         session.write(knob, 1)
+
+
+def test_a_file_without_a_position(state: Path, knob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of debugfs are."""
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ESPIPE, "Illegal seek")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with KnobSession(state) as session:
+        assert session.write(knob, 1)
+        assert knob.read_text() == "1\n"
+    assert knob.read_text() == "100\n"
 
 
 def test_killed_session_is_restored_on_demand(state: Path, knob: Path) -> None:
