@@ -28,6 +28,7 @@ import numpy.typing as npt
 from hotpage.machine.numa import MovePages
 from hotpage.machine.proc import read_stat
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.outcome import Outcome
 from hotpage.placement.plan import Move, Plan, ProcessFacts
 
 MIB = 192
@@ -36,8 +37,9 @@ LOOK_S = 20
 WINDOW_S = 10.0
 FAST, SLOW = 0, 1
 PAGE = 4096
-LOOP_PAGES = 8192
-LOOP_ROUNDS = 3
+LOOP_PAGES = 40960
+LOOP_ROUNDS = 5
+LOOP_BATCH = 1024
 MOVER = MovePagesMover()
 NUMA_BALANCING = Path("/proc/sys/kernel/numa_balancing")
 BEGUN_S = time.monotonic()
@@ -104,15 +106,15 @@ def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
     }
 
 
-def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) -> tuple[float, int]:
-    """Have the mover move pages: seconds, and bytes moved."""
+def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) -> tuple[float, Outcome]:
+    """Have the mover move pages: how many seconds it took, and what it says of them."""
     stat = read_stat(workload.pid)
     assert stat is not None
     facts = ProcessFacts(workload.pid, stat.start_time_ticks, stat.image, stat.comm, "/", frozenset({0, 1}))
     move = Move(0, source, target, True, "", vpn, np.ones(vpn.size, np.int32), 1.0, 1.0, 1.0)
     begun = time.perf_counter()
     outcome = MOVER.run(Plan("bench", (move,), {}), {0: facts})
-    return time.perf_counter() - begun, outcome.moved_bytes
+    return time.perf_counter() - begun, outcome
 
 
 def throughput(workload: Zipf, peer: str) -> dict[str, float]:
@@ -120,31 +122,28 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
     workload.process.send_signal(signal.SIGSTOP)  # nothing but the moves
     vpn = workload.vpn[:LOOP_PAGES]
 
-    def by_mover(source: int, target: int) -> float:
-        took_s, moved_bytes = order(workload, vpn, source, target)
-        assert moved_bytes == vpn.size * PAGE
-        return took_s
-
-    def by_loop(target: int, batch: int) -> float:
-        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
+    def by_loop(target: int) -> float:
+        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, LOOP_BATCH]
         done = subprocess.run([peer, "loop", *map(str, words)], capture_output=True, text=True, check=True)
         return float(done.stdout)
 
-    by_loop(SLOW, 1024)
-    ours, theirs = [], []
+    by_loop(SLOW)
+    ours, theirs, in_calls = [], [], []
     for _ in range(LOOP_ROUNDS):
-        ours.append(by_mover(SLOW, FAST))
-        by_loop(SLOW, 1024)
-        theirs.append(by_loop(FAST, 1024))
-        ours.append(by_mover(FAST, SLOW))
-        by_loop(FAST, 1024)
-        theirs.append(by_loop(SLOW, 1024))
+        for source, target in ((SLOW, FAST), (FAST, SLOW)):
+            took_s, outcome = order(workload, vpn, source, target)
+            assert outcome.moved_bytes == vpn.size * PAGE
+            ours.append(took_s)
+            in_calls.append(outcome.call_s / took_s)
+            by_loop(source)
+            theirs.append(by_loop(target))
     workload.process.send_signal(signal.SIGCONT)
     ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
     return {
         "mover_pages_per_s": vpn.size / ours_s,
         "loop_pages_per_s": vpn.size / theirs_s,
         "mover_to_loop": theirs_s / ours_s,
+        "mover_in_calls": float(np.median(in_calls)),
     }
 
 

@@ -5,32 +5,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 from types import TracebackType
 from typing import Self
 
-from hotpage.machine.proc import read_stat
+from hotpage.machine.proc import PROC, parse_stat
+
+_LONGEST_STAT_BYTES = 4096
 
 
 class ProcessHandle:
     """A living process by pid, start time and image (exec); ``open`` gives None when it is not that one."""
 
-    def __init__(self, pid: int, start_time_ticks: int, image: tuple[int, int], pidfd: int) -> None:
+    def __init__(self, pid: int, start_time_ticks: int, image: tuple[int, int], stat: int) -> None:
         self.pid = pid
         self._start_time_ticks, self._image = start_time_ticks, image
-        self._pidfd = pidfd
-        self._ended = select.poll()
-        self._ended.register(pidfd, select.POLLIN)
+        self._stat = stat
 
     @classmethod
     def open(cls, pid: int, start_time_ticks: int, image: tuple[int, int]) -> Self | None:
         """The process, if it lives and is the one that is meant."""
         try:
-            pidfd = os.pidfd_open(pid)
+            stat = os.open(PROC / str(pid) / "stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        handle = cls(pid, start_time_ticks, image, pidfd)
-        if handle.is_same():  # asked of /proc after the pidfd is open: the two are of one process
+        handle = cls(pid, start_time_ticks, image, stat)
+        if handle.is_same():
             return handle
         handle.close()
         return None
@@ -38,17 +37,20 @@ class ProcessHandle:
     def is_same(self) -> bool:
         """Whether it still lives, and has not become another program.
 
-        While the pidfd says that the process has not ended, no other one can have its pid.
+        The open file is of this very process: while it can be read, no other one can have the pid.
         """
-        stat = read_stat(self.pid)
-        if stat is None or self._ended.poll(0):
+        try:
+            stat = parse_stat(os.pread(self._stat, _LONGEST_STAT_BYTES, 0))
+        except OSError:
             return False
-        return (stat.start_time_ticks, stat.image) == (self._start_time_ticks, self._image)
+        if stat.has_ended:
+            return False
+        return stat.start_time_ticks == self._start_time_ticks and stat.image == self._image
 
     def close(self) -> None:
         """Let go of it."""
         with contextlib.suppress(OSError):
-            os.close(self._pidfd)
+            os.close(self._stat)
 
     def __enter__(self) -> Self:
         return self

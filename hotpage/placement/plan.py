@@ -214,6 +214,8 @@ class Move:
 
     def base_vpn(self) -> Int64s:
         """Each base page of all its folios, in order."""
+        if (self.pages == 1).all():
+            return self.vpn
         ends = np.cumsum(self.pages, dtype=np.int64)
         starts = self.vpn - (ends - self.pages)
         every: Int64s = np.repeat(starts, self.pages) + np.arange(int(ends[-1]) if ends.size else 0)

@@ -50,6 +50,7 @@ def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
         (("-p", 1, "-a"), "several targets are given"),
         (("-p", 1, "-i", "x"), "a profile and a live target exclude each other"),
         (("--policy", "magic", "--to", 0), "there is no policy 'magic'"),
+        (("--mover", "magic", "--to", 0), "there is no mover 'magic'"),
     ):
         done = move(*options, cwd=tmp_path)
         assert done.returncode == 2, options

@@ -21,7 +21,7 @@ ANY = st.sampled_from(names())
 
 
 def test_every_policy_is_found_by_its_file() -> None:
-    assert names() == ["all", "cold", "fit", "random", "threshold"]
+    assert names() == ["cold", "fit", "random", "threshold"]
     with pytest.raises(UsageError, match="choose from all, cold, fit, random, threshold"):
         policy("magic")
 

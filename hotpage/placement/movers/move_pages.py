@@ -42,6 +42,10 @@ _LATER_PAUSES_S = (0.1, 0.3, 0.6)
 """Before armed and busy pages are tried again, after all others."""
 _LEAST_SLEEP_S, _POLL_S = 0.001, 0.1
 _REPORT_S = 0.1
+_CALLS_IN_A_ROUND = 8
+"""Between two looks at what is where, at room and at rates: each look costs as much as many pages' moves."""
+_ROOM_S = 0.25
+"""How long a look at a node's free memory holds: zoneinfo takes longer to read than some calls to end."""
 _FIRST_HUGE_BATCH = 8
 
 # What the call's negative return means, for all pages.
@@ -74,23 +78,46 @@ class _Calls:
     total_s: float = 0.0
     longest_s: float = 0.0
 
+    def note(self, took_s: float) -> None:
+        self.count += 1
+        self.total_s += took_s
+        self.longest_s = max(self.longest_s, took_s)
+
 
 class _Work:
-    """One move under way. ``results`` of each base page; the pages of folio f start at ``first[f]``."""
+    """One move under way. ``results`` of each base page; the pages of folio f start at ``first[f]``.
+
+    ``moved``: how many of them did. ``is_single``: every folio is a base page; so folios and pages have the
+    same numbers.
+    """
 
     def __init__(self, move: Move) -> None:
         self.move = move
-        self.first = np.cumsum(move.pages, dtype=np.int64) - move.pages
         self.vpn = move.base_vpn()
         self.results: Uint8s = np.zeros(self.vpn.size, np.uint8)
-        # Base pages first: huge pages take another batch size.
-        self.pending: Int64s = np.argsort(move.pages > 1, kind="stable")
+        self.moved = 0
+        self.is_single = self.vpn.size == move.vpn.size
+        self.largest_bytes = int(move.pages.max(initial=1)) * PAGE_BYTES
+        self.first = self.pending = np.arange(move.vpn.size)
+        if not self.is_single:
+            self.first = np.cumsum(move.pages, dtype=np.int64) - move.pages
+            # Base pages first: huge pages take another batch size.
+            self.pending = np.argsort(move.pages > 1, kind="stable")
 
     def pages_of(self, folios: Int64s) -> Int64s:
         """Places in ``vpn`` of all pages of some folios."""
+        if self.is_single:
+            return folios
         pages = self.move.pages.take(folios)
         ends = np.cumsum(pages, dtype=np.int64)
         return np.repeat(self.first.take(folios) - (ends - pages), pages) + np.arange(int(pages.sum()))
+
+    def first_of(self, folios: Int64s, most_bytes: float) -> Int64s:
+        """The first of some folios that are no more than so many bytes."""
+        if most_bytes >= folios.size * self.largest_bytes:
+            return folios
+        sums = np.cumsum(self.move.pages[folios], dtype=np.int64) * PAGE_BYTES
+        return folios[: int(np.searchsorted(sums, most_bytes, side="right"))]
 
     def settle(self, folios: Int64s, result: Result) -> None:
         """All pages of these folios that have no result yet get one."""
@@ -130,6 +157,7 @@ class MovePagesMover:
         self._identify = identify
         self._clock = clock
         self._sleep = sleep
+        self._rooms: dict[int, tuple[float, float]] = {}
         self._sizes = {False: BatchSize(fixed_s), True: BatchSize(fixed_s, first=_FIRST_HUGE_BATCH)}
 
     def run(
@@ -152,8 +180,8 @@ class MovePagesMover:
             if not last and self._clock() - reported_s < _REPORT_S:  # counting takes time as well
                 return
             reported_s = self._clock()
-            settled = sum(int((work.results != Result.UNTRIED).sum()) for work in works)
-            moved = sum(int((work.results == Result.MOVED).sum()) for work in works)
+            settled = sum(int(np.count_nonzero(work.results)) for work in works)  # UNTRIED is 0
+            moved = sum(work.moved for work in works)
             total = sum(work.results.size for work in works)
             on_progress(MoveProgress(total * PAGE_BYTES, settled * PAGE_BYTES, moved * PAGE_BYTES))
 
@@ -203,12 +231,10 @@ class MovePagesMover:
             while work.pending.size and attempts < _ATTEMPTS:
                 stuck: list[Int64s] = []
                 while work.pending.size and not should_stop():
-                    batch = self._next_batch(work, facts, should_stop)
-                    if not batch.size:
+                    folios = self._next_round(work, facts, should_stop)
+                    if not folios.size:
                         break
-                    work.pending = work.pending[batch.size :]
-                    left = self._try(work, batch, handle, facts.cgroup, calls)
-                    stuck.append(left)
+                    stuck.append(self._try(work, folios, handle, facts.cgroup, calls, should_stop))
                     report()
                 if work.pending.size:  # told to stop, or no room
                     break
@@ -221,54 +247,100 @@ class MovePagesMover:
         waiting: Int64s = tried[(results == Result.ARMED) | (results == Result.BUSY)]
         return waiting
 
-    def _next_batch(self, work: _Work, facts: ProcessFacts, should_stop: Callable[[], object]) -> Int64s:
+    def _next_round(self, work: _Work, facts: ProcessFacts, should_stop: Callable[[], object]) -> Int64s:
         """The next folios that size, room and rates allow; empty when there is no room or a stop is asked."""
         target = work.move.target
         is_huge = bool(work.move.pages[work.pending[0]] > 1)
-        batch: Int64s = work.pending[: self._sizes[is_huge].folios]
-        batch = batch[(work.move.pages[batch] > 1) == is_huge]
-        sums = np.cumsum(work.move.pages[batch], dtype=np.int64) * PAGE_BYTES
-        batch = batch[: int(np.searchsorted(sums, self._room_bytes(target), side="right"))]
+        batch = work.pending[: _CALLS_IN_A_ROUND * self._sizes[is_huge].folios]
+        if not work.is_single:
+            batch = batch[(work.move.pages[batch] > 1) == is_huge]
+        batch = work.first_of(batch, self._room(target))
         if not batch.size:
             work.settle(work.pending, Result.NO_ROOM)
             work.pending = work.pending[:0]
             return batch
         buckets = self._buckets(target, facts.cgroup)
+        least_bytes = int(work.move.pages[batch[0]]) * PAGE_BYTES
         while buckets and not should_stop():
-            wait_s = max(bucket.wait_s(float(sums[0])) for bucket in buckets)
+            wait_s = max(bucket.wait_s(least_bytes) for bucket in buckets)
             if wait_s <= 0:
-                allowed = min(bucket.available for bucket in buckets)
-                count = int(np.searchsorted(sums[: batch.size], allowed, side="right"))
-                batch = batch[: max(count, 1)]
-                return batch
+                allowed = work.first_of(batch, min(bucket.available for bucket in buckets))
+                return batch[: max(allowed.size, 1)]
             self._sleep(min(max(wait_s, _LEAST_SLEEP_S), _POLL_S))
         return batch[:0] if buckets else batch
+
+    def _room(self, node: int) -> float:
+        """Bytes that a node can take, by a look not long ago less what was moved there since."""
+        now_s = self._clock()
+        if node not in self._rooms or now_s - self._rooms[node][1] > _ROOM_S:
+            self._rooms[node] = (self._room_bytes(node), now_s)
+        return self._rooms[node][0]
+
+    def _took(self, node: int, cgroup: str, count_bytes: int) -> None:
+        """So much was moved to a node."""
+        if node in self._rooms:
+            room, seen_s = self._rooms[node]
+            self._rooms[node] = (room - count_bytes, seen_s)
+        for bucket in self._buckets(node, cgroup):
+            bucket.take(count_bytes)
 
     def _buckets(self, target: int, cgroup: str) -> list[TokenBucket]:
         return [self._rates[key] for key in (target, cgroup) if key in self._rates]
 
-    def _try(self, work: _Work, folios: Int64s, handle: ProcessHandle, cgroup: str, calls: _Calls) -> Int64s:
-        """One call for these folios, the questions before and after it included; those to try again."""
+    def _try(
+        self,
+        work: _Work,
+        folios: Int64s,
+        handle: ProcessHandle,
+        cgroup: str,
+        calls: _Calls,
+        should_stop: Callable[[], object],
+    ) -> Int64s:
+        """Calls for the first folios pending, and the questions before and after; those to try again.
+
+        What the calls do not come to stays pending.
+        """
         move, pid = work.move, handle.pid
-        if not handle.is_same():
-            work.settle(folios, Result.GONE)
-            return folios[:0]
         before = self._kernel.query(pid, move.vpn[folios])
-        self._settle_by_status(work, folios, before, pid, Result.ALREADY)
-        folios = folios[before == move.source]
+        if not handle.is_same():
+            work.settle(work.pending, Result.GONE)
+            work.pending = work.pending[:0]
+            return work.pending
+        on_source = before == move.source
+        count = folios.size
+        place = np.arange(count) if on_source.all() else np.flatnonzero(on_source)
+        if place.size < count:
+            self._settle_by_status(work, folios, before, pid, Result.ALREADY)
+            folios = folios[place]
         if not folios.size:
+            work.pending = work.pending[count:]
             return folios
         addresses = move.vpn[folios].astype(np.uint64) * np.uint64(ENTRY_BYTES)
         status = np.full(folios.size, _SENTINEL, np.int32)
         nodes = np.full(folios.size, move.target, np.int32)
-        begun_s = self._clock()
-        returned = self._kernel(pid, addresses, nodes, status, MPOL_MF_MOVE)
-        took_s = self._clock() - begun_s
-        calls.count += 1
-        calls.total_s += took_s
-        calls.longest_s = max(calls.longest_s, took_s)
-        self._sizes[bool(move.pages[folios[0]] > 1)].learn(folios.size, took_s)
-        return self._verify(work, folios, status, returned, handle, cgroup)
+        size = self._sizes[bool(move.pages[folios[0]] > 1)]
+        first = end = returned = 0
+        is_same = True
+        while returned == 0 and is_same and end < folios.size and not (end and should_stop()):
+            if end and folios.size - end < size.folios and work.pending.size > count:
+                break  # the rest is no call of its own
+            first, end = end, min(end + size.folios, folios.size)
+            call = slice(first, end)
+            begun_s = self._clock()
+            returned = self._kernel(pid, addresses[call], nodes[call], status[call], MPOL_MF_MOVE)
+            took_s = self._clock() - begun_s
+            size.learn(end - first, took_s)
+            calls.note(took_s)
+            is_same = handle.is_same()
+        work.pending = work.pending[place[end] if end < place.size else count :]
+        if returned == 0 and is_same:
+            first = end  # the last call is like the others
+        left = self._verify(work, folios[:first], status[:first], 0, handle, True, cgroup)
+        if first == end:
+            return left
+        rest = slice(first, end)
+        more = self._verify(work, folios[rest], status[rest], returned, handle, is_same, cgroup)
+        return np.concatenate((left, more))
 
     def _verify(
         self,
@@ -277,18 +349,28 @@ class MovePagesMover:
         status: Statuses,
         returned: int,
         handle: ProcessHandle,
+        was_same: bool,
         cgroup: str,
     ) -> Int64s:
-        """Ask where every page is now; the folios that neither moved nor failed for a known reason."""
+        """See where every page is now; the folios that neither moved nor failed for a known reason.
+
+        A call that returns 0 says where it has put each folio. Otherwise, and of huge pages, which it may
+        have split, every page is asked about. ``was_same``: after the call it was the process that is meant.
+        """
         move = work.move
         places = work.pages_of(folios)
-        now = self._kernel.query(handle.pid, work.vpn[places])
-        if not handle.is_same():  # what the query said may be about another process
-            now[:] = -errno.ESRCH
+        if returned == 0 and was_same and work.is_single and (status == move.target).all():
+            now = status
+        else:
+            now = self._kernel.query(handle.pid, work.vpn[places])
+            if not handle.is_same():  # what was said may be about another process
+                now[:] = -errno.ESRCH
         there = places[(now == move.target) & (work.results[places] == Result.UNTRIED)]
         work.results[there] = Result.MOVED
-        for bucket in self._buckets(move.target, cgroup):
-            bucket.take(there.size * PAGE_BYTES)
+        work.moved += there.size
+        self._took(move.target, cgroup, there.size * PAGE_BYTES)
+        if there.size == places.size:
+            return folios[:0]
         heads = now[np.cumsum(move.pages[folios], dtype=np.int64) - move.pages[folios]]
         rest = heads != move.target
         if returned < 0 and _OF_CALL.get(-returned, Result.REFUSED) != Result.NO_ROOM:
