@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import queue
 import sys
 import time
@@ -44,10 +45,12 @@ NEEDED = (
 )
 """What the service may do as long as it lives; the unit's bounding set is the same."""
 SAVE_S = 10.0
+RING_BYTES = 2 << 20
+"""52,000 events, about what one arming scan of 256 MiB can cause; a larger ring would only be memory."""
 _LONGEST_SESSION_S = 30 * 86400.0
 """A heat table's times end after 48 days: then another session begins, with what was learned."""
 _POLL_S = 0.1
-_SAME_LINE_S = 60.0
+_TRIM_S = 30.0
 
 
 class NoTiersError(HotpageError):
@@ -105,6 +108,7 @@ def session_options(configuration: Configuration) -> Options:
         budget_percent=configuration.budget.cpu_percent,
         interval_s=configuration.interval,
         command_line=tuple(sys.argv),
+        ring_bytes=RING_BYTES,
         keep_changes=False,
     )
 
@@ -149,6 +153,8 @@ class Service:
             )
         self.keeper = Keeper(configuration, surveyor, self._make_mover)
         self._saved_s = 0.0
+        self._trimmed_s = 0.0
+        self._libc = ctypes.CDLL(None)
         self._beat: tuple[float, float] = (0.0, 0.0)
 
     def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
@@ -249,6 +255,8 @@ class Service:
                 question = None
             self._on_step(step)
             self._save(step)
+            del picture, step
+            self._trim()
             if once_after_s is not None:
                 return After.STOP
         if session.error is None and self.orders.stop is None:
@@ -271,6 +279,12 @@ class Service:
             learned.save(self._state, step.picture)
         except OSError as error:
             self._say(f"what was learned cannot be saved in {self._state} ({error.strerror})")
+
+    def _trim(self) -> None:
+        """Give back what plans have freed: the C library keeps some MiB of it by itself."""
+        if time.monotonic() - self._trimmed_s >= _TRIM_S and hasattr(self._libc, "malloc_trim"):
+            self._trimmed_s = time.monotonic()
+            self._libc.malloc_trim(0)
 
     def _reload(self) -> bool:
         """Take another configuration over; whether that takes another session."""
