@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import queue
 import sys
 import time
@@ -29,6 +28,7 @@ from hotpage.service import learned
 from hotpage.service.configuration import Configuration
 from hotpage.service.control import Control
 from hotpage.service.decisions import explain
+from hotpage.service.footprint import Footprint
 from hotpage.service.heatfeed import HeatFeed, HeatSession
 from hotpage.service.keeper import Keeper, Mover, Step
 from hotpage.service.notify import Notifier
@@ -154,7 +154,8 @@ class Service:
         self.keeper = Keeper(configuration, surveyor, self._make_mover)
         self._saved_s = 0.0
         self._trimmed_s = 0.0
-        self._libc = ctypes.CDLL(None)
+        self._footprint = Footprint()
+        self._footprint.tighten()
         self._beat: tuple[float, float] = (0.0, 0.0)
 
     def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
@@ -281,10 +282,10 @@ class Service:
             self._say(f"what was learned cannot be saved in {self._state} ({error.strerror})")
 
     def _trim(self) -> None:
-        """Give back what plans have freed: the C library keeps some MiB of it by itself."""
-        if time.monotonic() - self._trimmed_s >= _TRIM_S and hasattr(self._libc, "malloc_trim"):
+        """Give back what plans have freed, now and then."""
+        if time.monotonic() - self._trimmed_s >= _TRIM_S:
             self._trimmed_s = time.monotonic()
-            self._libc.malloc_trim(0)
+            self._footprint.trim()
 
     def _reload(self) -> bool:
         """Take another configuration over; whether that takes another session."""
