@@ -19,6 +19,7 @@ The road of one access, which is also the order of the folders:
     cli/             one file per verb
 
     recording/       drives that road for one session, and steers what it costs
+    service/         hotpage auto: sessions, plans and moves in a loop
 
 ``machine/`` (topology, processes, knobs) and ``errors`` are the ground floor: everyone may stand on them.
 No stage imports a later one; tests/unit/test_layers.py holds the package to that.

@@ -350,7 +350,7 @@ class Choice:
             self._moves(reasons),
             self._kept_bytes(),
             key_rate_hz(self.hot_key) if knows_hot and self.hot_key < UNKNOWN_KEY else float("nan"),
-            self.fate,
+            self._every_fate() if self.aim.explain else np.empty(0, np.uint8),
         )
 
     def _moves(self, reasons: tuple[str, str]) -> tuple[Move, ...]:
@@ -359,6 +359,9 @@ class Choice:
         order = np.argsort(rows)
         rows = rows[order]
         return moves_of(self.situation, rows, self.allotment.sizes(rows), routes[order], reasons)
+
+    def _every_fate(self) -> Uint8s:
+        return np.where(self.fate == _BY_CLASS, self._fates[self._place, self.key], self.fate)
 
     def _kept_bytes(self) -> dict[Fate, int]:
         """Bytes by fate, moved ones left out: by class, put right by the rows with a fate of their own."""

@@ -128,7 +128,8 @@ class Aim:
     """What a user or service asks of a policy; each policy says which of it it heeds.
 
     ``promote_to`` and ``demote_to`` replace the fast tier and the tiers below as targets. ``most_bytes``
-    limits what is promoted. ``free_bytes``: by node, how much of it is to be free.
+    limits what is promoted. ``free_bytes``: by node, how much of it is to be free. ``explain``: keep every
+    candidate's fate.
     """
 
     promote: bool = True
@@ -141,6 +142,7 @@ class Aim:
     free_bytes: Mapping[int, float] = field(default_factory=dict)
     young_s: float = 30.0
     seed: int = 0
+    explain: bool = False
 
 
 class Fate(IntEnum):
@@ -235,7 +237,7 @@ class Plan:
     kept_bytes: Mapping[Fate, int]
     hot_hz: float = float("nan")
     fate: Uint8s = field(default_factory=lambda: np.empty(0, np.uint8))
-    """Of each candidate, for whoever asks why."""
+    """Of each candidate; empty unless the aim was to ``explain``."""
 
     @property
     def moved_bytes(self) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from hotpage import __version__
-from hotpage.capture.capture import Capture, choose_rungs
+from hotpage.capture.capture import DEFAULT_RING_BYTES, Capture, choose_rungs
 from hotpage.capture.kernel import Kernel
 from hotpage.errors import UnsupportedError
 from hotpage.heat.estimator import ALPHA, BETA_S
@@ -62,6 +62,8 @@ class Options:
     command_line: tuple[str, ...] = ()
     keep_latencies: bool = False
     """For a live view: hand over each access's latency with its interval."""
+    ring_bytes: int = DEFAULT_RING_BYTES
+    """Of each ring; twice as much is resident. An event takes 40 bytes, for a tenth of a second at most."""
     keep_changes: bool = True
     """Hand over the pages whose rate changed; not for a sink that reads all rates when it wants them."""
 
@@ -113,7 +115,11 @@ class Recorder:
             kernel = Kernel()
             choose_rungs(options.sources, kernel, options.forced_rungs)  # the kernel remembers the answers
             with _opening(
-                Capture, options.sources, kernel=kernel, forced_rungs=options.forced_rungs
+                Capture,
+                options.sources,
+                kernel=kernel,
+                forced_rungs=options.forced_rungs,
+                ring_bytes=options.ring_bytes,
             ) as opening:
                 # Most of that is the compiler's time, in another process: use this one's.
                 nodes = stack.enter_context(NodeWatch())

@@ -29,6 +29,7 @@ from hotpage.service import learned
 from hotpage.service.configuration import Configuration
 from hotpage.service.control import Control
 from hotpage.service.decisions import explain
+from hotpage.service.footprint import Footprint
 from hotpage.service.heatfeed import HeatFeed, HeatSession
 from hotpage.service.keeper import Keeper, Step
 from hotpage.service.notify import Notifier
@@ -45,10 +46,12 @@ NEEDED = (
 )
 """What the service may do as long as it lives; the unit's bounding set is the same."""
 SAVE_S = 10.0
+RING_BYTES = 2 << 20
+"""52,000 events, about what one arming scan of 256 MiB can cause; a larger ring would only be memory."""
 _LONGEST_SESSION_S = 30 * 86400.0
 """A heat table's times end after 48 days: then another session begins, with what was learned."""
 _POLL_S = 0.1
-_SAME_LINE_S = 60.0
+_TRIM_S = 30.0
 
 
 class NoTiersError(HotpageError):
@@ -106,6 +109,7 @@ def session_options(configuration: Configuration) -> Options:
         budget_percent=configuration.budget.cpu_percent,
         interval_s=configuration.interval,
         command_line=tuple(sys.argv),
+        ring_bytes=RING_BYTES,
         keep_changes=False,
     )
 
@@ -150,6 +154,9 @@ class Service:
             )
         self.keeper = Keeper(configuration, surveyor, self._make_mover)
         self._saved_s = 0.0
+        self._trimmed_s = 0.0
+        self._footprint = Footprint()
+        self._footprint.tighten()
         self._beat: tuple[float, float] = (0.0, 0.0)
 
     def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
@@ -250,6 +257,8 @@ class Service:
                 question = None
             self._on_step(step)
             self._save(step)
+            del picture, step
+            self._trim()
             if once_after_s is not None:
                 return After.STOP
         if session.error is None and self.orders.stop is None:
@@ -272,6 +281,12 @@ class Service:
             learned.save(self._state, step.picture)
         except OSError as error:
             self._say(f"what was learned cannot be saved in {self._state} ({error.strerror})")
+
+    def _trim(self) -> None:
+        """Give back what plans have freed, now and then."""
+        if time.monotonic() - self._trimmed_s >= _TRIM_S:
+            self._trimmed_s = time.monotonic()
+            self._footprint.trim()
 
     def _reload(self) -> bool:
         """Take another configuration over; whether that takes another session."""

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fleet runs hotpage auto with: dashboard, manifest, unit and documents agree with the code."""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from serviceworld import World
+
+from hotpage.recording.session import Progress
+from hotpage.service.configuration import Configuration, parse
+from hotpage.service.loop import NEEDED, NoTiersError
+from hotpage.service.metrics import ServiceMetrics
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "hotpage" / "service" / "hotpage.service"
+METRIC = re.compile(r"\bhotpage_\w+")
+
+
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """The names of all samples that a service exports after a round with moves."""
+    world = World()
+    world.rate[100:300] = 1000.0
+    step = world.step()
+    progress = Progress(received={"hint": 1}, lost={"hint": 0}, sampled_out={"hint": 0})
+    service = SimpleNamespace(
+        configuration=world.configuration, session=SimpleNamespace(progress=progress), keeper=world.keeper
+    )
+    metrics = ServiceMetrics(service)  # type: ignore[arg-type]
+    metrics.note(step)
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    lines = generate_latest(registry).decode().splitlines()
+    return {METRIC.match(line)[0] for line in lines if METRIC.match(line)}  # type: ignore[index]
+
+
+def dashboard() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+    return document
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(exported: set[str]) -> None:
+    document = dashboard()
+    asked = set(METRIC.findall(document["templating"]["list"][1]["query"]))
+    for panel in document["panels"]:
+        assert panel["targets"] and panel["title"]
+        for target in panel["targets"]:
+            asked |= set(METRIC.findall(target["expr"]))
+    assert asked and asked <= exported, asked - exported
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    identifiers = [panel["id"] for panel in dashboard()["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        taken |= cells
+
+
+def test_the_document_lists_every_metric(exported: set[str]) -> None:
+    documented = set(METRIC.findall((ROOT / "docs" / "auto.md").read_text()))
+    families = {re.sub(r"_(bucket|gcount|gsum)$", "", name) for name in exported}
+    assert documented == families
+
+
+def keys(model: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from keys(field.annotation, f"{name}.")
+        else:
+            yield prefix + name, field.description
+
+
+def test_the_document_describes_every_key_as_the_model_does() -> None:
+    text = (ROOT / "docs" / "auto.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+    assert [row for row in rows if not row[0].startswith("hotpage_")] == list(keys(Configuration))
+
+
+def test_the_manifest() -> None:
+    configuration, workload = yaml.safe_load_all((ROOT / "docs" / "kubernetes-daemonset.yaml").read_text())
+    assert parse(configuration["data"]["hotpage.toml"], "manifest").dry_run
+    assert (workload["apiVersion"], workload["kind"]) == ("apps/v1", "DaemonSet")
+    spec = workload["spec"]
+    template = spec["template"]
+    assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    pod = template["spec"]
+    assert pod["hostPID"] is True
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        assert container["command"][0] == "hotpage"
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (volume,) = (one for one in pod["volumes"] if "configMap" in one)
+    assert volume["configMap"]["name"] == configuration["metadata"]["name"]
+    (file,) = configuration["data"]
+    assert container["command"][-1] == f"{mounts[volume['name']]}/{file}"
+    assert parse(configuration["data"][file], "manifest").state_dir in mounts.values()
+
+
+def unit(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    return parser
+
+
+def test_the_unit_agrees_with_the_code() -> None:
+    service = unit(UNIT.read_text())["Service"]
+    assert service["Type"] == "notify" and int(service["WatchdogSec"]) > 0
+    capabilities = {f"CAP_{capability.name}" for capability in NEEDED}
+    assert set(service["CapabilityBoundingSet"].split()) == capabilities
+    assert str(NoTiersError.exit_status) in service["RestartPreventExitStatus"].split()
+    assert "-m hotpage restore" in service["ExecStopPost"]
+    assert Configuration().state_dir == f"/run/{service['RuntimeDirectory']}"
+
+
+def install(destination: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HOTPAGE_ROOT_DIR": str(destination)}
+    command = [str(ROOT / "scripts" / "install-service"), *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_installing_and_removing(tmp_path: Path) -> None:
+    done = install(tmp_path)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "etc" / "systemd" / "system" / "hotpage.service"
+    text = file.read_text()
+    assert "@" not in text.split("[Service]")[1].replace("SystemCallFilter=@system-service @debug", "")
+    python = unit(text)["Service"]["ExecStart"].split()[0]
+    assert os.access(python, os.X_OK)
+    configuration = tmp_path / "etc" / "hotpage.toml"
+    assert parse(configuration.read_text(), "installed") == Configuration(dry_run=True)
+    if verify := shutil.which("systemd-analyze"):
+        check_with_systemd(verify, file)
+    configuration.write_text("dry_run = false\n")
+    assert install(tmp_path).returncode == 0
+    assert configuration.read_text() == "dry_run = false\n", "what is there stays"
+    done = install(tmp_path, "--uninstall")
+    assert done.returncode == 0 and not file.exists() and configuration.exists()
+    done = install(tmp_path, "--uninstall")
+    assert done.returncode == 1 and "there is no " in done.stderr
+    done = install(tmp_path, "--purge")
+    assert done.returncode == 1 and "unknown option --purge" in done.stderr
+
+
+def check_with_systemd(program: str, file: Path) -> None:
+    """The unit is valid, and its exposure no more than documented (no systemd has to run for that)."""
+    done = subprocess.run([program, "verify", str(file)], capture_output=True, text=True, timeout=60)
+    said = [line for line in done.stderr.splitlines() if "hotpage" in line]
+    assert done.returncode == 0 and not said, done.stderr
+    command = [program, "security", "--offline=true", "--threshold=50", "--no-pager", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "unrecognized option" in done.stderr:  # before systemd 250
+        return
+    assert done.returncode == 0, done.stdout
+    exposure = re.search(r"Overall exposure level for hotpage.service: ([0-9.]+)", done.stdout)
+    assert exposure is not None, done.stdout
+    documented = re.search(r"exposure ([0-9]+\.[0-9])", (ROOT / "docs" / "auto.md").read_text())
+    assert documented is not None and float(exposure[1]) <= float(documented[1]) + 0.2
