@@ -17,6 +17,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -56,6 +57,7 @@ EVENTS = 50_000
 HEAVY_SHARE = 0.9
 SCREEN = (160, 50)
 _EACH = PAGES // PROCESSES
+_Result = TypeVar("_Result")
 _BATCH = 1 << 20
 
 
@@ -66,6 +68,7 @@ class Machine:
         self.rng = np.random.default_rng(7)
         self.table = HeatTable()
         self.now_s = 1.0
+        self.changes_ms = 0.0
         self.profile = WatchedProfile(_run_info())
         self.nodes = [NodeRecord(n, n, 4, 64 << 30, 8 << 30) for n in range(tiers)]
         self.tiers = tiers
@@ -93,10 +96,11 @@ class Machine:
     def interval(self, everything: bool = False, first: bool = False) -> IntervalData:
         """What the table has to tell; the mappings of 20 processes have been read again."""
         touched = range(PROCESSES) if first else self.rng.choice(PROCESSES, 20, replace=False).tolist()
+        self.changes_ms, changes = _timed(lambda: self.table.take_changes(self.now_s, everything))
         return IntervalData(
             start_s=self.now_s - REFRESH_S,
             end_s=self.now_s,
-            changes=self.table.take_changes(self.now_s, everything),
+            changes=changes,
             processes=[self._record(number) for number in range(PROCESSES)] if first else (),
             vmas={FIRST_INDEX + number: self._mappings(number) for number in touched},
             armed={FIRST_INDEX + number: self.table.armed_ranges(FIRST_INDEX + number) for number in touched},
@@ -199,7 +203,8 @@ def _globals() -> tuple[object, object]:
 _SIZE, _STYLE = _globals()
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, object]:
+def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
+    """Milliseconds of CPU time, and what came of them."""
     begun = time.process_time()
     result = work()
     return 1e3 * (time.process_time() - begun), result
@@ -211,10 +216,10 @@ def _refresh(machine: Machine, prefix: str, refreshes: int) -> dict[str, float]:
     changed = []
     for _ in range(refreshes):
         machine.go_on()
-        changes_ms, data = _timed(machine.interval)
+        data = machine.interval()
         sums_ms, _ = _timed(lambda data=data: machine.profile.interval(data))
         screen_ms, _ = _timed(screen.draw)
-        for name, value in (("changes", changes_ms), ("sums", sums_ms), ("screen", screen_ms)):
+        for name, value in (("changes", machine.changes_ms), ("sums", sums_ms), ("screen", screen_ms)):
             parts[name].append(value)
         changed.append(len(data.changes))
     added = [sums + screen for sums, screen in zip(parts["sums"], parts["screen"], strict=True)]

@@ -231,7 +231,7 @@ class ArmedPages:
 def silence_of_many(
     owners: Sequence[ArmedPages | None], bounds: Sequence[int], vpn: Ints64, last: Ticks, now_s: float
 ) -> Floats32 | None:
-    """``ArmedPages.silence`` of pages of several processes: owner i has the pages from bounds[i] on.
+    """``ArmedPages.silence`` of pages of several processes: owner i has those from bounds[i] on, ascending.
 
     All in a few steps: many processes may have a few pages each.
     """
@@ -255,7 +255,8 @@ def silence_of_many(
         pages = slice(bounds[low], bounds[low + len(some)])
         owner = np.repeat(np.arange(len(some)), np.diff(bounds[low : low + len(some) + 1]))
         page = (owner << _VPN_BITS) | vpn[pages]
-        place = np.searchsorted(end, page, side="right")
+        below = np.searchsorted(page, end)  # both ascend
+        place = np.repeat(np.arange(end.size + 1), np.diff(below, prepend=0, append=page.size))
         inside = np.minimum(place, end.size - 1)
         covered = (place < end.size) & (start.take(inside) <= page)
         after = np.searchsorted(arming, (inside << _TICK_BITS) | last[pages], side="right")

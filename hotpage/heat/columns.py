@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of many pages as parallel arrays, 15 bytes a page.
 
-    accesses_long   float32   n at the last access, long horizon (float32: with sampling weights n is in the
-    10,000s) exposure_long   float16   E, in the horizon's units accesses_short  float16 exposure_short
-    float16 last            uint32    tick of the last access or first touch; 0 = no page here reported
-    uint8     rate bin last sent by take_changes, 255 = sent without a rate, 0 = not sent
+    accesses_long    float32   n at the last access, long horizon (with sampling weights it is in the 10,000s)
+    exposure_long    float16   E, in the horizon's units
+    accesses_short   float16
+    exposure_short   float16
+    last             uint32    tick of the last access or first touch; 0 = no page here
+    reported         uint8     rate bin last sent by take_changes, 255 = sent without a rate, 0 = not sent
 
 Sums stay as they were at the last access and are decayed from the page's own ``last`` when they are next
 used. The other way, counts scaled by 2^(t/τ) against a moving origin (policy.md, section 1), saves that
@@ -14,7 +16,7 @@ exposure since.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,7 @@ import numpy.typing as npt
 from hotpage.heat.arrays import Bools, Bytes8, Floats16, Floats32, Ints64, Ticks
 from hotpage.heat.estimator import ALPHA, BETA_S, EXPOSURE_FLOOR_S
 from hotpage.heat.grouping import Horizon, PageSums
-
-_FLOAT16_MAX = np.float32(65504)
+from hotpage.heat.halves import narrowed, widened
 
 WRITTEN, SAMPLED = 1, 2
 """Marks of 512 neighbouring positions, by what happened since changes were last taken: to pages whose
@@ -31,11 +32,6 @@ WRITTEN, SAMPLED = 1, 2
 """
 
 Index = Ints64 | Bools | slice
-
-
-def _to_float16(values: Floats32) -> Floats16:
-    """Rounded, and cut off at float16's end: only huge weights or impossible exposures get there."""
-    return np.minimum(values, _FLOAT16_MAX).astype(np.float16)
 
 
 @dataclass(slots=True)
@@ -66,9 +62,9 @@ class PageColumns:
         """State of pages that nothing was known of before ``sums``."""
         return cls(
             sums.accesses[0],
-            _to_float16(sums.exposure[0]),
-            _to_float16(sums.accesses[1]),
-            _to_float16(sums.exposure[1]),
+            narrowed(sums.exposure[0]),
+            narrowed(sums.accesses[1]),
+            narrowed(sums.exposure[1]),
             sums.tick,
             np.zeros(sums.key.size, dtype=np.uint8),
         )
@@ -126,20 +122,19 @@ class PageColumns:
         late = newest - sums.tick
         lateness = late if late.any() else None
 
-        def added(
-            old: npt.NDArray[np.floating[Any]], new: Floats32, horizon: Horizon, decay: Floats32
-        ) -> Floats32:
-            total = old.take(index) * decay
+        def added(old: Floats16 | Floats32, new: Floats32, horizon: Horizon, decay: Floats32) -> Floats32:
+            total = float32s(old.take(index))
+            total *= decay
             total += new if lateness is None else new * horizon.decay(lateness)
             return total
 
         long, short = horizons
         decay = long.decay(age)
         self.accesses_long[index] = added(self.accesses_long, sums.accesses[0], long, decay)
-        self.exposure_long[index] = _to_float16(added(self.exposure_long, sums.exposure[0], long, decay))
+        self.exposure_long[index] = narrowed(added(self.exposure_long, sums.exposure[0], long, decay))
         decay = short.decay(age)
-        self.accesses_short[index] = _to_float16(added(self.accesses_short, sums.accesses[1], short, decay))
-        self.exposure_short[index] = _to_float16(added(self.exposure_short, sums.exposure[1], short, decay))
+        self.accesses_short[index] = narrowed(added(self.accesses_short, sums.accesses[1], short, decay))
+        self.exposure_short[index] = narrowed(added(self.exposure_short, sums.exposure[1], short, decay))
         self.last[index] = newest
         return int(last.size - np.count_nonzero(last))
 
@@ -164,19 +159,24 @@ class PageColumns:
             (long, self.accesses_long, self.exposure_long),
             (short, self.accesses_short, self.exposure_short),
         ):
-            before = accesses_column.take(index).astype(np.float32)
-            exposure_s = exposure_column.take(index).astype(np.float32) * np.float32(horizon.unit_s)
+            before = float32s(accesses_column.take(index))
+            exposure_s = widened(exposure_column.take(index)) * np.float32(horizon.unit_s)
             accesses = before * horizon.decay(newest - last)
             left_s = (accesses + alpha) / (before + alpha) * (exposure_s + beta) - beta
             left_s = np.maximum(left_s, np.float32(EXPOSURE_FLOOR_S))
             left_s[exposure_s == 0] = 0
-            accesses_column[index] = accesses
-            exposure_column[index] = _to_float16(left_s / np.float32(horizon.unit_s))
+            accesses_column[index] = narrowed(accesses) if accesses_column.itemsize == 2 else accesses
+            exposure_column[index] = narrowed(left_s / np.float32(horizon.unit_s))
         self.last[index] = newest
         return int(last.size - np.count_nonzero(last))
 
     def _columns(self) -> Iterator[npt.NDArray[Any]]:
         return (getattr(self, field.name) for field in fields(self))
+
+
+def float32s(values: Floats16 | Floats32) -> Floats32:
+    """A column's numbers as float32; the same array if they are."""
+    return widened(cast(Floats16, values)) if values.itemsize == 2 else cast(Floats32, values)
 
 
 def interleave(

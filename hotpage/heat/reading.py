@@ -5,22 +5,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages, silence_of_many
-from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
+from hotpage.heat.arrays import Bools, Floats16, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, to_ticks
+from hotpage.heat.halves import widened
 from hotpage.heat.keys import SPACE_BITS, PageKeys
 from hotpage.heat.sampling import Evidence, SampledPages
 from hotpage.heat.sparse import ROW_BITS, SortedPages, SparsePages
 
-_ROWS_AT_ONCE = 1 << 12
+_ROWS_AT_ONCE, _SCATTER_PAGES = 1 << 13, 1 << 17
+_LONG_ROWS = 8
+"""Rows of one process from which a piece of its own is faster than a share in a scatter."""
+_FIRST_TICK = np.uint32(1)
 PIECE_PAGES = 1 << 15
 """Pages per piece: few enough for the temporaries of a rate to stay in cache, many enough per numpy call."""
 
@@ -69,7 +73,7 @@ class Scatter:
     position: Ints64
 
     def read(self, column: npt.NDArray[_T]) -> npt.NDArray[_T]:
-        """These pages' entries of a column of ``home``."""
+        """These pages' entries of a column of ``home``; a copy."""
         return column.take(self.position)
 
     def some(self, place: Ints64) -> "Scatter":
@@ -178,19 +182,17 @@ class PieceRates:
         last[self._samples.place] = np.maximum(last[self._samples.place], self._samples.last)
         return last
 
-    def _hint_accesses(
-        self, horizon: Horizon, column: npt.NDArray[np.float16] | npt.NDArray[np.float32]
-    ) -> Floats32:
-        return self.piece.read(column).astype(np.float32, copy=False) * self._decay(horizon)
+    def _hint_accesses(self, horizon: Horizon, column: Floats16 | Floats32) -> Floats32:
+        return self._read(column) * self._decay(horizon)
 
     def _rate(
         self,
         horizon: Horizon,
-        accesses_column: npt.NDArray[np.float16] | npt.NDArray[np.float32],
-        exposure_column: npt.NDArray[np.float16],
+        accesses_column: Floats16 | Floats32,
+        exposure_column: Floats16,
     ) -> Floats32:
-        accesses = self.piece.read(accesses_column).astype(np.float32, copy=False)
-        exposure = self.piece.read(exposure_column).astype(np.float32)
+        accesses = self._read(accesses_column)
+        exposure = widened(self.piece.read(exposure_column))
         exposure *= np.float32(horizon.unit_s)
         if self._silence_s is None:
             rate = posterior_rate(accesses, exposure)
@@ -201,8 +203,28 @@ class PieceRates:
             rate[exposure == 0] = np.nan
         return rate
 
+    def _read(self, column: Floats16 | Floats32) -> Floats32:
+        """Of a column of sums; may be a view."""
+        if column.dtype == np.float16:
+            return widened(self.piece.read(cast(Floats16, column)))
+        return self.piece.read(cast(Floats32, column))
+
     def _decay(self, horizon: Horizon) -> Floats32:
         return horizon.decay(np.maximum(self._now, self.last) - self.last)
+
+
+def pieces_of_rows(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, rows: Sequence[Bools]
+) -> Iterator[Piece | Scatter]:
+    """All pages of some rows: of the dense chunks in the order of the directory, and of each sparse part."""
+    chosen = np.flatnonzero(rows[0])
+    space = dense.chunks.take(chosen) >> (SPACE_BITS - CHUNK_BITS)
+    count = np.diff(np.flatnonzero(np.diff(space, prepend=-1)), append=space.size)
+    is_long = np.repeat(count >= _LONG_ROWS, count)
+    yield from dense_pieces(dense, keys, chosen[is_long])
+    yield from _dense_scatters(dense, keys, chosen[~is_long], _FIRST_TICK)
+    for part, some in zip(sparse.parts, rows[1:], strict=True):
+        yield from _sparse_scatters(part, keys, some, _FIRST_TICK)
 
 
 def written_since(
@@ -210,32 +232,38 @@ def written_since(
 ) -> Iterator[Scatter]:
     """Pages in marked rows that were last seen at ``tick`` or later: all that were written since, few others.
 
-    ``skipped``: rows to leave out, of the dense chunks in the order of the directory and of the sparse parts.
+    ``skipped``: rows to leave out, as for ``pieces_of_rows``.
     """
-    first = np.uint32(min(tick, np.iinfo(np.uint32).max))
+    first = np.uint32(tick)
     rows = np.flatnonzero((dense.marks.take(dense.blocks) != 0) & ~skipped[0])
+    yield from _dense_scatters(dense, keys, rows, first)
+    for part, skip in zip(sparse.parts, skipped[1:], strict=True):
+        yield from _sparse_scatters(part, keys, (part.marks != 0) & ~skip, first)
+
+
+def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.uint32) -> Iterator[Scatter]:
+    """The pages in rows (places in the directory) that were last seen at ``first`` or later."""
     last = dense.columns.last.reshape(-1, CHUNK_PAGES)
     for low in range(0, rows.size, _ROWS_AT_ONCE):
         some = rows[low : low + _ROWS_AT_ONCE]
         block = dense.blocks.take(some).astype(np.int64)
         hit = np.flatnonzero(last[block] >= first)
         row, page = hit >> CHUNK_BITS, hit & (CHUNK_PAGES - 1)
-        yield from _scatters(
-            (dense.chunks.take(some).take(row) << CHUNK_BITS) + page,
-            dense.columns,
-            (block.take(row) << CHUNK_BITS) + page,
-            keys,
-        )
-    for part, skip in zip(sparse.parts, skipped[1:], strict=True):
-        marked = np.repeat((part.marks != 0) & ~skip, 1 << ROW_BITS)[: part.key.size]
-        place = np.flatnonzero(marked & (part.columns.last >= first))
-        yield from _scatters(part.key.take(place), part.columns, place, keys)
+        key = (dense.chunks.take(some).take(row) << CHUNK_BITS) + page
+        yield from _scatters(key, dense.columns, (block.take(row) << CHUNK_BITS) + page, keys)
 
 
-def _scatters(key: Ints64, home: PageColumns, place: Ints64, keys: PageKeys) -> Iterator[Scatter]:
-    for low in range(0, key.size, PIECE_PAGES):
-        process, vpn = keys.decode(key[low : low + PIECE_PAGES])
-        yield Scatter(process, vpn, home, place[low : low + PIECE_PAGES])
+def _sparse_scatters(part: SortedPages, keys: PageKeys, rows: Bools, first: np.uint32) -> Iterator[Scatter]:
+    """The same of a sparse part; ``rows`` is a mask."""
+    inside = np.repeat(rows, 1 << ROW_BITS)[: part.key.size]
+    position = np.flatnonzero(inside & (part.columns.last >= first))
+    yield from _scatters(part.key.take(position), part.columns, position, keys)
+
+
+def _scatters(key: Ints64, home: PageColumns, position: Ints64, keys: PageKeys) -> Iterator[Scatter]:
+    for low in range(0, key.size, _SCATTER_PAGES):
+        some = slice(low, low + _SCATTER_PAGES)
+        yield Scatter(*keys.decode(key[some]), home, position[some])
 
 
 def dense_pieces(dense: DenseChunks, keys: PageKeys, chosen: Ints64) -> Iterator[Piece]:

@@ -26,23 +26,40 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints32, Ints64, Ticks
+from hotpage.heat.arrays import Floats32, Floats64, Ints32, Ints64, Ticks
 from hotpage.heat.columns import SAMPLED, WRITTEN, PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
-from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
+from hotpage.heat.histogram import (
+    BIN_COUNT,
+    BINS_PER_OCTAVE,
+    LOWEST_EDGE_OCTAVE,
+    RateHistogram,
+    bin_edges_hz,
+    rate_bins,
+)
 from hotpage.heat.keys import PageKeys
 from hotpage.heat.listing import list_rates
-from hotpage.heat.reading import Piece, PieceRates, Scatter, dense_pieces, sorted_pieces, written_since
+from hotpage.heat.reading import (
+    Piece,
+    PieceRates,
+    Scatter,
+    dense_pieces,
+    pieces_of_rows,
+    sorted_pieces,
+    written_since,
+)
 from hotpage.heat.results import ArmedRanges, Changes, Rates
 from hotpage.heat.sampling import SampledPages
 from hotpage.heat.sampling import sum_by_page as sum_samples
-from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SortedPages, SparsePages
+from hotpage.heat.sparse import CROWDED_PAGES, SparsePages
 
 EVENTS_AT_ONCE = 1 << 19
-COOLING_TURNS = 16
-"""take_changes looks at 1 in so many rows of 512 pages that nothing happened to, at others each time."""
+COOLING_TURNS, COOLING_ROWS = 32, 256
+"""Of the rows of 512 pages that nothing happened to, take_changes looks at one in so many, but at least so
+many (128 Ki pages), at others each time.
+"""
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
 _REPORTED_UNKNOWN = np.uint8(BIN_COUNT)
@@ -54,23 +71,19 @@ _NEVER = 2**32 - 1
 _Update = Callable[[PageColumns, Ints64, PageSums], int]
 
 
-def _news_edges_hz() -> tuple[Floats32, Floats32]:
-    """By the bin last reported: a rate below the one or from the other on is CHANGE_BINS or more away.
-
-    Every known rate is news of a page that was sent without one.
-    """
-    edges = bin_edges_hz().astype(np.float32)
-    fallen, risen = (
-        np.zeros(BIN_COUNT + 1, dtype=np.float32),
-        np.full(BIN_COUNT + 1, np.inf, dtype=np.float32),
-    )
-    fallen[CHANGE_BINS:] = edges[: BIN_COUNT + 1 - CHANGE_BINS]
-    risen[: _HIGHEST_REPORTED - CHANGE_BINS + 1] = edges[CHANGE_BINS - 1 : _HIGHEST_REPORTED]
-    risen[_REPORTED_UNKNOWN] = 0
-    return fallen, risen
+_UNCHANGED = np.float32(2.0 ** ((2 * CHANGE_BINS - 1) / BINS_PER_OCTAVE))
+"""Rates from _FALLEN_HZ up to so many times that are less than CHANGE_BINS away from what was reported."""
 
 
-_FALLEN_HZ, _RISEN_HZ = _news_edges_hz()
+def _fallen_hz() -> Floats32:
+    """By the bin last reported: the rate below which a page has cooled; any, if it was sent without one."""
+    bins = np.arange(BIN_COUNT + 1)
+    limit_hz = np.exp2((bins - CHANGE_BINS) / BINS_PER_OCTAVE + LOWEST_EDGE_OCTAVE).astype(np.float32)
+    limit_hz[_REPORTED_UNKNOWN] = np.inf
+    return limit_hz
+
+
+_FALLEN_HZ = _fallen_hz()
 
 
 class HeatTable:
@@ -265,16 +278,18 @@ class HeatTable:
         """Pages whose long rate moved by half an octave since they were last taken, or became known.
 
         A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
-        Looks at the pages written since the last call and at a rotating sixteenth of all others, where pages
-        cool without events; or at ``everything``.
+        Looks at the pages written since the last call and in turn at a part of all others, where pages cool
+        without events; or at ``everything``.
         """
         found = []
         for piece in self._pieces_to_tell(everything):
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
             reported = piece.read(piece.home.reported)
-            moved = rate < _FALLEN_HZ.take(reported)
-            moved |= rate >= _RISEN_HZ.take(reported)
+            limit_hz = _FALLEN_HZ.take(reported)
+            moved = rate < limit_hz
+            limit_hz *= _UNCHANGED
+            moved |= rate >= limit_hz
             is_unknown = np.isnan(rate)
             if is_unknown.any():
                 # What only samples told becomes unknown again, not cold, once they have faded.
@@ -367,20 +382,21 @@ class HeatTable:
     def _pieces_to_tell(self, everything: bool) -> Iterator[Piece | Scatter]:
         """Whole rows of 512 pages whose turn it is or that were sampled, then the pages written elsewhere."""
         dense, parts = self._dense, self._sparse.parts
-        whole = []
-        for marks in (dense.marks.take(dense.blocks), *(part.marks for part in parts)):
-            rows = marks >= SAMPLED
-            turn = marks.size * self._turn // COOLING_TURNS, marks.size * (self._turn + 1) // COOLING_TURNS
-            rows[slice(*turn)] = True
-            whole.append(rows | everything)
-        self._turn = (self._turn + 1) % COOLING_TURNS
-        yield from dense_pieces(dense, self._keys, np.flatnonzero(whole[0]))
-        for part, rows in zip(parts, whole[1:], strict=True):
-            for low, high in _row_runs(rows, part):
-                yield from sorted_pieces(part, self._keys, low, high)
+        marks = [dense.marks.take(dense.blocks), *(part.marks for part in parts)]
+        chosen = np.concatenate(marks) >= SAMPLED
+        count = max(-(-chosen.size // COOLING_TURNS), COOLING_ROWS)
+        first = self._turn * count % max(chosen.size, 1)
+        self._turn += 1
+        chosen[first : first + count] = True
+        chosen[: max(first + count - chosen.size, 0)] = True
+        whole = np.split(chosen | everything, np.cumsum([one.size for one in marks])[:-1])
+        if everything:
+            yield from self._pieces()
+        else:
+            yield from pieces_of_rows(dense, self._sparse, self._keys, whole)
         yield from written_since(dense, self._sparse, self._keys, whole, self._written_tick)
-        for marks in (dense.marks, *(part.marks for part in parts)):
-            marks[:] = 0
+        for one in (dense, *parts):
+            one.marks[:] = 0
         self._written_tick = _NEVER
 
 
@@ -390,13 +406,6 @@ def _by_process_and_page(process: Ints32, vpn: Ints64) -> Ints64:
         return vpn
     order = sort_order(vpn)
     return order.take(sort_order(process.take(order).astype(np.int64)))
-
-
-def _row_runs(rows: Bools, part: SortedPages) -> Iterator[tuple[int, int]]:
-    """Half-open position runs of consecutive chosen rows."""
-    edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)) << ROW_BITS
-    for low, high in edges.reshape(-1, 2).tolist():
-        yield low, min(high, part.key.size)
 
 
 def _crowded_chunks(key: Ints64) -> Ints64:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +20,22 @@ class Coverage:
 
     def armed_pages(self, start_vpn: Int64s, end_vpn: Int64s) -> Float64s:
         """Armed pages within each range, resident or not."""
-        pages = self.armed.end_vpn - self.armed.start_vpn
-        return self._up_to(end_vpn, pages) - self._up_to(start_vpn, pages)
+        return self.armed_and_first(start_vpn, end_vpn)[0]
 
     def mean_first_s(self, start_vpn: Int64s, end_vpn: Int64s) -> Float64s:
         """When the armed pages of each range were first armed, on average; NaN where none is."""
+        return self.armed_and_first(start_vpn, end_vpn)[1]
+
+    def armed_and_first(self, start_vpn: Int64s, end_vpn: Int64s) -> tuple[Float64s, Float64s]:
+        """``armed_pages`` and ``mean_first_s`` at once."""
+        count = len(start_vpn)
         pages = self.armed.end_vpn - self.armed.start_vpn
-        weights = pages * self.armed.first_s
-        sums = self._up_to(end_vpn, weights) - self._up_to(start_vpn, weights)
-        armed = self.armed_pages(start_vpn, end_vpn)
-        mean: Float64s = np.divide(sums, armed, out=np.full(len(sums), np.nan), where=armed > 0)
-        return mean
+        edges = np.concatenate([start_vpn, end_vpn])
+        armed, sums = (
+            below[count:] - below[:count] for below in self._up_to(edges, pages, pages * self.armed.first_s)
+        )
+        mean: Float64s = np.divide(sums, armed, out=np.full(count, np.nan), where=armed > 0)
+        return armed, mean
 
     def contains(self, vpn: Int64s) -> Bools:
         """Whether each page is armed."""
@@ -39,17 +45,18 @@ class Coverage:
         inside: Bools = (place >= 0) & (vpn < self.armed.end_vpn[place])
         return inside
 
-    def _up_to(self, vpn: Int64s, weights: Int64s | Float64s) -> Float64s:
+    def _up_to(self, vpn: Int64s, *weights: Int64s | Float64s) -> Iterator[Float64s]:
         """Weight of the ranges below each page; a range that the page lies in counts by its share below."""
         if not len(self.armed):
-            return np.zeros(len(vpn))
-        sums = np.concatenate(([0.0], np.cumsum(weights, dtype=np.float64)))
+            yield from (np.zeros(len(vpn)) for _ in weights)
+            return
         place = np.searchsorted(self.armed.start_vpn, vpn, side="right")
         current = np.maximum(place - 1, 0)
-        length = self.armed.end_vpn[current] - self.armed.start_vpn[current]
-        share = np.clip((vpn - self.armed.start_vpn[current]) / length, 0.0, 1.0)
-        below: Float64s = sums[current] + share * weights[current]
-        return below
+        start, end = self.armed.start_vpn[current], self.armed.end_vpn[current]
+        share = np.clip((vpn - start) / (end - start), 0.0, 1.0)
+        for weight in weights:
+            sums = np.concatenate(([0.0], np.cumsum(weight, dtype=np.float64)))
+            yield sums[current] + share * weight[current]
 
 
 def silent_pages(

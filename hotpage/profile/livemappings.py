@@ -148,8 +148,7 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
         part = np.clip(below[: 2 * count], at_start[current], at_end[current]) - at_start[current]
         upto = np.concatenate([[0.0], np.cumsum(at_end - at_start)])[current] + part
         armed_rows = upto[count:] - upto[:count]
-        armed = coverage.armed_pages(table.start, table.end)
-        first_s = coverage.mean_first_s(table.start, table.end)
+        armed, first_s = coverage.armed_and_first(table.start, table.end)
     whole_rows = rows.round().astype(np.int64)
     resident = np.where(table.resident_pages < 0, whole_rows, table.resident_pages)
     silent = silent_pages(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.heat.halves import widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
@@ -182,7 +183,7 @@ class LivePages:
         np.add.at(self._rates, block, sign * rate)
         np.add.at(self.histogram.reshape(-1), slot * (BIN_COUNT + 1) + np.where(known, bins, 0), sign)
         slots = len(self.rate_hz)
-        uncertain = rate * np.where(known, self._error[at], np.float16(0))
+        uncertain = rate * np.where(known, widened(self._error[at]), np.float32(0))
         self.rate_hz += sign * np.bincount(slot, weights=rate, minlength=slots)
         self.uncertain_hz += sign * np.bincount(slot, weights=uncertain, minlength=slots)
 
@@ -306,7 +307,9 @@ class Bounds:
         return upto
 
     def _whole_blocks(self, by_block: Float64s) -> Float64s:
-        sums = np.concatenate([[0.0], np.cumsum(by_block[self._pages._row])])
+        rows = self._pages._row
+        sums = np.zeros(len(rows) + 1)
+        np.cumsum(by_block.take(rows), out=sums[1:])
         upto: Float64s = sums[self._place]
         return upto
 

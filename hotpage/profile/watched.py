@@ -228,9 +228,9 @@ class WatchedProfile:
         return self._slots[process]
 
     def _slots_of(self, process: Int32s) -> Int64s:
-        found, place = np.unique(process, return_inverse=True)
-        slots: Int64s = np.array([self._slot(index) for index in found.tolist()], np.int64)[place]
-        return slots
+        first = np.flatnonzero(np.diff(process, prepend=-1))  # most often in long runs
+        slots = [self._slot(index) for index in process[first].tolist()]
+        return np.repeat(np.array(slots, np.int64), np.diff(first, append=len(process)))
 
     def _drop(self, process: int) -> None:
         """Forget a process that has exited: it was shown once more."""

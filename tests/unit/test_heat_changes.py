@@ -100,6 +100,13 @@ def test_one_page_each_of_many_processes() -> None:
     assert changes.rate_hz[0::3].max() < 1 < changes.rate_hz[1::3].min()
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are taken for so large that a turn is no more than its share."""
+    monkeypatch.setattr("hotpage.heat.table.COOLING_ROWS", 1)
+
+
+@pytest.mark.usefixtures("large")
 def test_pages_beside_the_written_ones_wait_for_their_turn() -> None:
     table = HeatTable()
     pages = np.arange(COOLING_TURNS * 512)
@@ -108,11 +115,21 @@ def test_pages_beside_the_written_ones_wait_for_their_turn() -> None:
     table.arm(0, 0, pages.size, 2.0)
     table.observe(0, pages[::512], 30.0, 28.0)
     turns = [table.take_changes(30.0) for _ in range(COOLING_TURNS)]
-    assert len(turns[0]) == 512 + COOLING_TURNS - 1, "a sixteenth, and one page of each other chunk"
+    assert len(turns[0]) == 512 + COOLING_TURNS - 1, "a part, and one page of each other chunk"
     assert sum(len(changes) for changes in turns) == pages.size
     assert [len(changes) for changes in turns[1:]] == [511] * (COOLING_TURNS - 1)
 
 
+def test_a_small_table_is_looked_at_as_a_whole() -> None:
+    table = HeatTable()
+    pages = np.arange(100_000)
+    table.observe(0, pages, 1.0, 0.01)
+    table.take_changes(1.0)
+    table.arm(0, 0, pages.size, 2.0)
+    assert len(table.take_changes(30.0)) == pages.size
+
+
+@pytest.mark.usefixtures("large")
 def test_samples_of_a_page_that_hint_faults_know_are_told_at_once() -> None:
     table = HeatTable()
     pages = np.arange(COOLING_TURNS * 512)
@@ -123,6 +140,7 @@ def test_samples_of_a_page_that_hint_faults_know_are_told_at_once() -> None:
     assert set(far.tolist()) <= set(table.take_changes(1.5).vpn.tolist())
 
 
+@pytest.mark.usefixtures("large")
 def test_asking_when_pages_were_armed_is_no_change() -> None:
     table = HeatTable()
     pages = np.arange(COOLING_TURNS * 512)

@@ -9,7 +9,7 @@ from heat_reference import ReferenceTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotpage.heat.table import HeatTable
+from hotpage.heat.table import COOLING_TURNS, HeatTable
 
 FIRST = 0x7_F123_4567
 SHORT_S, LONG_S = 2.0, 20.0
@@ -309,15 +309,16 @@ class TestChanges:
         table.observe(0, 8, 1.2, 10.0)
         assert table.take_changes(1.2).vpn.tolist() == [8]
 
-    def test_cooling_is_sent_in_the_end_without_events(self) -> None:
+    def test_cooling_is_sent_in_the_end_without_events(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hotpage.heat.table.COOLING_ROWS", 1)  # as if the table were large
         table = HeatTable()
         table.observe(0, np.arange(40_000), 1.0, 0.01)  # dense
         table.observe(1, np.arange(3000) * 5000, 1.0, 0.01)  # sparse
         assert len(table.take_changes(1.0)) == 43_000
-        assert sum(len(table.take_changes(1.0)) for _ in range(16)) == 0
+        assert sum(len(table.take_changes(1.0)) for _ in range(COOLING_TURNS)) == 0
         table.arm(0, 0, 40_000, 2.0)
         table.arm(1, 0, 3000 * 5000, 2.0)
-        cooled = [table.take_changes(30.0) for _ in range(16)]
+        cooled = [table.take_changes(30.0) for _ in range(COOLING_TURNS)]
         assert sum(len(changes) for changes in cooled) == 43_000
         assert max(len(changes) for changes in cooled) < 10_000
         assert all((changes.rate_hz < 1).all() for changes in cooled)
@@ -347,10 +348,10 @@ class TestChanges:
         assert changes.vpn.tolist() == list(range(1000))
         assert np.isnan(changes.rate_hz).all() and np.isnan(changes.rate_short_hz).all()
         table.touch(0, np.arange(1000), 1.5)
-        assert sum(len(table.take_changes(1.5)) for _ in range(16)) == 0
+        assert sum(len(table.take_changes(1.5)) for _ in range(COOLING_TURNS)) == 0
         assert len(table.take_changes(1.5, everything=True)) == 0
         table.arm(0, 0, 1000, 2.0)
-        assert sum(len(table.take_changes(3.0)) for _ in range(16)) == 1000
+        assert sum(len(table.take_changes(3.0)) for _ in range(COOLING_TURNS)) == 1000
 
     def test_what_is_sent_is_what_rates_says(self) -> None:
         rng = np.random.default_rng(3)
