@@ -46,8 +46,13 @@ COOLING_TURNS = 16
 """take_changes looks at 1 in so many untouched rows of 512 pages, another one each time."""
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
-_REPORTED_UNKNOWN = np.uint8(BIN_COUNT)
-"""In ``reported``: the page was sent without a rate. No rate comes near the bin of that number (2^39 Hz)."""
+WARMING, NO_LONGER_WARMING = np.float32(4), np.float32(2)
+"""A page warms up once its short rate is so many times the long one, until it is less than the other."""
+_CODES = 126
+_REPORTED_UNKNOWN = np.uint8(_CODES + 1)
+"""In ``reported``: the page was sent without a rate. Else 1 + (rate bin mod _CODES): no rate moves by 31
+octaves between two looks."""
+_REPORTED_WARMING = np.uint8(0x80)
 _END_S = (2**32 - 2) / TICKS_PER_S
 
 _T = TypeVar("_T", bound=np.generic)
@@ -177,15 +182,19 @@ class HeatTable:
         """Note that all pages of [start_vpn, end_vpn) were armed; those still armed stay so since then."""
         self._armed.setdefault(process, ArmedPages()).arm(start_vpn, end_vpn, time_s)
 
+    def disarm(self, process: int, start_vpn: int, end_vpn: int) -> None:
+        """Note that pages of [start_vpn, end_vpn) are not armed after all: their silence tells nothing."""
+        if process in self._armed:
+            self._armed[process].forget(start_vpn, end_vpn)
+            if self._armed[process].is_empty:
+                del self._armed[process]
+
     def forget(self, process: int, start_vpn: int = 0, end_vpn: int = 1 << 52) -> None:
         """Drop everything known of a range of a process (exec, exit, munmap); by default of all of it."""
         for start_key, end_key in self._keys.space_range(process, start_vpn, end_vpn):
             self._dense.remove(start_key, end_key)
             self._sparse.remove(start_key, end_key)
-        if process in self._armed:
-            self._armed[process].forget(start_vpn, end_vpn)
-            if self._armed[process].is_empty:
-                del self._armed[process]
+        self.disarm(process, start_vpn, end_vpn)
         if process in self._sampled:
             self._sampled[process].forget(start_vpn, end_vpn)
             if self._sampled[process].is_empty:
@@ -242,7 +251,8 @@ class HeatTable:
         return armed_s
 
     def take_changes(self, now_s: float, everything: bool = False) -> Changes:
-        """Pages whose long rate moved by half an octave since they were last taken, or became known.
+        """Pages whose long rate moved by half an octave since they were last taken, or became known; also
+        those that begin or cease to warm up, which the short rate shows first.
 
         A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
         Looks at the rows of 512 pages written since the last call and at a rotating sixteenth of the
@@ -251,25 +261,33 @@ class HeatTable:
         found = []
         for piece in self._changed_pieces(everything):
             rates = self._rates_of(piece, now_s)
-            rate = rates.long()
-            bins = np.minimum(rate_bins(rate), _REPORTED_UNKNOWN - CHANGE_BINS)
+            rate, short = rates.long(), rates.short()
+            bins = rate_bins(rate)
             reported = piece.read(piece.home.reported)
-            moved = np.abs(bins.astype(np.int16) - reported) >= CHANGE_BINS
+            was_warming = reported >= _REPORTED_WARMING
+            reported = reported & ~_REPORTED_WARMING
+            codes = bins % np.uint8(_CODES) + np.uint8(1)
+            steps = np.abs(codes.astype(np.int16) - reported)
+            moved = np.minimum(steps, np.abs(_CODES - steps)) >= CHANGE_BINS
+            moved |= (reported == 0) | (reported == _REPORTED_UNKNOWN)
+            is_warming = short >= np.where(was_warming, NO_LONGER_WARMING, WARMING) * rate
+            moved |= is_warming != was_warming
             is_unknown = bins == 0
             if is_unknown.any():
-                bins[is_unknown] = _REPORTED_UNKNOWN
+                codes[is_unknown] = _REPORTED_UNKNOWN
                 # What only samples told becomes unknown again, not cold, once they have faded.
                 news = reported != _REPORTED_UNKNOWN if rates.is_sampled else reported == 0
                 moved[is_unknown] = news[is_unknown]
             if not moved.any():
                 continue
-            piece.home.reported[piece.positions(moved)] = bins[moved]
+            codes[is_warming] |= _REPORTED_WARMING
+            piece.home.reported[piece.positions(moved)] = codes[moved]
             found.append(
                 (
                     np.full(np.count_nonzero(moved), piece.process, dtype=np.int32),
                     piece.vpn[moved],
                     rate[moved],
-                    rates.short()[moved],
+                    short[moved],
                     relative_error(rates.accesses()[moved]),
                 )
             )
