@@ -6,7 +6,7 @@
     accesses_short   float16
     exposure_short   float16
     last             uint32    tick of the last access or first touch; 0 = no page here
-    reported         uint8     rate bin last sent by take_changes, 255 = sent without a rate, 0 = not sent
+    reported         uint8     what take_changes last sent of it, in codes of its own, 0 = not sent
 
 Sums stay as they were at the last access and are decayed from the page's own ``last`` when they are next
 used. The other way, counts scaled by 2^(t/τ) against a moving origin (policy.md, section 1), saves that

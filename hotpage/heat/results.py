@@ -48,7 +48,9 @@ class Folios:
 
 @dataclass(frozen=True)
 class Changes:
-    """Pages whose rate moved by half an octave or more since they were last taken, by (process, vpn)."""
+    """Pages whose rate moved by half an octave or more since they were last taken, or that began or ceased to
+    warm up, by (process, vpn).
+    """
 
     process: Ints32
     vpn: Ints64

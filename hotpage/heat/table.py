@@ -26,15 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Floats32, Floats64, Ints32, Ints64, Ticks
+from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints32, Ints64, Ticks
 from hotpage.heat.columns import SAMPLED, WRITTEN, PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
 from hotpage.heat.histogram import (
     BIN_COUNT,
-    BINS_PER_OCTAVE,
-    LOWEST_EDGE_OCTAVE,
     RateHistogram,
     bin_edges_hz,
     rate_bins,
@@ -62,28 +60,31 @@ many (128 Ki pages), at others each time.
 """
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
-_REPORTED_UNKNOWN = np.uint8(BIN_COUNT)
-"""In ``reported``: the page was sent without a rate. No rate comes near the bin of that number (2^39 Hz)."""
-_HIGHEST_REPORTED = np.uint8(BIN_COUNT - CHANGE_BINS)
+WARMING, NO_LONGER_WARMING = np.float32(4), np.float32(2)
+"""A page warms up once its short rate is so many times the long one, until it is less than the other."""
+_REPORTED_UNKNOWN, _HIGHEST_REPORTED = np.uint8(127), np.uint8(126)
+_BEFORE_REPORTED = 48
+"""In ``reported``: 0, not sent; 127, sent without a rate; else its bin less 48, at least 1, at most 126. So
+what happens under 2^-12 Hz (once in 68 minutes) and over 2^19.25 Hz is no change."""
+_WARMING_BIT = np.uint8(0x80)
 _END_S = (2**32 - 2) / TICKS_PER_S
 _NEVER = 2**32 - 1
 
 _Update = Callable[[PageColumns, Ints64, PageSums], int]
 
 
-_UNCHANGED = np.float32(2.0 ** ((2 * CHANGE_BINS - 1) / BINS_PER_OCTAVE))
-"""Rates from _FALLEN_HZ up to so many times that are less than CHANGE_BINS away from what was reported."""
+def _limits_hz() -> tuple[Floats32, Floats32]:
+    """By what was reported last: below what rate a page has cooled, and from what rate on it has warmed."""
+    code = np.arange(256) & ~_WARMING_BIT
+    edge_hz = bin_edges_hz().astype(np.float32)
+    upper = code + _BEFORE_REPORTED
+    fallen_hz, risen_hz = edge_hz[upper - CHANGE_BINS], edge_hz[upper + CHANGE_BINS - 1]
+    fallen_hz[code <= 1], risen_hz[code >= _HIGHEST_REPORTED] = 0, np.inf
+    fallen_hz[(code == 0) | (code == _REPORTED_UNKNOWN)] = np.inf  # any rate is news
+    return fallen_hz, risen_hz
 
 
-def _fallen_hz() -> Floats32:
-    """By the bin last reported: the rate below which a page has cooled; any, if it was sent without one."""
-    bins = np.arange(BIN_COUNT + 1)
-    limit_hz = np.exp2((bins - CHANGE_BINS) / BINS_PER_OCTAVE + LOWEST_EDGE_OCTAVE).astype(np.float32)
-    limit_hz[_REPORTED_UNKNOWN] = np.inf
-    return limit_hz
-
-
-_FALLEN_HZ = _fallen_hz()
+_FALLEN_HZ, _RISEN_HZ = _limits_hz()
 
 
 class HeatTable:
@@ -210,15 +211,19 @@ class HeatTable:
         """Note that all pages of [start_vpn, end_vpn) were armed; those still armed stay so since then."""
         self._armed.setdefault(process, ArmedPages()).arm(start_vpn, end_vpn, time_s)
 
+    def disarm(self, process: int, start_vpn: int, end_vpn: int) -> None:
+        """Note that pages of [start_vpn, end_vpn) are not armed after all: their silence tells nothing."""
+        if process in self._armed:
+            self._armed[process].forget(start_vpn, end_vpn)
+            if self._armed[process].is_empty:
+                del self._armed[process]
+
     def forget(self, process: int, start_vpn: int = 0, end_vpn: int = 1 << 52) -> None:
         """Drop everything known of a range of a process (exec, exit, munmap); by default of all of it."""
         for start_key, end_key in self._keys.space_range(process, start_vpn, end_vpn):
             self._dense.remove(start_key, end_key)
             self._sparse.remove(start_key, end_key)
-        if process in self._armed:
-            self._armed[process].forget(start_vpn, end_vpn)
-            if self._armed[process].is_empty:
-                del self._armed[process]
+        self.disarm(process, start_vpn, end_vpn)
         if process in self._sampled:
             self._sampled[process].forget(start_vpn, end_vpn)
             if self._sampled[process].is_empty:
@@ -275,7 +280,8 @@ class HeatTable:
         return armed_s
 
     def take_changes(self, now_s: float, everything: bool = False) -> Changes:
-        """Pages whose long rate moved by half an octave since they were last taken, or became known.
+        """Pages whose long rate moved by half an octave since they were last taken, or became known; also
+        those that begin or cease to warm up, which the short rate shows first.
 
         A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
         Looks at the pages written since the last call and in turn at a part of all others, where pages cool
@@ -286,25 +292,31 @@ class HeatTable:
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
             reported = piece.read(piece.home.reported)
-            limit_hz = _FALLEN_HZ.take(reported)
-            moved = rate < limit_hz
-            limit_hz *= _UNCHANGED
-            moved |= rate >= limit_hz
+            moved = (rate < _FALLEN_HZ.take(reported)) | (rate >= _RISEN_HZ.take(reported))
+            touched = np.flatnonzero((rates.last >= self._written_tick) | (reported >= _WARMING_BIT))
+            if touched.size:  # no other page can begin to warm up, or cease to
+                short = rates.some(touched, piece.some(touched)).short()
+                was_warming = reported.take(touched) >= _WARMING_BIT
+                moved[touched] |= _is_warming(short, rate.take(touched), was_warming) != was_warming
             is_unknown = np.isnan(rate)
             if is_unknown.any():
+                was_unknown = reported & ~_WARMING_BIT == _REPORTED_UNKNOWN
                 # What only samples told becomes unknown again, not cold, once they have faded.
-                news = np.where(rates.is_sampled, reported != _REPORTED_UNKNOWN, reported == 0)
+                news = np.where(rates.is_sampled, ~was_unknown, reported == 0)
                 moved |= is_unknown & news
             place = np.flatnonzero(moved)
             if not place.size:
                 continue
             pages, rate = piece.some(place), rate.take(place)
-            bins = np.minimum(rate_bins(rate), _HIGHEST_REPORTED)
-            pages.home.reported[pages.position] = np.where(bins, bins, _REPORTED_UNKNOWN)
             some = rates.some(place, pages)
-            found.append(
-                Changes(pages.process, pages.vpn, rate, some.short(), relative_error(some.accesses()))
-            )
+            short = some.short()
+            codes = np.clip(rate_bins(rate), _BEFORE_REPORTED + 1, _BEFORE_REPORTED + _HIGHEST_REPORTED)
+            codes -= np.uint8(_BEFORE_REPORTED)
+            codes[np.isnan(rate)] = _REPORTED_UNKNOWN
+            was_warming = reported.take(place) >= _WARMING_BIT
+            codes[_is_warming(short, rate, was_warming)] |= _WARMING_BIT
+            pages.home.reported[pages.position] = codes
+            found.append(Changes(pages.process, pages.vpn, rate, short, relative_error(some.accesses())))
         changes = Changes.joined(found)
         return changes.take(_by_process_and_page(changes.process, changes.vpn))
 
@@ -398,6 +410,11 @@ class HeatTable:
         for one in (dense, *parts):
             one.marks[:] = 0
         self._written_tick = _NEVER
+
+
+def _is_warming(short_hz: Floats32, rate_hz: Floats32, was_warming: Bools) -> Bools:
+    """By a page's short and long rates, and whether it was warming up when it was last sent."""
+    return short_hz >= np.where(was_warming, NO_LONGER_WARMING, WARMING) * rate_hz
 
 
 def _by_process_and_page(process: Ints32, vpn: Ints64) -> Ints64:

@@ -35,8 +35,9 @@ VPN_BITS = 52  # 64-bit addresses in 4 KiB pages
 
 README = """A hotpage profile is a directory of tables, each a folder of Parquet parts, readable on its own.
 pages: runs of 4096-byte pages (start_vpn = address / 4096) of one process, written when their rate moved by
-half an octave; the row with the latest time_s holds for a page. rate_hz: accesses/s of each page of the run
-(long horizon); NaN: seen, rate unknown. vmas, armed: the complete set of a process at time_s. A resident page
+half an octave, or their short rate rose to four times it or fell back; the row with the latest time_s holds
+for a page. rate_hz: accesses/s of each page of the run (long horizon); NaN: seen, rate unknown.
+vmas, armed: the complete set of a process at time_s. A resident page
 inside armed without a row in pages was armed and never accessed: it is cold. Outside it is unknown.
 cleared: rows of pages in the range older than time_s no longer hold. time_s: seconds since
 run.started_unix_s. Other columns say their units."""
@@ -323,7 +324,7 @@ def _vma_row(process: int, record: VmaRecord, time_s: float) -> dict[str, Any]:
     row = {name: _text(getattr(record.vma, name)) for name in _VMA_COLUMNS}
     row |= {"process": process, "time_s": time_s, "armable": record.armable}
     if record.residency is not None:
-        page_size_bytes, by_node, policy = record.residency
+        page_size_bytes, by_node, policy, *_ = record.residency
         row |= {"page_size_bytes": page_size_bytes, "resident_bytes": list(by_node.items()), "policy": policy}
     return row
 

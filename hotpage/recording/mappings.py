@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hotpage.errors import PrivilegeError
 from hotpage.machine.processes import Process
+from hotpage.machine.sharing import Range, shared_ranges
 from hotpage.machine.vmas import Vma, read_residency, read_vmas
 from hotpage.profile.snapshot import ClearedRange, VmaRecord
 
@@ -23,6 +24,8 @@ class MappingWatch:
     def __init__(self, process: Process, longest_period_s: float) -> None:
         self.process = process
         self.records: list[VmaRecord] = []
+        self.not_armed: list[Range] = []
+        """Page ranges in mappings that the kernel arms, which it leaves out: other processes map them too."""
         self._longest_period_s = longest_period_s
         self._period_s = _FIRST_PERIOD_S
         self._due_s = 0.0
@@ -44,12 +47,20 @@ class MappingWatch:
             return None
         if not vmas:
             return None
-        cost_s = time.perf_counter() - begun
         gone = unmapped(self.process.index, [record.vma for record in self.records], vmas)
         self.records = [VmaRecord(vma, residency.get(vma.start)) for vma in vmas]
+        shared = [record.vma for record in self.records if may_share_after_fork(record)]
+        self.not_armed = shared_ranges(self.process.pid, [(vma.start >> 12, vma.end >> 12) for vma in shared])
+        cost_s = time.perf_counter() - begun
         self._period_s = min(2 * self._period_s, self._longest_period_s)
         self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
         return gone
+
+
+def may_share_after_fork(record: VmaRecord) -> bool:
+    """Whether some of its pages are copy-on-write ones of several processes, and it can be armed."""
+    most_mapped = record.residency.most_mapped if record.residency else 0
+    return record.armable and record.vma.permissions[3] == "p" and most_mapped > 1
 
 
 def unmapped(process: int, before: Sequence[Vma], now: Sequence[Vma]) -> list[ClearedRange]:

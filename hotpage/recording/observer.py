@@ -10,6 +10,7 @@ from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, 
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
+from hotpage.machine.sharing import Range, without
 from hotpage.recording.sampling import started_s
 from hotpage.recording.scans import ArmedRange, ScanClock
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
@@ -39,6 +40,7 @@ class Observer:
         self._held: Events = np.empty(0, EVENT_DTYPE)
         self._service: dict[int, ServiceClock] = {}
         self._sampled_since_s: dict[int, float] = {}
+        self._not_armed: dict[int, list[Range]] = {}
         self._latencies: list[Latencies] | None = [] if keep_latencies else None
         self._migrated: dict[int, int] = {}
 
@@ -78,8 +80,17 @@ class Observer:
             self._account(events, process)
         return new
 
+    def leave_out(self, process: int, ranges: list[Range]) -> None:
+        """From now on the kernel's scans leave these page ranges (ascending) out, and no others."""
+        for start_vpn, end_vpn in ranges:
+            self.table.disarm(process, start_vpn, end_vpn)
+        self._not_armed[process] = ranges
+
     def _arm(self, armed: ArmedRange) -> None:
-        self.table.arm(armed.process, armed.start_vpn, armed.end_vpn, (armed.time_ns - self._origin_ns) / 1e9)
+        time_s = (armed.time_ns - self._origin_ns) / 1e9
+        left_out = self._not_armed.get(armed.process, [])
+        for start_vpn, end_vpn in without(armed.start_vpn, armed.end_vpn, left_out):
+            self.table.arm(armed.process, start_vpn, end_vpn, time_s)
 
     def _hold_back(self, events: Events, process: NDArray[np.int32]) -> tuple[Events, NDArray[np.int32]]:
         """Keep what happened during a scan in progress for the next batch; the rest."""
@@ -243,3 +254,4 @@ class Observer:
         self._huge.pop(process, None)
         self._service.pop(process, None)
         self._sampled_since_s.pop(process, None)
+        self._not_armed.pop(process, None)

@@ -369,6 +369,7 @@ class Session:
                 self._changed_mappings[index] = watch.records
                 for gone in cleared:
                     self._observer.table.forget(index, gone.start_vpn, gone.end_vpn)
+                self._observer.leave_out(index, watch.not_armed)
                 self._cleared += cleared
 
     def _steer(self) -> None:

@@ -134,7 +134,9 @@ class Keeper:
         # What a policy without a capacity in mind may promote at a time.
         most = self.configuration.budget.move_rate * self.pace.period_s
         named = self.configuration.placement.policy
-        return Aim(most_bytes=most if named == "random" else float("inf"), seed=self.totals.plans, explain=True)
+        return Aim(
+            most_bytes=most if named == "random" else float("inf"), seed=self.totals.plans, explain=True
+        )
 
     def _remember(self, outcome: Outcome) -> None:
         now_s = self._clock()

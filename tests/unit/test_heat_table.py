@@ -309,6 +309,24 @@ class TestChanges:
         table.observe(0, 8, 1.2, 10.0)
         assert table.take_changes(1.2).vpn.tolist() == [8]
 
+    def test_warming_up_is_sent_before_the_long_rate_shows_it_and_so_is_its_end(self) -> None:
+        table = HeatTable()
+        for second in range(60):
+            table.observe(0, [7, 8], float(second), 0.7)
+        table.take_changes(60.0, everything=True)
+        for second in range(60, 66):
+            table.observe(0, 8, float(second), 0.001)
+        changes = table.take_changes(66.0)
+        assert changes.vpn.tolist() == [8]
+        assert changes.rate_short_hz > 4 * changes.rate_hz
+        assert len(table.take_changes(66.0, everything=True)) == 0
+        sent = []
+        for second in range(66, 80):
+            table.observe(0, 8, float(second), 0.7)
+            sent += table.take_changes(float(second)).rate_short_hz.tolist()
+        now = table.rates(0, 80.0).rate_short_hz[1]
+        assert sent and sent[-1] == pytest.approx(now, rel=1.0)
+
     def test_cooling_is_sent_in_the_end_without_events(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("hotpage.heat.table.COOLING_ROWS", 1)  # as if the table were large
         table = HeatTable()

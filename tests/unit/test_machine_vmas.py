@@ -89,14 +89,14 @@ def test_a_process_that_has_gone_has_no_mappings(tmp_path: Path) -> None:
 def test_residency_by_node_and_page_size(tmp_path: Path) -> None:
     (tmp_path / "5").mkdir()
     (tmp_path / "5/numa_maps").write_bytes(
-        b"1000 default file=/N1=7\\040x mapped=3 N0=2 N1=1 kernelpagesize_kB=4\n"
+        b"1000 default file=/N1=7\\040x mapped=3 mapmax=31 N0=2 N1=1 kernelpagesize_kB=4\n"
         b"200000 bind:1 file=/anon_hugepage\\040(deleted) huge anon=2 dirty=2 N1=2 kernelpagesize_kB=2048\n"
         b"7ff000 default stack\n"
     )
     assert read_residency(5, tmp_path) == {
-        0x1000: (4096, {0: 8192, 1: 4096}, "default"),
-        0x200000: (2 << 20, {1: 4 << 20}, "bind:1"),
-        0x7FF000: (os.sysconf("SC_PAGESIZE"), {}, "default"),
+        0x1000: (4096, {0: 8192, 1: 4096}, "default", 31),
+        0x200000: (2 << 20, {1: 4 << 20}, "bind:1", 1),
+        0x7FF000: (os.sysconf("SC_PAGESIZE"), {}, "default", 1),
     }
 
 
@@ -107,4 +107,4 @@ def test_residency_without_numa_comes_from_smaps(tmp_path: Path) -> None:
         b"Rss:      4 kB\nVmFlags: rd wr\n"
         b"00200000-00400000 rw-p 00000000 00:00 0 \nKernelPageSize:  2048 kB\nRss:  0 kB\n"
     )
-    assert read_residency(5, tmp_path) == {0x1000: (4096, {-1: 4096}, ""), 0x200000: (2 << 20, {}, "")}
+    assert read_residency(5, tmp_path) == {0x1000: (4096, {-1: 4096}, "", 0), 0x200000: (2 << 20, {}, "", 0)}

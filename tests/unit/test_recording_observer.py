@@ -55,6 +55,19 @@ def test_first_touches_have_no_rate(observer: Observer) -> None:
     assert found.keys() == {7, 8} and all(np.isnan(rate) for rate in found.values())
 
 
+def test_pages_that_scans_pass_over_stay_unknown(observer: Observer) -> None:
+    """Other processes map them as well; those around them, and they themselves later, are armed."""
+    observer.take(batch(arm(100, 50, 1000), fault(110, 1001)), {})
+    observer.leave_out(0, [(105, 120), (140, 160)])
+    observer.take(batch(arm(100, 50, 2000)), {})
+    silent = np.isfinite(observer.table.silent_rate_hz(0, np.arange(100, 150), 3.0))
+    assert (np.flatnonzero(silent) + 100).tolist() == [*range(100, 105), *range(120, 140)]
+    assert np.isnan(rates(observer, 3.0)[110])
+    observer.leave_out(0, [])
+    observer.take(batch(arm(100, 50, 4000)), {})
+    assert np.isfinite(observer.table.silent_rate_hz(0, np.arange(100, 150), 5.0)).all()
+
+
 def test_a_page_armed_before_the_session_is_known_without_a_rate(observer: Observer) -> None:
     observer.take(batch(hint(7, 1000)), {})
     assert np.isnan(rates(observer, 2.0)[7])
