@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of scripts/bench_auto.py that runs in a guest with two tiers: one JSON object on standard output.
 
-Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above hotpage's headroom are left.
+Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above hotpage's headroom are
+left.
 Each workload starts with everything on the slow node. What counts is known to the workload, not to whoever
 places its pages: the share of its accesses that go to pages on the fast node, by the shares that they were
 dealt, and where the kernel says that they are. The oracle has the most accessed CAPACITY_MIB there. Moved:
 /proc/vmstat's pgmigrate_success.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -30,9 +32,10 @@ from hotpage.placement.budget import headroom_bytes
 FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
 WORKLOAD_MIB, CAPACITY_MIB = 96, 24
-SETTLE_S = {"zipf": 70.0, "shift": 60.0, "sweep": 40.0}
-WINDOW_S, LOOK_S = 15.0, 2.0
+SETTLE_S = {"zipf": 50.0, "shift": 50.0, "sweep": 20.0}
+WINDOW_S, LOOK_S = 10.0, 2.0
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
+_SET_MEMPOLICY, MPOL_PREFERRED, MPOL_BIND = 238, 1, 2  # x86-64; linux/mempolicy.h
 METHODS = ("none", "kernel", "random", "auto")
 MOVE = MovePages()
 
@@ -51,32 +54,38 @@ def filled() -> Iterator[int]:
         if "MemTotal" in line
     )
     marks = read_watermarks()[FAST]
-    wanted = headroom_bytes(total, marks.high) + CAPACITY_MIB * MIB
+    size = marks.available - headroom_bytes(total, marks.high) - CAPACITY_MIB * MIB
     code = (
         "import ctypes, mmap, sys\n"
-        "libc = ctypes.CDLL(None)\n"
-        "mask = ctypes.c_ulong(1)\n"
-        "assert libc.syscall(238, 2, ctypes.byref(mask), 64) == 0\n"  # set_mempolicy(MPOL_BIND)
-        "size = int(sys.argv[1])\n"
-        "held = mmap.mmap(-1, size)\n"
-        "assert libc.mlockall(1) == 0\n"
+        "held = mmap.mmap(-1, int(sys.argv[1]))\n"
+        "assert ctypes.CDLL(None).mlockall(1) == 0\n"
         "print('full', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    size = marks.free - wanted
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
     ) as filler:
         assert filler.stdout is not None and filler.stdout.readline().strip() == "full"
         try:
-            yield read_watermarks()[FAST].free
+            yield read_watermarks()[FAST].available
         finally:
             filler.kill()
 
 
+def set_policy(mode: int, node: int) -> None:
+    """set_mempolicy(2) of this process."""
+    mask = ctypes.c_ulong(1 << node)
+    if ctypes.CDLL(None).syscall(_SET_MEMPOLICY, mode, ctypes.byref(mask), 64):
+        raise OSError("set_mempolicy failed")
+
+
 @contextmanager
 def placed_by(method: str, pid: int, directory: Path) -> Iterator[None]:
-    """Have the workload's pages placed by this method meanwhile; the workload is halted until it has begun."""
+    """Have the workload's pages placed by this method meanwhile; the workload is halted until it begins."""
     if method == "none":
         yield
         return
@@ -93,11 +102,18 @@ def placed_by(method: str, pid: int, directory: Path) -> Iterator[None]:
     config = directory / f"{method}.toml"
     config.write_text(
         f'state_dir = "{directory / method}-{pid}"\n'
-        "[budget]\ncpu_percent = 25.0\nplan_percent = 10.0\n"  # an emulated CPU does a tenth of a real one's work
+        # An emulated CPU does a tenth of a real one's work.
+        "[budget]\ncpu_percent = 25.0\nplan_percent = 10.0\n"
         f'[placement]\npolicy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
     )
     command = [sys.executable, "-m", "hotpage", "auto", "--config", str(config), "-p", str(pid)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True) as service:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        preexec_fn=lambda: set_policy(MPOL_PREFERRED, SLOW),  # it is not to fill what it manages
+    ) as service:
         assert service.stdout is not None
         line = service.stdout.readline()
         assert " moves pages of " in line, line
