@@ -128,20 +128,33 @@ class Watermarks:
     min: int
     low: int
     high: int
+    cache: int = 0
+    """Clean page cache that was not used lately: reclaim takes it before anything else, at little cost."""
+
+    @property
+    def available(self) -> int:
+        """What can be had without taking anything from a program: a node full of page cache is not full."""
+        return self.free + self.cache
 
 
 def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
     """By node, from /proc/zoneinfo; empty where there is none."""
     sums: dict[int, dict[str, int]] = {}
-    node, zone_free = -1, 0
+    node, zone_free, zone_cache = -1, 0, 0
     for line in (read_bytes(proc_root / "zoneinfo") or b"").decode("ascii", "replace").splitlines():
         words = line.split()
         if words[:1] == ["Node"]:
             node = int(words[1].rstrip(","))
-            of_node = sums.setdefault(node, dict.fromkeys(("free", "min", "low", "high"), 0))
+            of_node = sums.setdefault(node, dict.fromkeys(("free", "min", "low", "high", "cache"), 0))
+            zone_cache = 0
         elif words[:2] == ["pages", "free"]:
             zone_free = int(words[2])
             of_node["free"] += zone_free
+        elif words[:1] == ["nr_zone_inactive_file"]:
+            zone_cache = int(words[1])
+            of_node["cache"] += zone_cache
+        elif words[:1] == ["nr_zone_write_pending"]:
+            of_node["cache"] -= min(int(words[1]), zone_cache)
         elif words[:1] == ["protection:"]:
             reserved = max(int(word.strip("(),")) for word in words[1:])
             of_node["free"] -= min(reserved, zone_free)

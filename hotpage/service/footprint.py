@@ -11,7 +11,7 @@ _MMAP_BYTES, _TRIM_BYTES = 128 << 10, 256 << 10
 
 
 class Footprint:
-    """Call ``tighten`` before there are threads, ``trim`` now and then. With another libc both do nothing."""
+    """``tighten`` before there are threads, ``trim`` now and then. Nothing happens under another libc."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)

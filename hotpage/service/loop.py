@@ -115,9 +115,9 @@ def session_options(configuration: Configuration) -> Options:
 
 
 def room_bytes(node: int) -> float:
-    """What a node can take before it falls below its high watermark, now."""
+    """What a node can take before it falls below its high watermark, once its idle page cache has gone."""
     marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.free - marks.high
+    return float("inf") if marks is None else marks.available - marks.high
 
 
 class Service:

@@ -41,6 +41,7 @@ class World:
         self.rate = np.full(pages, 1.0, np.float32)
         self.sizes = np.ones(pages, np.int32)
         self.free_pages = {FAST: HEADROOM_PAGES + pages // 4, SLOW: 1 << 20}
+        self.cache_pages = 0
         self.now_s = 100.0
         self.events = 0
         self.asked: list[int] = []
@@ -66,7 +67,10 @@ class World:
         return np.where(inside, self.node[np.clip(vpn - BASE, 0, self.node.size - 1)], -2).astype(np.int32)
 
     def watermarks(self) -> Mapping[int, Watermarks]:
-        return {node: Watermarks(free * PAGE, 0, 0, 0) for node, free in self.free_pages.items()}
+        return {
+            node: Watermarks(free * PAGE, 0, 0, 0, self.cache_pages * PAGE)
+            for node, free in self.free_pages.items()
+        }
 
     def facts(self, record: ProcessRecord) -> ProcessFacts | None:
         one = record.process

@@ -178,18 +178,27 @@ Node 0, zone    DMA32
         low      200
         high     300
         protection: (0, 0, 5000, 5000, 5000)
+      nr_free_pages 20000
+      nr_zone_inactive_file 900
+      nr_zone_active_file 50
+      nr_zone_write_pending 100
 Node 1, zone   Normal
+  per-node stats
+      nr_inactive_file 77
   pages free     70
         min      7
         low      8
         high     9
         protection: (0, 0, 0, 0, 0)
+      nr_zone_inactive_file 30
+      nr_zone_write_pending 40
 """
     )
     assert read_watermarks(tmp_path) == {
-        0: Watermarks((3840 - 725 + 15000) * 4096, 111 * 4096, 214 * 4096, 317 * 4096),
-        1: Watermarks(70 * 4096, 7 * 4096, 8 * 4096, 9 * 4096),
+        0: Watermarks((3840 - 725 + 15000) * 4096, 111 * 4096, 214 * 4096, 317 * 4096, 800 * 4096),
+        1: Watermarks(70 * 4096, 7 * 4096, 8 * 4096, 9 * 4096, 0),
     }
+    assert read_watermarks(tmp_path)[0].available == (3840 - 725 + 15000 + 800) * 4096
     assert all(0 < marks.min <= marks.low <= marks.high for marks in read_watermarks().values())
 
 

@@ -38,6 +38,15 @@ def test_the_hot_set_ends_on_the_fast_node_and_stays() -> None:
     assert one.fast_vpns() == hot_vpns()
 
 
+def test_a_node_full_of_idle_page_cache_has_room() -> None:
+    """As every machine that runs for a while; else the headroom would be restored for the cache to fill."""
+    one = world()
+    one.cache_pages, one.free_pages[FAST] = one.free_pages[FAST], 0
+    one.step()
+    assert one.fast_vpns() == hot_vpns()
+    assert one.step().outcome is None
+
+
 def test_where_nothing_is_hot_nothing_moves() -> None:
     one = world()
     one.rate[:] = 0.5  # a sweep: not worth 5 us each within a minute
