@@ -285,7 +285,8 @@ class HeatTable:
 
         A page that was only touched comes once, with a rate of NaN: it is there, and its rate unknown.
         Looks at the pages written since the last call and in turn at a part of all others, where pages cool
-        without events; or at ``everything``.
+        without events; or at ``everything``, as at the end, when those come as well whose short rate is an
+        octave off the long one.
         """
         found = []
         for piece in self._pieces_to_tell(everything):
@@ -298,6 +299,9 @@ class HeatTable:
                 short = rates.some(touched, piece.some(touched)).short()
                 was_warming = reported.take(touched) >= _WARMING_BIT
                 moved[touched] |= _is_warming(short, rate.take(touched), was_warming) != was_warming
+            if everything:
+                short = rates.short()
+                moved |= (short >= 2 * rate) | (2 * short <= rate)
             is_unknown = np.isnan(rate)
             if is_unknown.any():
                 was_unknown = reported & ~_WARMING_BIT == _REPORTED_UNKNOWN
