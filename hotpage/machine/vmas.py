@@ -60,7 +60,7 @@ class Vma:
 
         It also skips mappings under an explicit memory policy (``Residency.policy``) and hugetlb ones
         (``Residency.page_size_bytes``). Shared memory has policies of its own, by default none that allows
-        migration (shmem_get_policy, vma_policy_mof): it is never armed.
+        migration (shmem_get_policy, vma_policy_mof): up to 6.18 it is never armed. 7.3 arms it.
         """
         readable, writable = self.permissions[0] == "r", self.permissions[1] == "w"
         if self.kind == "shared":

@@ -4,11 +4,13 @@
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from test_capture_hints import stop
 from toucher import wait_for
 
 from hotpage.exerciser import Exerciser
@@ -16,18 +18,36 @@ from hotpage.machine.hold import MmHolder
 from hotpage.machine.processes import ProcessTable
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
-_SCAN_KNOBS = Path("/sys/kernel/debug/sched/numa_balancing")
+SCAN_KNOBS = Path("/sys/kernel/debug/sched/numa_balancing")
 _MOVE_PAGES = 279  # x86-64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def set_scan_period(milliseconds: int) -> None:
-    """So much of the target's CPU time lies between two arming scans; each covers all of a small process."""
-    (_SCAN_KNOBS / "scan_delay_ms").write_text(str(milliseconds))
+def set_scan_period(milliseconds: int, slowest_ms: int | None = None) -> None:
+    """So much of the target's CPU time lies between two arming scans, or more, up to ``slowest_ms``.
+
+    Each covers 256 MiB, or a GiB if they are half a second apart.
+    """
+    (SCAN_KNOBS / "scan_delay_ms").write_text(str(milliseconds))
+    (SCAN_KNOBS / "scan_size_mb").write_text("1024" if milliseconds >= 500 else "256")
     # Of two limits the kernel refuses to let the lower one pass the upper one.
-    (_SCAN_KNOBS / "scan_period_min_ms").write_text("100")
-    (_SCAN_KNOBS / "scan_period_max_ms").write_text(str(milliseconds))
-    (_SCAN_KNOBS / "scan_period_min_ms").write_text(str(milliseconds))
+    (SCAN_KNOBS / "scan_period_min_ms").write_text("100")
+    (SCAN_KNOBS / "scan_period_max_ms").write_text(str(slowest_ms or milliseconds))
+    (SCAN_KNOBS / "scan_period_min_ms").write_text(str(milliseconds))
+
+
+@contextlib.contextmanager
+def halted(pids: Sequence[int]) -> Iterator[None]:
+    """They do nothing meanwhile, and give way to everybody else afterwards: beside a workload that keeps the
+    emulated CPU busy, to compile BPF programs takes minutes.
+    """
+    for pid in pids:
+        stop(pid)
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -48,6 +68,18 @@ def held(workload: Exerciser) -> Iterator[None]:
         assert process is not None and holder.hold(process)
         wait_for(lambda: holder.poll() is not None and workload.pid in holder.held, "it is held")
         yield
+
+
+def scans(pid: int) -> int:
+    """How many arming passes over its memory a process has had, by the kernel's own count."""
+    lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
+    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("mm->numa_scan_seq"))
+
+
+def await_passes(pids: Sequence[int], passes: int) -> None:
+    """So many whole arming passes over all memory of each process, begun and ended from now on."""
+    least = {pid: scans(pid) + passes for pid in pids}
+    wait_for(lambda: all(scans(pid) > least[pid] for pid in least), f"{passes} arming passes", 0.3)
 
 
 def nodes_of(pid: int, base: int, pages: int) -> NDArray[np.int32]:
