@@ -252,6 +252,9 @@ def vmstat(name: str) -> int:
     return int(words[words.index(name) + 1])
 
 
+MOVED = "numa_pages_migrated", "pgpromote_success"
+
+
 # Linux 6.1 has both nodes in one tier of its own here: it migrates as between sockets.
 @pytest.mark.guest(topology="small-dram", kernels=("6.12", "7.3"), limit_s=600.0)
 def test_the_kernel_promotes_nothing_while_it_is_held(target: Target, tmp_path: Path) -> None:
@@ -270,12 +273,20 @@ def test_the_kernel_promotes_nothing_while_it_is_held(target: Target, tmp_path: 
             assert hold_promotion(knobs)
             assert balancing.read_text() == "0\n", "what is off stays off"
             target.tell("touch")
-            faults, migrated = vmstat("numa_hint_faults"), vmstat("numa_pages_migrated")
+            faults, moved = vmstat("numa_hint_faults"), [vmstat(name) for name in MOVED]
             balancing.write_text(str(ARMING_ONLY))
             deadline = time.monotonic() + _DEADLINE_S
             while vmstat("numa_hint_faults") < faults + 2 * PAGES:
                 assert time.monotonic() < deadline, "hardly any hint faults"
                 time.sleep(0.5)
-            assert vmstat("numa_pages_migrated") == migrated
+            assert [vmstat(name) for name in MOVED] == moved
+            balancing.write_text("0")
+        assert PROMOTE_RATE_LIMIT.read_text() == before[0]
+        # Not held, the same kernel promotes the same pages.
+        balancing.write_text("2")
+        deadline = time.monotonic() + _DEADLINE_S
+        while vmstat("pgpromote_success") == moved[1]:
+            assert time.monotonic() < deadline, "nothing is promoted"
+            time.sleep(0.5)
     finally:
         balancing.write_text(before[1])
