@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program of memory samples on guest kernels, which have no PMU: the host's tests, driven as there."""
+
+import pytest
+
+# Fixtures and tests are what pytest finds here under their names.
+from test_capture_samples import (  # noqa: F401
+    nothing_stays_loaded,
+    test_every_access_is_one_sample,
+    test_loss_is_counted_to_the_sample,
+    test_page_faults_can_drive_it_too,
+    toucher,
+)
+
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.guest(topology="cxl")]
