@@ -91,7 +91,7 @@ def move(
     policy_name: Annotated[
         str | None,
         typer.Option(
-            "--policy", metavar="NAME", help="fit, threshold, cold, all or random; default: by the others."
+            "--policy", metavar="NAME", help="fit, threshold, cold or random; default: by the others."
         ),
     ] = None,
     limit: Annotated[
