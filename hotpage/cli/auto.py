@@ -9,13 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.targets import CgroupOption, CommOption, EverythingOption, PidsOption, require
+from hotpage.cli.running import STOP_SIGNALS, heeding_signals
+from hotpage.cli.targets import (
+    CgroupOption,
+    CommOption,
+    EverythingOption,
+    PidsOption,
+    parse_pids,
+    require,
+)
 from hotpage.errors import UsageError
 from hotpage.machine.capabilities import keep_only
 from hotpage.service.configtext import defaults_of
@@ -130,10 +137,7 @@ def _check(path: Path) -> int:
 def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Targets:
     document: dict[str, object] = {"all": everything}
     if pids is not None:
-        try:
-            document["pids"] = [int(word) for word in pids.split(",")]
-        except ValueError:
-            raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
+        document["pids"] = parse_pids(pids)
     if comm is not None:
         document["comms"] = [comm]
     if cgroup is not None:
@@ -158,21 +162,17 @@ def _orders(heeds_hang_up: bool) -> Iterator[Orders]:
     configuration again, or without a file ends as well.
     """
     orders = Orders()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def note(number: signal.Signals) -> bool:
         if number == signal.SIGHUP and heeds_hang_up:
             orders.reload = True
-            return
-        orders.stop = f"ended by {signal.Signals(number).name}"
-        signal.signal(number, before[signal.Signals(number)])
+            return True
+        orders.stop = f"ended by {number.name}"
+        return False
 
-    for number in numbers:
-        if heeds_hang_up or before[number] is not signal.SIG_IGN:  # nohup
-            signal.signal(number, note)
-    try:
+    # What nohup and the shell had ignored stays so.
+    heeded = [
+        number for number in STOP_SIGNALS if heeds_hang_up or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    with heeding_signals(heeded, note):
         yield orders
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

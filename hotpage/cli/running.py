@@ -3,13 +3,13 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from hotpage.recording.session import Progress
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopReason:
@@ -28,18 +28,35 @@ def stop_on_signals() -> Iterator[StopReason]:
     does. A hang-up that is ignored (nohup) stays so.
     """
     stop = StopReason()
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        signal.signal(number, before[signal.Signals(number)])
+    def note(number: signal.Signals) -> bool:
+        stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        return False
+
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
+    with heeding_signals(heeded, note):
+        yield stop
+
+
+@contextmanager
+def heeding_signals(
+    numbers: Iterable[signal.Signals], note: Callable[[signal.Signals], bool]
+) -> Iterator[None]:
+    """Call ``note`` on each of these signals; once it returns False, the next of that kind does what it
+    always does.
+    """
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        known = signal.Signals(number)
+        if not note(known):
+            signal.signal(number, before[known])
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, handle)
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

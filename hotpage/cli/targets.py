@@ -65,7 +65,12 @@ def parse_selection(pids: str | None, cgroup: str | None, comm: str | None, ever
         return Selection.of_comm(comm)
     if everything:
         return Selection(everything=True)
+    return Selection.of_pids(parse_pids(pids or ""))
+
+
+def parse_pids(pids: str) -> list[int]:
+    """``PID[,PID]`` as numbers. Raises UsageError."""
     try:
-        return Selection.of_pids(int(word) for word in (pids or "").split(","))
+        return [int(word) for word in pids.split(",")]
     except ValueError:
         raise UsageError(f"'{pids}' is not a list of process ids", "write -p PID or -p PID,PID") from None
