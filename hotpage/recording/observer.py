@@ -163,8 +163,7 @@ class Observer:
     ) -> None:
         """Memory samples; within a huge page they speak for all of it, as its hint faults do."""
         if heads := self._huge.get(owner):
-            head = vpn & ~np.int64(_HUGE_PAGES - 1)
-            vpn = np.where(np.isin(head, np.fromiter(heads, np.int64, len(heads))), head, vpn)
+            vpn = np.where(_is_within(heads, vpn), _head(vpn), vpn)
         since_s = self._sampled_since_s.get(owner)
         if since_s is None:
             since_s = max(started_s(self._processes.by_index(owner), self._origin_ns), 0.0)
@@ -177,7 +176,7 @@ class Observer:
             if not huge.any():
                 return
             heads = self._huge.setdefault(process, set())
-        heads.difference_update((vpn[~huge] & ~np.int64(_HUGE_PAGES - 1)).tolist())  # split since
+        heads.difference_update(_head(vpn[~huge]).tolist())  # split since
         heads.update(vpn[huge].tolist())
 
     def changes(self, now_s: float, everything: bool = False) -> Changes:
@@ -192,7 +191,7 @@ class Observer:
         for process, heads in self._huge.items():
             low, high = np.searchsorted(changes.process, [process, process + 1])
             vpn = changes.vpn[low:high]
-            within = np.isin(vpn & ~np.int64(_HUGE_PAGES - 1), np.fromiter(heads, np.int64, len(heads)))
+            within = _is_within(heads, vpn)
             # A huge page's other pages may be known from before it was one, or before that was known.
             pages[low:high] = np.where(within, np.where(vpn % _HUGE_PAGES, 0, _HUGE_PAGES), 1)
         if (pages == 1).all():
@@ -218,9 +217,8 @@ class Observer:
         if not heads:
             pages = np.ones(len(rates), np.int32)
             return Folios(rates.vpn, pages, rates.rate_hz, rates.rate_short_hz, rates.relative_error)
-        first = rates.vpn & ~np.int64(_HUGE_PAGES - 1)
-        within = np.isin(first, np.fromiter(heads, np.int64, len(heads)))
-        kept = ~within | (rates.vpn == first)
+        within = _is_within(heads, rates.vpn)
+        kept = ~within | (rates.vpn == _head(rates.vpn))
         pages = np.where(within, np.int32(_HUGE_PAGES), np.int32(1))[kept]
         share = pages.astype(np.float32)
         return Folios(
@@ -255,3 +253,13 @@ class Observer:
         self._service.pop(process, None)
         self._sampled_since_s.pop(process, None)
         self._not_armed.pop(process, None)
+
+
+def _head(vpn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first page of the huge page that each page would be part of."""
+    return vpn & ~np.int64(_HUGE_PAGES - 1)
+
+
+def _is_within(heads: set[int], vpn: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each page is part of one of the huge pages that begin at ``heads``."""
+    return np.isin(_head(vpn), np.fromiter(heads, np.int64, len(heads)))
