@@ -123,9 +123,8 @@ class MoveLog:
 def _rows_of(outcome: MoveOutcome, now_s: float) -> _Rows:
     """A row for each base page that was tried, in the order of the move."""
     move = outcome.move
-    ends = np.cumsum(move.pages, dtype=np.int64)
     rows = np.empty(len(outcome.results), _ROW)
-    rows["vpn"] = np.repeat(move.vpn - (ends - move.pages), move.pages) + np.arange(len(rows))
+    rows["vpn"] = move.base_vpn()
     rows["time_s"], rows["result"] = now_s, outcome.results
     rows["source"], rows["target"] = move.source, move.target
     tried: _Rows = rows[outcome.results != Result.UNTRIED]

@@ -93,10 +93,7 @@ class MoveOutcome:
 
     def pages(self, kinds: frozenset[Result]) -> Int64s:
         """All base pages with one of these results."""
-        first = np.cumsum(self.move.pages, dtype=np.int64) - self.move.pages
-        vpn = np.repeat(self.move.vpn - first, self.move.pages) + np.arange(self.results.size)
-        chosen: Int64s = vpn[np.isin(self.results, list(kinds))]
-        return chosen
+        return self.move.base_vpn()[np.isin(self.results, list(kinds))]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from hotpage.machine.vmas import read_vmas
 from hotpage.placement.budget import headroom_bytes
 from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
 from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int64s, ProcessRecord, Snapshot
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int64s, ProcessRecord, Snapshot
 
 SILENT_ERROR = 2**0.5
 """Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""
@@ -42,6 +42,10 @@ class Pages:
     rate_hz: Float32s
     rate_short_hz: Float32s
     relative_error: Float32s
+
+    def take(self, mask: Bools) -> Pages:
+        """Those of the mask."""
+        return Pages(self.vpn[mask], self.rate_hz[mask], self.rate_short_hz[mask], self.relative_error[mask])
 
 
 def gather(
@@ -130,11 +134,7 @@ def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages)
     node = move_pages.query(pid, pages.vpn)
     has_row = np.isin(pages.vpn, snapshot.pages.of(index).vpn)
     kept = (node >= 0) | has_row  # armed ranges have holes
-    return fold(index, pid, _taken(pages, kept), np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
-
-
-def _taken(pages: Pages, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Pages:
-    return Pages(pages.vpn[mask], pages.rate_hz[mask], pages.rate_short_hz[mask], pages.relative_error[mask])
+    return fold(index, pid, pages.take(kept), np.where(node < 0, ABSENT, node)[kept].astype(np.int16))
 
 
 def _with_silent(snapshot: Snapshot, index: int, pid: int) -> Pages:

@@ -238,6 +238,11 @@ class Usage:
         """Measured seconds."""
         return self.end_s - self.start_s
 
+    @property
+    def received(self) -> int:
+        """Events of all sources."""
+        return sum(counts.received for counts in self.sources)
+
     def plus(self, data: IntervalData) -> Usage:
         """With one more interval."""
         totals = {counts.source: counts for counts in self.sources}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hotpage.placement.outcome import RESULT_WORDS, MoveOutcome, Outcome
+from hotpage.placement.outcome import RESULT_WORDS, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import ABSENT, WORDS, Fate, Plan, Situation
 from hotpage.profile.snapshot import PAGE_BYTES
 from hotpage.views.units import percent, rate, seconds
@@ -57,8 +57,7 @@ class MoveLog:
                 continue
             first = int(move.pages[:place].sum(dtype=np.int64))
             result = one.results[first + vpn - int(move.vpn[place])]
-            words = next(words for kind, words in RESULT_WORDS.items() if kind == result)
-            yield PastMove(time_s, move.source, move.target, words)
+            yield PastMove(time_s, move.source, move.target, RESULT_WORDS[Result(int(result))])
 
 
 def explain(situation: Situation, plan: Plan, log: MoveLog, pid: int, address: int) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
 
 def _reason(plan: Plan, process: int, vpn: int, fate: int) -> str:
     if fate != Fate.MOVED:
-        return next(words for kind, words in WORDS.items() if kind == fate)
+        return WORDS[Fate(fate)]
     for move in plan.moves:
         if move.process == process and np.isin(vpn, move.vpn, assume_unique=True):
             return f"goes to node {move.target}: {move.reason}"

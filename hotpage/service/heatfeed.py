@@ -21,6 +21,8 @@ from hotpage.profile.snapshot import (
 from hotpage.recording.background import SessionThread
 from hotpage.recording.recorder import Options
 
+_POLL_S = 0.1
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -43,7 +45,7 @@ class Picture:
     @property
     def events(self) -> int:
         """Accesses seen since the session began."""
-        return sum(counts.received for counts in self.usage.sources)
+        return self.usage.received
 
     @property
     def tracked_pages(self) -> int:
@@ -95,7 +97,7 @@ class HeatFeed:
     @property
     def events(self) -> int:
         """Accesses seen since the session began."""
-        return sum(counts.received for counts in self.usage.sources)
+        return self.usage.received
 
     def picture(self, should_stop: Callable[[], object]) -> Picture | None:
         """Wait for the next interval's end and what is known then; None once the session has ended, or a stop
@@ -123,9 +125,6 @@ class HeatFeed:
             self.usage,
             time.thread_time() - begun_s,
         )
-
-
-_POLL_S = 0.1
 
 
 class HeatSession(SessionThread):

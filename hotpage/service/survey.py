@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.estimator import ALPHA, BETA_S
+from hotpage.heat.estimator import silent_rate
 from hotpage.heat.results import ArmedRanges, Folios
 from hotpage.machine.cgroups import memory_by_node
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
+from hotpage.placement.choosing import places
 from hotpage.placement.history import History
 from hotpage.placement.plan import (
     ABSENT,
+    Aim,
     Candidates,
     Costs,
     GroupLimits,
-    NodeRoom,
     ProcessFacts,
     Situation,
 )
@@ -77,7 +78,7 @@ class Surveyor:
         share = self.configuration.placement.headroom_percent / 100
         marks = {node: replace(one, free=one.available) for node, one in self.read_watermarks().items()}
         nodes = [replace(room, rate_bytes=rate_bytes) for room in node_rooms(self.topology, marks, share)]
-        fast = _fast_nodes(nodes)
+        fast = places(nodes, Aim()).fast
         facts, tables = {}, []
         for index in sorted(picture.processes):
             found = self._facts(picture.processes[index])
@@ -177,12 +178,7 @@ class Surveyor:
         quiet = fold(
             index,
             facts.pid,
-            Pages(
-                silent.vpn[there],
-                silent.rate_hz[there],
-                silent.rate_short_hz[there],
-                silent.relative_error[there],
-            ),
+            silent.take(there),
             node[len(folios) :][there],
         )
         return _by_address(joined([tracked, quiet]))
@@ -199,8 +195,8 @@ class Surveyor:
             vpn = vpn[~_is_covered(vpn, folios)]
         rate_hz = np.empty(vpn.size, np.float32)
         if vpn.size and armed is not None:
-            watched_s = np.maximum(picture.time_s - Coverage(armed).mean_first_s(vpn, vpn + 1), 0.0)
-            rate_hz[:] = ALPHA / (BETA_S + watched_s)
+            first_s = Coverage(armed).mean_first_s(vpn, vpn + 1)
+            rate_hz = silent_rate(np.maximum(picture.time_s - first_s, 0.0))
         return Pages(vpn, rate_hz, rate_hz, np.full(vpn.size, SILENT_ERROR, np.float32))
 
     def _vmas_with_fast_pages(
@@ -210,12 +206,6 @@ class Surveyor:
             there = record.residency
             if there is None or any(there.bytes_by_node.get(node, 0) for node in fast):
                 yield record.vma.start // PAGE_BYTES, record.vma.end // PAGE_BYTES
-
-
-def _fast_nodes(nodes: Iterable[NodeRoom]) -> frozenset[int]:
-    ordinary = [room for room in nodes if not room.is_device]
-    first = min((room.tier for room in ordinary), default=0)
-    return frozenset(room.node for room in ordinary if room.tier == first)
 
 
 def _is_below(cgroup: str, path: str) -> bool:

@@ -145,7 +145,7 @@ def _events(view: LiveView, status: Status, width: int) -> Text:
         parts.append((0, _fact(counts.source, f"{counts.received:,}", "")))
         parts.append((3, Text(f"{units.rate(per_s)}/s", FAINT)))
     lost = sum(counts.lost for counts in view.usage.sources)
-    emitted = lost + sum(counts.received for counts in view.usage.sources)
+    emitted = lost + view.usage.received
     share = f" ({units.percent(lost / emitted)})" if lost else ""
     parts.append((0, _fact("lost", f"{lost:,}{share}", ALERT if lost else "")))
     if status.kept_one_in > 1:
