@@ -45,10 +45,19 @@ class Window:
         self._kernel_count = kernel_count
         self._parts: list[Events] = []
         self._counters = capture.counters()
-        before = vmstat(kernel_count)
-        capture.set_self_test(True)
-        capture.set_target(Target.everything())
-        self._begun = before, vmstat(kernel_count)
+        self._switch(Target.nothing())
+        self._begun = self._switch(Target.everything())
+
+    def _switch(self, target: Target) -> tuple[int, int]:
+        """Capture these from now on; the kernel's count just before that and just after.
+
+        What this touches may be armed, and then faults between the counts: where the same was said before,
+        next to nothing does.
+        """
+        before = vmstat(self._kernel_count)
+        self._capture.set_self_test(target != Target.nothing())
+        self._capture.set_target(target)
+        return before, vmstat(self._kernel_count)
 
     def read(self) -> Events:
         """Take what has come since."""
@@ -73,11 +82,17 @@ class Window:
         """Halt the workload; all events. From now on there are ``emitted`` and ``lost``, by source,
         and ``counted``, what the kernel counted at most."""
         stop(workload.pid)
-        before = vmstat(self._kernel_count)
-        self._capture.set_target(Target.nothing())
-        self._capture.set_self_test(False)
-        self._ended = before, vmstat(self._kernel_count)
-        wait_for(self._is_complete, "what a program had begun to write is there")
+        self._switch(Target.everything())
+        self._ended = self._switch(Target.nothing())
+        try:
+            wait_for(self._is_complete, "what a program had begun to write is there")
+        except AssertionError as error:
+            read = np.bincount(joined(self._parts)["source"], minlength=8)
+            counters = self._capture.counters()
+            raise AssertionError(
+                f"{error}: read {read}, emitted {counters.emitted - self._counters.emitted}, "
+                f"lost {counters.lost - self._counters.lost}; ring filled to {self._capture.fullest_ring}"
+            ) from None
         counters = self._capture.counters()
         self.counted = self._ended[1] - self._begun[0]
         self.emitted = counters.emitted - self._counters.emitted

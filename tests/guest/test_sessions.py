@@ -159,8 +159,7 @@ def seen(cgroup: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         zoo.stdin.flush()
         assert zoo.stdout.readline() == "done\n"
         print(f"{CHILDREN / (time.monotonic() - begun_s):.0f} short processes a second")
-        now_s = (time.monotonic_ns() - recording.snapshot().run.origin_monotonic_ns) / 1e9
-        wait_for(lambda: recording.snapshot().time_s > now_s, "all that is in the profile", 1.0)
+        recording.await_now()
         helpers = children_of(recording.process.pid)
         wait_for(lambda: halt_armed(recording.process.pid), "it arms pages")
         recording.process.kill()

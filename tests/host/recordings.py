@@ -4,6 +4,8 @@
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from toucher import wait_for
@@ -39,10 +41,40 @@ class Recording:
         self.await_interval()
         return self
 
+    @property
+    def intervals(self) -> int:
+        """How many intervals have been written."""
+        # Part files are merged as they get many: only who reads them knows.
+        if not any((self.directory / "intervals").glob("part*")):
+            return 0
+        return self.snapshot().usage.intervals
+
     def await_interval(self, number: int = 1) -> None:
         """Some intervals have been written."""
-        folder = self.directory / "intervals"
-        wait_for(lambda: len(list(folder.glob("part*"))) >= number, f"interval {number}")
+        self._wait(lambda: self.intervals >= number, f"interval {number} is written")
+
+    def await_now(self) -> None:
+        """All that has happened until now has been written."""
+        now_s = (time.monotonic_ns() - self.snapshot().run.origin_monotonic_ns) / 1e9
+        self._wait(lambda: self.snapshot().time_s > now_s, "all until now is written")
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait, and if it is in vain say what the recorder does instead."""
+        try:
+            wait_for(lambda: condition() or self.process.poll() is not None, what, 0.2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its threads: {self._threads()}") from None
+        if not condition():
+            self.finish()
+            raise AssertionError(f"never came true: {what}; it ended: {self.said}")
+
+    def _threads(self) -> list[str]:
+        """The state of each thread, and where it waits in the kernel."""
+        found = []
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+            found.append(f"{state} {(thread / 'stack').read_text().splitlines()[:6]}")
+        return found
 
     def finish(self) -> int:
         _, said = self.process.communicate(timeout=120)
