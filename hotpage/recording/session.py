@@ -21,12 +21,10 @@ from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges, Changes
 from hotpage.heat.table import HeatTable
-from hotpage.machine.processes import Process, ProcessTable, list_pids
-from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvents
+from hotpage.machine.procevents import ProcessEvents
 from hotpage.profile.snapshot import (
     ClearedRange,
     IntervalData,
-    ProcessRecord,
     RunEnd,
     RunInfo,
     SourceCounts,
@@ -36,7 +34,7 @@ from hotpage.recording.arming import Arming
 from hotpage.recording.budget import ArmingAccount, SamplingControl
 from hotpage.recording.command import Command
 from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
-from hotpage.recording.mappings import MappingWatch
+from hotpage.recording.following import FollowedProcesses
 from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.observer import Observer
 from hotpage.recording.sampling import SampleWeights
@@ -50,9 +48,6 @@ _BUSY_RING = 0.2
 """Fill of the fullest ring from which on it is read more often."""
 _STEER_PERIOD_S = 0.5
 _SAMPLING_PERIOD_S = 1.0
-_LONGEST_MAPPING_PERIOD_S = 10.0
-_MEMBERS_PERIOD_S = 3.0
-"""Processes that joined a cgroup, or took a name, in other ways than by fork are found this often."""
 _CPUS = os.cpu_count() or 1
 
 
@@ -131,7 +126,6 @@ class Session:
         self._selection = selection
         self._command = command
         self._capture = capture
-        self._process_events = process_events
         self._nodes = nodes
         self._sink = sink
         self._account = account
@@ -142,10 +136,10 @@ class Session:
             counts.update(dict.fromkeys(self._sources, 0))
         self._weights = SampleWeights() if "sample" in capture.rungs else None
         self._sampling = SamplingControl(run.budget_percent or 100.0)
-        self._processes = ProcessTable()
+        self._processes = FollowedProcesses(selection, capture, process_events, self._now_s)
         self._observer = Observer(
             HeatTable(run.horizons_s),
-            self._processes,
+            self._processes.table,
             self._origin_ns,
             account.fault_cost_s,
             keep_latencies,
@@ -153,17 +147,11 @@ class Session:
         self._target_cpu = TargetCpu()
         self._machine_cpu_before_s = machine_cpu_s()
         self._counters_before = capture.counters()
-        self._watches: dict[int, MappingWatch] = {}
-        self._records: dict[int, ProcessRecord] = {}
-        self._changed_records: set[int] = set()
         self._changed_mappings: dict[int, Sequence[VmaRecord]] = {}
-        self._gone: list[int] = []
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
-        self._fresh: set[int] = set()
         self._events_cpu_s = 0.0
         self._sampled = (0.0, 0.0)
-        self._members_s = 0.0
         self._written = replace(progress, received={}, lost={}, sampled_out={})
         self._steered = replace(progress)
 
@@ -183,8 +171,7 @@ class Session:
             self._arming.start()
         if self._command is not None:
             self._command.release()  # on return it has begun
-            self._fresh.add(self._command.pid)
-        self._find_members()
+        self._processes.begin(self._command.pid if self._command else None)
         status: str | None = None
         next_interval_s = self._now_s() + self._interval_s
         while status is None:
@@ -224,7 +211,7 @@ class Session:
         """Why there is nothing left to record, if so."""
         if self._command is not None:
             return None if self._command.poll() is None else "complete"
-        if self._selection.pids and not self._processes.live():
+        if self._selection.pids and not self._processes.table.live():
             return "target exited"
         return None
 
@@ -234,24 +221,20 @@ class Session:
         events = self._weighed(self._capture.read())
         self._events_cpu_s += time.thread_time() - begun_cpu_s
         # Afterwards, so that every exec among those events is known.
-        ended, replaced_ns = self._follow_processes()
+        ended, replaced_ns = self._processes.follow()
         if len(events) and self._progress.first_event_s is None:
             self._progress.first_event_s = self._now_s()
         begun_cpu_s = time.thread_time()
         new = self._observer.take(events, replaced_ns, last)
         self._events_cpu_s += time.thread_time() - begun_cpu_s
         for process in new:
-            self._enter(process)
+            self._processes.enter(process)
         received = np.bincount(events["source"], minlength=8)
         for name, source in self._sources.items():
             self._progress.received[name] += int(received[source])
-        for process in ended:
-            if self._processes.by_pid(process.pid) is process:
-                self._processes.exit(process.pid)
-            self._leave(process)
+        self._processes.end(ended)
         self._progress.elapsed_s = self._now_s()
-        if self._selection.several and self._progress.elapsed_s - self._members_s >= _MEMBERS_PERIOD_S:
-            self._find_new_members()
+        self._processes.find_new_members()
         self._read_due_mappings()
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()
@@ -265,105 +248,11 @@ class Session:
         helper = self._arming.helper_pid if self._arming else None
         return events if helper is None else select(events, events["tgid"] != helper)
 
-    def _find_members(self) -> None:
-        """Follow the selected processes that live now; with -a they are found by their events."""
-        if not self._selection.everything:
-            for pid in self._selection.members():
-                self._enter(self._processes.add(pid))
-
-    def _find_new_members(self) -> None:
-        self._members_s = self._progress.elapsed_s
-        for pid in self._selection.members():
-            if self._processes.by_pid(pid) is None and (found := self._processes.add(pid)) is not None:
-                self._capture.add_pid(pid)
-                self._enter(found)
-
-    def _follow_processes(self) -> tuple[list[Process], dict[int, int]]:
-        """The processes that ended, and by pid when those that replaced their memory did."""
-        ended: list[Process] = []
-        replaced_ns: dict[int, int] = {}
-        # Read from /proc just now, after all that the events tell: an exec among them is in it already.
-        fresh, self._fresh = self._fresh, set()
-        for event in self._process_events.drain():
-            known = None if isinstance(event, Lost) else self._processes.by_pid(event.pid)
-            if isinstance(event, Fork):
-                if self._selection.is_followed and self._processes.by_pid(event.parent) is not None:
-                    # The kernel has seen to that by itself where it can, but an exit of the pid's former
-                    # process that was told only now has undone it.
-                    self._capture.add_pid(event.pid)
-                    self._enter(self._processes.add(event.pid))
-                    fresh.add(event.pid)
-            elif isinstance(event, Exec):
-                if known is not None:
-                    replaced_ns[event.pid] = event.time_ns
-                    if event.pid in fresh:
-                        self._describe_again(known)
-                    else:
-                        self._replace(known)
-                        fresh.add(event.pid)
-            elif isinstance(event, Exit):
-                if self._selection.is_followed:
-                    # Also those too short-lived to be known: their pids will be others'.
-                    self._capture.remove_pid(event.pid)
-                if known is not None:
-                    ended.append(known)
-            else:
-                ended += self._look_again()
-        return ended, replaced_ns
-
-    def _look_again(self) -> list[Process]:
-        """Process events were lost: find out what they would have told; the processes that ended."""
-        ended = [process for process in self._processes.live() if not self._processes.is_alive(process)]
-        if self._selection.is_followed:
-            living = set(list_pids())
-            for pid in self._capture.target_pids() - living:
-                self._capture.remove_pid(pid)
-            for pid in self._capture.target_pids():
-                self._enter(self._processes.add(pid))
-        self._find_members()
-        return ended
-
-    def _describe_again(self, known: Process) -> None:
-        """A process may have been met in the middle of its exec, still under its former name."""
-        record = self._records.get(known.index)
-        if record is not None and self._processes.is_alive(known):
-            current = self._processes.refresh(known.pid)
-            if current is not None:
-                self._records[known.index] = replace(record, process=current)
-                self._changed_records.add(known.index)
-
-    def _replace(self, known: Process) -> None:
-        """A process has replaced its memory (exec), and maybe its name."""
-        old, new = self._processes.exec(known.pid)
-        self._leave(old)
-        if new is not None and self._selection.comm not in (None, new.comm):
-            self._processes.exit(new.pid)
-            new = None
-        self._enter(new, previous=old if old is not None and old.index in self._records else None)
-
-    def _enter(self, process: Process | None, previous: Process | None = None) -> None:
-        """Begin to follow a process that the table has given an index."""
-        if process is None or process.index in self._records:
-            return
-        self._records[process.index] = ProcessRecord(
-            process, self._now_s(), previous_index=previous.index if previous else None
-        )
-        self._changed_records.add(process.index)
-        self._watches[process.index] = MappingWatch(process, _LONGEST_MAPPING_PERIOD_S)
-
-    def _leave(self, process: Process | None) -> None:
-        """A process has gone; its heat is written with this interval and dropped afterwards."""
-        if process is None or process.index not in self._records:
-            return
-        self._records[process.index] = replace(self._records[process.index], exited_s=self._now_s())
-        self._changed_records.add(process.index)
-        self._watches.pop(process.index, None)
-        self._gone.append(process.index)
-
     def _read_due_mappings(self, all_of_them: bool = False) -> None:
-        for index, watch in list(self._watches.items()):
+        watches = self._processes.watches
+        for index, watch in watches.items():
             if all_of_them or watch.is_due(self._progress.elapsed_s):
-                cleared = watch.read(self._progress.elapsed_s, len(self._watches))
+                cleared = watch.read(self._progress.elapsed_s, len(watches))
                 if cleared is None:
                     continue  # its exit is about to be told
                 self._changed_mappings[index] = watch.records
@@ -396,7 +285,9 @@ class Session:
         if self._selection.everything:
             progress.target_cpu_s = machine_cpu_s() - self._machine_cpu_before_s - progress.own_cpu_s
         else:
-            progress.target_cpu_s = self._target_cpu.update(process.pid for process in self._processes.live())
+            progress.target_cpu_s = self._target_cpu.update(
+                process.pid for process in self._processes.table.live()
+            )
         progress.tracked_pages = self._observer.table.tracked_pages
         own_share = progress.own_cpu_s / (max(progress.elapsed_s, _TICK_S) * _CPUS)
         self._account.update(progress.received.get("hint", 0), progress.target_cpu_s, own_share)
@@ -406,7 +297,7 @@ class Session:
         self._sample()
         self._capture.attach_new_cpus()
         if self._arming is not None:
-            self._arming.hold(self._processes.live())
+            self._arming.hold(self._processes.table.live())
             self._arming.steer()
             self._progress.is_arming = self._arming.is_arming
 
@@ -431,7 +322,7 @@ class Session:
             start_s=written.elapsed_s,
             end_s=progress.elapsed_s,
             changes=self._changes(last),
-            processes=[self._records[index] for index in sorted(self._changed_records)],
+            processes=self._processes.take_changed(),
             vmas=self._changed_mappings,
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
@@ -454,13 +345,10 @@ class Session:
             raise
         if not written.received:  # the first: it loads the library that writes
             progress.start_up_cpu_s += time.process_time() - begun_cpu_s
-        for index in self._gone:
+        for index in self._processes.take_gone():
             observer.forget(index)
-            self._processes.forget(index)
-            self._records.pop(index, None)
             self._armed_passes.pop(index, None)
-        self._gone, self._cleared = [], []
-        self._changed_records, self._changed_mappings = set(), {}
+        self._changed_mappings, self._cleared = {}, []
         self._written = replace(
             progress,
             received=dict(progress.received),
@@ -494,7 +382,7 @@ class Session:
         )
 
     def _changed_coverage(self) -> Iterable[tuple[int, ArmedRanges]]:
-        for index in self._records:
+        for index in self._processes.records:
             ranges = self._observer.table.armed_ranges(index)
             passes = int(ranges.passes.sum()) + len(ranges.passes)
             if passes != self._armed_passes.get(index, 0):

@@ -238,7 +238,7 @@ def test_an_exec_into_another_name_leaves_a_selection_by_name(sleeper: Sleeper) 
     first = sleeper()
     bench = Bench(Selection(comm="sleep"))
     bench.record([
-        lambda: setattr(bench.session, "_selection", Selection(comm="other")),
+        lambda: setattr(bench.session._processes, "_selection", Selection(comm="other")),
         bench.says(Exec(first.pid, 1)),
     ], ticks=3)  # fmt: skip
     assert first.pid in pids(bench, ended=True)
@@ -269,7 +269,8 @@ def test_processes_that_have_gone_leave_nothing_behind(sleeper: Sleeper) -> None
     bench.record(steps, ticks=4)
     session = bench.session
     assert pids(bench, ended=True) == {child.pid for child in children}
-    assert len(session._records) == len(session._watches) == len(session._processes.all()) == 1
+    followed = session._processes
+    assert len(followed.records) == len(followed.watches) == len(followed.table.all()) == 1
     assert session._observer.table.tracked_pages == 0
 
 
@@ -352,7 +353,7 @@ def test_several_selections_find_who_joins_later(sleeper: Sleeper) -> None:
     bench.record([
         lambda: seen.append(bench.capture.target_pids()),
         lambda: Group.pids_there.add(later.pid),
-        lambda: setattr(bench.session, "_members_s", -1e9),
+        lambda: setattr(bench.session._processes, "_members_s", -1e9),
         lambda: None,
         lambda: seen.append(bench.capture.target_pids()),
         lambda: end(first),
