@@ -55,7 +55,10 @@ class Ring:
         offset = mmap.PAGESIZE + (consumed & (self.size_bytes - 1))
         records = np.ndarray((count,), _RECORD_DTYPE, self._producer, offset)
         odd = np.flatnonzero(records["length"] != _EVENT_BYTES)
-        busy = odd[(records["length"][odd] & _BUSY) != 0]
+        # They may be completed at any moment: what counts is this one reading of their lengths.
+        length = records["length"][odd]
+        odd, length = odd[length != _EVENT_BYTES], length[length != _EVENT_BYTES]
+        busy = odd[(length & _BUSY) != 0]
         if len(busy):
             count = int(busy[0])
             records, odd = records[:count], odd[odd < count]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from hotpage.capture.events import EVENT_DTYPE
 from hotpage.capture.ring import RECORD_BYTES, Ring, read_all
@@ -108,6 +109,24 @@ def test_what_was_read_is_a_copy(ring: Ring, producer: Producer, count: int) -> 
         producer.put(999)
     assert events["address"].tolist() == list(range(count))
     assert events.base is None or events.base.flags.owndata
+
+
+@pytest.mark.parametrize("flags", [0, DISCARD])
+def test_a_record_may_be_completed_while_it_is_looked_at(
+    ring: Ring, producer: Producer, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    producer.put(1)
+    busy = producer.put(2, BUSY)
+    producer.put(3)
+    find = np.flatnonzero
+
+    def find_and_submit(condition: NDArray[np.bool_]) -> NDArray[np.intp]:
+        found = find(condition)
+        producer.submit(busy, flags)
+        return found
+
+    monkeypatch.setattr("hotpage.capture.ring.np.flatnonzero", find_and_submit)
+    assert addresses(ring) + addresses(ring) == ([1, 3] if flags else [1, 2, 3])
 
 
 def test_reading_stops_at_a_record_still_written(ring: Ring, producer: Producer) -> None:
