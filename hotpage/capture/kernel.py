@@ -18,6 +18,7 @@ _FIELDS = (
     ("task_struct", "tgid"),
     ("task_struct", "group_leader"),
     ("task_struct", "comm"),
+    ("task_struct", "pagefault_disabled"),
     ("mm_struct", "pgd"),
     ("mm_struct", "numa_scan_offset"),
     ("mm_struct", "numa_scan_seq"),

@@ -109,10 +109,7 @@ class Window:
         """Hold ``seen`` against the kernel's count."""
         least, most = self._ended[0] - self._begun[1], self._ended[1] - self._begun[0]
         print(f"{seen} {self._kernel_count} seen; the kernel: {least} to {most}")
-        # An exception that the kernel does not handle at first, in a system call that must not sleep, comes
-        # again: page faults are seen twice then, calls of the kernel's functions are not.
-        walks = self._capture.rungs["hint"].walks_page_tables
-        assert least <= seen <= most + (5 if walks else 0)
+        assert least <= seen <= most
         assert most - least <= 20 + 0.02 * least, "too much on the edges to tell anything"
 
 
