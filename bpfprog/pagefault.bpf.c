@@ -231,8 +231,9 @@ int page_fault_user(struct raw_arguments *ctx)
 int page_fault_kernel(struct raw_arguments *ctx)
 {
 #ifdef HOTPAGE_TASK_PAGEFAULT_DISABLED
-	/* Code that must not sleep: the kernel does not handle its faults, and the code asks again where it may sleep. */
-	if ((u32)read_kernel(bpf_get_current_task() + HOTPAGE_TASK_PAGEFAULT_DISABLED))
+	/* Code that must not sleep: the kernel does not handle its faults, and the code asks again where it may sleep. To
+	 * read the count increments it, for that read must not sleep either. */
+	if ((u32)read_kernel(bpf_get_current_task() + HOTPAGE_TASK_PAGEFAULT_DISABLED) > 1)
 		return 0;
 #endif
 	return page_fault(ctx->args[0], ctx->args[2], HOTPAGE_KERNEL);

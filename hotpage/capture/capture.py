@@ -165,7 +165,7 @@ class Capture:
         self._statistics_fd: int | None = None
         self._measured_from = self._measured_to = 0
         self.received = 0
-        """Records taken from the rings: counters().emitted less lost."""
+        """Records taken from the rings: counters().emitted less lost. The self-test's are among them."""
         while not self._try_rungs(tuple(sources), forced_rungs):
             self.close()
 
@@ -182,6 +182,7 @@ class Capture:
         try:
             self._open()
         except RungFailed as failure:
+            self.received = 0  # those counters go as well
             for name in failure.sources:
                 self.kernel.failures[name, self.rungs[name].name] = str(failure)
             return False

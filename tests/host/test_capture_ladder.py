@@ -42,3 +42,19 @@ def test_a_source_that_sees_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(selftest, "run", see_nothing)
     with pytest.raises(UnsupportedError, match=r"tracepoint: .*saw 0 of 23.*software event: .*saw 0 of 23"):
         Capture(("fault",))
+
+
+def test_counts_are_those_of_the_rung_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, failed = selftest.run, []
+
+    def fail_once(capture: Capture) -> None:
+        run(capture)
+        if not failed:
+            failed.append(capture.rungs["fault"].name)
+            raise RungFailed(["fault"], "not this one")
+
+    monkeypatch.setattr(selftest, "run", fail_once)
+    with Capture(("fault",)) as capture:
+        assert failed and failed != [capture.rungs["fault"].name]
+        counters = capture.counters()
+        assert counters.emitted.sum() == capture.received + counters.lost.sum() > 0
