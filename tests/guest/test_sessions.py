@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recordings import HOTPAGE, Recording
 from test_capture_hints import stop
-from test_record_command import HOTPAGE, Recording
 from toucher import Toucher, loaded_programs, wait_for
 from workload import BALANCING, SCAN_KNOBS, await_passes, halted, set_scan_period
 

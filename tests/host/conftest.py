@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every test on this kernel: it needs root, and it leaves the machine as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from recordings import Recording
 
 _HERE = Path(__file__).parent
 _BALANCING = Path("/proc/sys/kernel/numa_balancing")
@@ -23,3 +24,18 @@ def balancing_is_put_back() -> Iterator[None]:
     yield
     after = _BALANCING.read_text() if _BALANCING.exists() else None
     assert after == before, "kernel.numa_balancing was not restored"
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
+    """``hotpage record`` with these options, in the background; killed at the end if it still runs."""
+    started: list[Recording] = []
+
+    def start(*options: str) -> Recording:
+        started.append(Recording(tmp_path / f"profile{len(started)}", *options))
+        return started[-1]
+
+    yield start
+    for recording in started:
+        recording.process.kill()
+        recording.process.communicate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from test_record_command import HOTPAGE
+from recordings import HOTPAGE
 from toucher import loaded_programs, wait_for
 
 from hotpage.exerciser import Exerciser

@@ -39,20 +39,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
-    started: list[Recording] = []
-
-    def start(*options: str) -> Recording:
-        started.append(Recording(tmp_path / f"profile{len(started)}", *options))
-        return started[-1]
-
-    yield start
-    for recording in started:
-        recording.process.kill()
-        recording.process.communicate()
-
-
-@pytest.fixture
 def exerciser() -> Iterator[Exerciser]:
     with Exerciser.start(mib=16, threads=2) as exerciser:
         yield exerciser

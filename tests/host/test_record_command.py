@@ -31,20 +31,6 @@ def nothing_stays_loaded() -> Iterator[None]:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
-    started: list[Recording] = []
-
-    def start(*options: str) -> Recording:
-        started.append(Recording(tmp_path / f"profile{len(started)}", *options))
-        return started[-1]
-
-    yield start
-    for recording in started:
-        recording.process.kill()
-        recording.process.communicate()
-
-
-@pytest.fixture
 def toucher() -> Iterator[Toucher]:
     with Toucher() as toucher:
         yield toucher
