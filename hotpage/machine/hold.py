@@ -91,7 +91,8 @@ class MmHolder:
     def hold(self, process: Process) -> bool:
         """Ask for a process to be held; ``poll`` tells when it is.
 
-        False, and nothing asked, if it has gone or has several threads (which needs no hold).
+        False, and nothing asked, if it has gone or has several threads (which needs no hold), or the helper
+        is too busy to be asked now.
         """
         stat = read_stat(process.pid)
         if stat is None or stat.has_ended or stat.threads != 1:
@@ -99,12 +100,11 @@ class MmHolder:
         if stat.start_time_ticks != process.start_time_ticks:
             return False
         # The words at the initial stack pointer (argc) are mapped in every process and were written by exec.
-        self._send(f"hold {process.pid} {stat.start_time_ticks} {stat.start_stack & ~7}")
-        return True
+        return self._send(f"hold {process.pid} {stat.start_time_ticks} {stat.start_stack & ~7}")
 
-    def release(self, pid: int) -> None:
-        """Ask for a process to be let go; no effect if it is not held."""
-        self._send(f"release {pid}")
+    def release(self, pid: int) -> bool:
+        """Ask for a process to be let go; no effect if it is not held. False if the helper is too busy."""
+        return self._send(f"release {pid}")
 
     def poll(self) -> list[HoldEvent]:
         """What happened since the last call; never blocks. Raises HotpageError if the helper has died."""
@@ -143,11 +143,14 @@ class MmHolder:
         if verb != "ready":
             raise self._died()
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str) -> bool:
         try:
             self._socket.send(message.encode())
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise self._died() from error
+        return True
 
     def _died(self) -> HotpageError:
         return HotpageError("the helper that holds memory has died", "start hotpage again")

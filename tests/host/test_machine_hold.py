@@ -294,6 +294,16 @@ def test_who_is_not_held(start: Start, holder: MmHolder) -> None:
     assert holder.poll() == []
 
 
+def test_a_helper_that_is_too_busy_is_asked_again(start: Start, holder: MmHolder) -> None:
+    child = target(start)
+    process = process_of(child.pid)
+    os.kill(holder.helper_pid, signal.SIGSTOP)
+    assert not all(holder.hold(process) for _ in range(100_000))
+    os.kill(holder.helper_pid, signal.SIGCONT)
+    wait_for(lambda: holder.poll() and child.pid in holder.held, "it is held")
+    wait_for(lambda: holder.hold(process), "there is room for questions again")
+
+
 def test_a_dead_helper_is_an_error_of_one_line(holder: MmHolder) -> None:
     os.kill(holder.helper_pid, signal.SIGKILL)
 
