@@ -58,7 +58,7 @@ class PartWriter:
         return same if sum(part.size_bytes for part in same) <= MERGE_BYTES else []
 
     def _merge(self, parts: list[Part]) -> None:
-        table = pa.concat_tables(pq.read_table(part.path) for part in parts)
+        table = pa.concat_tables(_read(part.path) for part in parts)
         merged = self._write(table, parts[0].first_interval, parts[-1].last_interval, parts[0].merges + 1)
         self._parts[-len(parts) :] = [merged]
         for part in parts[1:]:
@@ -69,6 +69,12 @@ class PartWriter:
         content = encode(table, self._folder.name, first_interval, last_interval)
         write_whole(path, content)
         return Part(path, first_interval, last_interval, len(content), merges)
+
+
+def _read(path: Path) -> pa.Table:
+    """A small part; by this thread alone: a recorder has no use for Arrow's pools of threads."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        return file.read(use_threads=False)
 
 
 def encode(table: pa.Table, name: str, first_interval: int, last_interval: int) -> memoryview:
