@@ -31,21 +31,22 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: f
 
 
 def room_bytes(node: int) -> float:
-    """What a node can take before it falls below its high watermark, now."""
+    """What a node can take before it falls below its high watermark, once its idle page cache has gone."""
     marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.free - marks.high
+    return float("inf") if marks is None else marks.available - marks.high
 
 
 def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:
-    """Bytes that nodes near their low watermark should have free, by node; empty while none is.
+    """Bytes that nodes near their low watermark should have available, by node; empty while none is.
 
-    The kernel begins to reclaim, and to swap, at ``low`` and stops at ``high``. From a margin as wide as that
-    above ``low`` on, that is at ``high``, a node is to get twice the margin above it.
+    The kernel begins to reclaim at ``low`` and stops at ``high``; it swaps when that takes more than idle
+    page cache. From a margin as wide as that above ``low`` on, that is at ``high``, a node is to get twice
+    the margin above it.
     """
     return {
         node: float(marks.high + 2 * (marks.high - marks.low))
         for node, marks in watermarks.items()
-        if marks.low and marks.free < marks.high
+        if marks.low and marks.available < marks.high
     }
 
 

@@ -113,7 +113,7 @@ def node_rooms(
         if node.tier is None or not node.total_bytes:
             continue
         marks = watermarks.get(node.id)
-        free = marks.free if marks else node.free_bytes or 0
+        free = marks.available if marks else node.free_bytes or 0
         rooms.append(
             NodeRoom(
                 node.id,

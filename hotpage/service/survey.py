@@ -76,8 +76,8 @@ class Surveyor:
         self._surveyed_s = now_s
         rate_bytes = self.configuration.budget.move_rate * period_s
         share = self.configuration.placement.headroom_percent / 100
-        marks = {node: replace(one, free=one.available) for node, one in self.read_watermarks().items()}
-        nodes = [replace(room, rate_bytes=rate_bytes) for room in node_rooms(self.topology, marks, share)]
+        rooms = node_rooms(self.topology, self.read_watermarks(), share)
+        nodes = [replace(room, rate_bytes=rate_bytes) for room in rooms]
         fast = places(nodes, Aim()).fast
         facts, tables = {}, []
         for index in sorted(picture.processes):
