@@ -287,7 +287,8 @@ def _move(
     candidates, costs = situation.candidates, situation.costs
     source, target = code & _NODE_MASK, code >> _NODE_BITS & _NODE_MASK
     is_promotion = code >= _PROMOTION
-    accesses_hz = float(np.nan_to_num(candidates.rate_hz.take(rows).astype(np.float64)) @ pages)
+    # Not by @: BLAS would share these few out among threads that wait busily for each other.
+    accesses_hz = float(np.nansum(candidates.rate_hz.take(rows) * pages, dtype=np.float64))
     count = int(pages.sum(dtype=np.int64))
     saved_s = accesses_hz * gap_ns(situation, source, target) * 1e-9 * costs.horizon_s
     return Move(
