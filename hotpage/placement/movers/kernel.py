@@ -265,6 +265,7 @@ class KernelMover:
             pending = sum(work.pending.size for work in works)
             report()
         self._tiering.limit_promotion(0)
+        self._look(works, Result.MOVED)  # what was promoted since the last look
         return notes
 
 
