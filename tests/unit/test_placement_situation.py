@@ -21,6 +21,7 @@ from hotpage.machine.processes import ProcessTable
 from hotpage.machine.topology import Node, Topology
 from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
+from hotpage.placement.silent import Pages
 from hotpage.placement.situation import fold, gather, node_rooms, process_facts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
@@ -138,7 +139,7 @@ def test_a_huge_page_is_one_row_of_its_mean_rate(monkeypatch: pytest.MonkeyPatch
     vpn = np.concatenate((np.arange(1024, 1024 + 256), np.arange(2000, 2003))).astype(np.int64)
     rate = np.full(vpn.size, 10.0, np.float32)
     error = np.full(vpn.size, 0.5, np.float32)
-    pages = module.Pages(vpn, rate, rate * 2, error)
+    pages = Pages(vpn, rate, rate * 2, error)
     table = fold(7, 1, pages, np.ones(vpn.size, np.int16))
     assert table.vpn.tolist() == [1024, 2000, 2001, 2002]
     assert table.pages.tolist() == [512, 1, 1, 1]
