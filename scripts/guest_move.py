@@ -118,24 +118,29 @@ def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) 
 
 
 def throughput(workload: Zipf, peer: str) -> dict[str, float]:
-    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
+    """Pages per second of the mover and of the bare loop, on the same pages, in turn.
+
+    The loop takes calls of ``LOOP_BATCH``, and on the way back calls as large as the mover's were: every call
+    has a cost of its own, and the mover's are bounded by time.
+    """
     workload.process.send_signal(signal.SIGSTOP)  # nothing but the moves
     vpn = workload.vpn[:LOOP_PAGES]
 
-    def by_loop(target: int) -> float:
-        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, LOOP_BATCH]
+    def by_loop(target: int, batch: int = LOOP_BATCH) -> float:
+        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
         done = subprocess.run([peer, "loop", *map(str, words)], capture_output=True, text=True, check=True)
         return float(done.stdout)
 
     by_loop(SLOW)
-    ours, theirs, in_calls = [], [], []
+    ours, theirs, alike, in_calls, calls = [], [], [], [], []
     for _ in range(LOOP_ROUNDS):
         for source, target in ((SLOW, FAST), (FAST, SLOW)):
             took_s, outcome = order(workload, vpn, source, target)
             assert outcome.moved_bytes == vpn.size * PAGE
             ours.append(took_s)
             in_calls.append(outcome.call_s / took_s)
-            by_loop(source)
+            calls.append(outcome.calls)
+            alike.append(by_loop(source, vpn.size // outcome.calls))
             theirs.append(by_loop(target))
     workload.process.send_signal(signal.SIGCONT)
     ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
@@ -143,6 +148,8 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
         "mover_pages_per_s": vpn.size / ours_s,
         "loop_pages_per_s": vpn.size / theirs_s,
         "mover_to_loop": theirs_s / ours_s,
+        "mover_to_loop_of_such_calls": float(np.median(alike)) / ours_s,
+        "mover_pages_per_call": vpn.size / float(np.median(calls)),
         "mover_in_calls": float(np.median(in_calls)),
     }
 

@@ -331,6 +331,10 @@ def test_batches_shrink_at_once_and_grow_by_doubling() -> None:
     assert size.folios == 92 * 16
     size.learn(3, 1e-4)
     assert size.folios == 92 * 16, "a small call says nothing about large ones"
+    size.learn(size.folios, 1.0)
+    assert size.folios == 92 * 32, "that one was interrupted"
+    size.learn(size.folios, 1.0)
+    assert size.folios < 92
     for _ in range(20):
         size.learn(size.folios, 1.0)
     assert size.folios == 1
