@@ -167,11 +167,14 @@ class Choice:
         """
         room = [self.allotment.room.get(node, 0) for node in self.places.fast]
         need = float(self.slow_by_key[least_key:].sum()) - sum(room)
-        likely = int(np.searchsorted(np.cumsum(self.fast_by_key), _SLACK * need + _LEAST_VICTIMS)) + 1
+        sums = np.cumsum(self.fast_by_key)
+        likely = int(np.searchsorted(sums, _SLACK * need + _LEAST_VICTIMS)) + 1
         present = np.flatnonzero(self.slow_by_key)
         surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
         if any(pages < 0 for pages in room):
             surely = UNKNOWN_KEY
+        if likely < surely and sums[surely - 1] < 2 * sums[likely - 1]:
+            likely = surely  # to look at all is quicker than perhaps to look twice
         return min(likely, surely), surely
 
     def classify(
