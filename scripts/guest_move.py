@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of scripts/bench_move.py that runs in a guest with two tiers: one JSON object on standard output.
 
-One-shot: a zipf workload with all pages on the slow node is profiled, then ``hotpage move --promote``
-promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its
-accesses goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+One-shot: a zipf workload with all pages on the slow node is profiled for a few arming passes, then ``hotpage
+move --promote`` promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which
+share of its accesses goes to the fast node; an oracle that knows those counters would have moved the most
+accessed pages, as many.
 ``random`` does the same from the same profile and the same start.
 
 All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
@@ -33,7 +34,8 @@ from hotpage.placement.plan import Move, Plan, ProcessFacts
 
 MIB = 192
 LIMIT_MIB = 48
-LOOK_S = 20
+LOOK_PASSES = 4
+LONGEST_LOOK_S = 240.0
 WINDOW_S = 10.0
 FAST, SLOW = 0, 1
 PAGE = 4096
@@ -88,6 +90,28 @@ def hotpage(*words: object) -> str:
         raise SystemExit(done.stdout)
     say(f"hotpage {words[0]} has ended")
     return done.stdout
+
+
+def passes(pid: int) -> int:
+    """How many arming passes over its memory a process has had, by the kernel's own count."""
+    lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
+    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("mm->numa_scan_seq"))
+
+
+def record(workload: Zipf, profile: Path) -> None:
+    """Profile the workload for ``LOOK_PASSES``: how many seconds they take depends on who else is busy."""
+    command = [sys.executable, "-m", "hotpage", "record", "-p", str(workload.pid), "--arm", "--budget", "100"]
+    wanted = passes(workload.pid) + LOOK_PASSES
+    recorder = subprocess.Popen([*command, "-o", str(profile)])
+    deadline_s = time.monotonic() + LONGEST_LOOK_S
+    while passes(workload.pid) < wanted:
+        if recorder.poll() is not None or time.monotonic() > deadline_s:
+            recorder.kill()
+            raise SystemExit(f"there were no {LOOK_PASSES} arming passes")
+        time.sleep(0.5)
+    recorder.send_signal(signal.SIGINT)
+    recorder.wait()
+    say("hotpage record has ended")
 
 
 def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
@@ -162,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, zipf(peer, Path(directory), seed) as workload:
         profile = Path(directory) / "profile"
         say("the workload runs")
-        hotpage("record", "-p", workload.pid, "--arm", "-d", LOOK_S, "--budget", 100, "-o", profile)
+        record(workload, profile)
         numbers["fit"] = promote(workload, profile)
         order(workload, workload.vpn, FAST, SLOW)
         numbers["random"] = promote(workload, profile, "--policy", "random", "--seed", seed)
