@@ -73,9 +73,12 @@ def test_a_whole_profile_goes_up_and_down_again(target: Target, profile: Path) -
     assert target.tell("read") == "0"
 
 
-def test_pages_that_cannot_move_are_in_the_result(target: Target, profile: Path) -> None:
+def test_pages_that_cannot_move_are_in_the_result(target: Target, tmp_path: Path) -> None:
     """The three hottest are pinned: alone they are a failure, among others a line of the table."""
-    target.tell("pin", HOT - 3, 3)
+    profile = write_profile(
+        target, tmp_path / "profile", lambda page: 9000.0 if page < 3 else 1000.0 if page < HOT else 0.01
+    )
+    target.tell("pin", 0, 3)
     status, document, said = move(profile, "--promote", "--limit", "12K")
     assert status == 1 and said == "hotpage: nothing was moved: pinned\n"
     assert document["result"]["bytes"] == {"pinned": 3 * PAGE}
