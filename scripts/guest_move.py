@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of scripts/bench_move.py that runs in a guest with two tiers: one JSON object on standard output.
 
-One-shot: a zipf workload with all pages on the slow node is profiled, then ``hotpage move --promote``
-promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which share of its
-accesses goes to the fast node; an oracle that knows those counters would have moved the most accessed pages.
+One-shot: a zipf workload with all pages on the slow node is profiled for a few arming passes, then ``hotpage
+move --promote`` promotes at most LIMIT. Then the workload's own counters, which hotpage never sees, say which
+share of its accesses goes to the fast node; an oracle that knows those counters would have moved the most
+accessed pages, as many.
 ``random`` does the same from the same profile and the same start.
 
 All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
@@ -33,7 +34,8 @@ from hotpage.placement.plan import Move, Plan, ProcessFacts
 
 MIB = 192
 LIMIT_MIB = 48
-LOOK_S = 20
+LOOK_PASSES = 4
+LONGEST_LOOK_S = 240.0
 WINDOW_S = 10.0
 FAST, SLOW = 0, 1
 PAGE = 4096
@@ -90,6 +92,28 @@ def hotpage(*words: object) -> str:
     return done.stdout
 
 
+def passes(pid: int) -> int:
+    """How many arming passes over its memory a process has had, by the kernel's own count."""
+    lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
+    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("mm->numa_scan_seq"))
+
+
+def record(workload: Zipf, profile: Path) -> None:
+    """Profile the workload for ``LOOK_PASSES``: how many seconds they take depends on who else is busy."""
+    command = [sys.executable, "-m", "hotpage", "record", "-p", str(workload.pid), "--arm", "--budget", "100"]
+    wanted = passes(workload.pid) + LOOK_PASSES
+    recorder = subprocess.Popen([*command, "-o", str(profile)])
+    deadline_s = time.monotonic() + LONGEST_LOOK_S
+    while passes(workload.pid) < wanted:
+        if recorder.poll() is not None or time.monotonic() > deadline_s:
+            recorder.kill()
+            raise SystemExit(f"there were no {LOOK_PASSES} arming passes")
+        time.sleep(0.5)
+    recorder.send_signal(signal.SIGINT)
+    recorder.wait()
+    say("hotpage record has ended")
+
+
 def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
     """Promote by the profile, and measure the share of accesses that go to fast memory since."""
     words = ("move", "-i", profile, "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options)
@@ -118,24 +142,29 @@ def order(workload: Zipf, vpn: npt.NDArray[np.int64], source: int, target: int) 
 
 
 def throughput(workload: Zipf, peer: str) -> dict[str, float]:
-    """Pages per second of the mover and of the bare loop, on the same pages, in turn."""
+    """Pages per second of the mover and of the bare loop, on the same pages, in turn.
+
+    The loop takes calls of ``LOOP_BATCH``, and on the way back calls as large as the mover's were: every call
+    has a cost of its own, and the mover's are bounded by time.
+    """
     workload.process.send_signal(signal.SIGSTOP)  # nothing but the moves
     vpn = workload.vpn[:LOOP_PAGES]
 
-    def by_loop(target: int) -> float:
-        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, LOOP_BATCH]
+    def by_loop(target: int, batch: int = LOOP_BATCH) -> float:
+        words = [workload.pid, workload.vpn[0] * PAGE, vpn.size, target, batch]
         done = subprocess.run([peer, "loop", *map(str, words)], capture_output=True, text=True, check=True)
         return float(done.stdout)
 
     by_loop(SLOW)
-    ours, theirs, in_calls = [], [], []
+    ours, theirs, alike, in_calls, calls = [], [], [], [], []
     for _ in range(LOOP_ROUNDS):
         for source, target in ((SLOW, FAST), (FAST, SLOW)):
             took_s, outcome = order(workload, vpn, source, target)
             assert outcome.moved_bytes == vpn.size * PAGE
             ours.append(took_s)
             in_calls.append(outcome.call_s / took_s)
-            by_loop(source)
+            calls.append(outcome.calls)
+            alike.append(by_loop(source, vpn.size // outcome.calls))
             theirs.append(by_loop(target))
     workload.process.send_signal(signal.SIGCONT)
     ours_s, theirs_s = float(np.median(ours)), float(np.median(theirs))
@@ -143,6 +172,8 @@ def throughput(workload: Zipf, peer: str) -> dict[str, float]:
         "mover_pages_per_s": vpn.size / ours_s,
         "loop_pages_per_s": vpn.size / theirs_s,
         "mover_to_loop": theirs_s / ours_s,
+        "mover_to_loop_of_such_calls": float(np.median(alike)) / ours_s,
+        "mover_pages_per_call": vpn.size / float(np.median(calls)),
         "mover_in_calls": float(np.median(in_calls)),
     }
 
@@ -155,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, zipf(peer, Path(directory), seed) as workload:
         profile = Path(directory) / "profile"
         say("the workload runs")
-        hotpage("record", "-p", workload.pid, "--arm", "-d", LOOK_S, "--budget", 100, "-o", profile)
+        record(workload, profile)
         numbers["fit"] = promote(workload, profile)
         order(workload, workload.vpn, FAST, SLOW)
         numbers["random"] = promote(workload, profile, "--policy", "random", "--seed", seed)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,21 +32,22 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: f
 
 
 def room_bytes(node: int) -> float:
-    """What a node can take before it falls below its high watermark, now."""
+    """What a node can take before it falls below its high watermark, once its idle page cache has gone."""
     marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.free - marks.high
+    return float("inf") if marks is None else marks.available - marks.high
 
 
 def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:
-    """Bytes that nodes near their low watermark should have free, by node; empty while none is.
+    """Bytes that nodes near their low watermark should have available, by node; empty while none is.
 
-    The kernel begins to reclaim, and to swap, at ``low`` and stops at ``high``. From a margin as wide as that
-    above ``low`` on, that is at ``high``, a node is to get twice the margin above it.
+    The kernel begins to reclaim at ``low`` and stops at ``high``; it swaps when that takes more than idle
+    page cache. From a margin as wide as that above ``low`` on, that is at ``high``, a node is to get twice
+    the margin above it.
     """
     return {
         node: float(marks.high + 2 * (marks.high - marks.low))
         for node, marks in watermarks.items()
-        if marks.low and marks.free < marks.high
+        if marks.low and marks.available < marks.high
     }
 
 
@@ -90,19 +92,22 @@ class BatchSize:
 
     Every call waits for an RCU grace period and for every CPU to drain its page lists, whatever it moves:
     ``fixed_s``. With b seconds a folio above that, n = (0.9 CALL_S - fixed)/b; but at least n = fixed/b, for
-    calls that spend more than half of their time on nothing would only be more calls. n at most doubles.
+    calls that spend more than half of their time on nothing would only be more calls. n at most doubles. b is
+    the median of the last three calls: a single slow one was most likely interrupted.
     """
 
     def __init__(self, fixed_s: float = 0.0, call_s: float = CALL_S, first: int = _FIRST_BATCH) -> None:
         self._fixed_s = fixed_s
         self._call_s = call_s
+        self._each_s: deque[float] = deque(maxlen=3)
         self.folios = first
 
     def learn(self, folios: int, took_s: float) -> None:
         """A call of so many folios took so long."""
         if folios < self.folios // 2 and took_s <= self._call_s:
             return  # a smaller call than planned says little about larger ones
-        each_s = max(took_s - self._fixed_s, _LEAST_FOLIO_S * folios) / folios
+        self._each_s.append(max(took_s - self._fixed_s, _LEAST_FOLIO_S * folios) / folios)
+        each_s = sorted(self._each_s)[(len(self._each_s) - 1) // 2]
         wanted = int(max(0.9 * self._call_s - self._fixed_s, self._fixed_s) / each_s)
         self.folios = max(1, min(wanted, 2 * self.folios, _LARGEST_BATCH))
 

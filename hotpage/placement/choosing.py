@@ -43,7 +43,7 @@ from hotpage.placement.ranking import (
     key_rate_hz,
     rank_keys,
 )
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int32s, Int64s
 
 _LEAST_RATIO = 1e-6
 """Rates farther apart than this are as good as this far: a victim without any access has no logarithm."""
@@ -167,11 +167,14 @@ class Choice:
         """
         room = [self.allotment.room.get(node, 0) for node in self.places.fast]
         need = float(self.slow_by_key[least_key:].sum()) - sum(room)
-        likely = int(np.searchsorted(np.cumsum(self.fast_by_key), _SLACK * need + _LEAST_VICTIMS)) + 1
+        sums = np.cumsum(self.fast_by_key)
+        likely = int(np.searchsorted(sums, _SLACK * need + _LEAST_VICTIMS)) + 1
         present = np.flatnonzero(self.slow_by_key)
         surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
         if any(pages < 0 for pages in room):
             surely = UNKNOWN_KEY
+        if likely < surely and sums[surely - 1] < 2 * sums[likely - 1]:
+            likely = surely  # to look at all is quicker than perhaps to look twice
         return min(likely, surely), surely
 
     def classify(
@@ -366,7 +369,9 @@ class Choice:
     def _kept_bytes(self) -> dict[Fate, int]:
         """Bytes by fate, moved ones left out: by class, put right by the rows with a fate of their own."""
         sums = np.bincount(self._fates.reshape(-1), self._by_class.reshape(-1), len(Fate))
-        rows = np.flatnonzero(self.fate != _BY_CLASS)
+        rows = _joined(
+            [np.flatnonzero(self.fate[part] != _BY_CLASS) + part.start for part in chunks(self.fate.size)]
+        )
         pages = self.allotment.sizes(rows)
         sums -= np.bincount(self._fates[self._place.take(rows), self.key.take(rows)], pages, len(Fate))
         sums += np.bincount(self.fate.take(rows), pages, len(Fate))
@@ -405,6 +410,8 @@ class Gate:
         self._candidates = choice.situation.candidates
         self._costs = choice.situation.costs
         self._gaps_ns = choice.gaps_ns
+        self._slow = sorted(choice.places.slow)
+        self._processes = list(choice.situation.processes)
         known = {i: one.horizon_s for i, one in choice.situation.processes.items()}
         self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
         for process, horizon_s in known.items():
@@ -447,7 +454,16 @@ class Gate:
         return bound
 
     def _gain_s(self, rows: Int64s, target: int, victim_hz: Float32s | float) -> Floats64:
-        gap_s = self._gaps_ns(target)[self._candidates.node.take(rows)] * 1e-9
-        holds_s = self._horizon_s.take(self._candidates.process.take(rows))
-        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * (gap_s * holds_s)
+        worth_s = self._of(self._gaps_ns(target) * 1e-9, self._slow, self._candidates.node, rows)
+        worth_s = worth_s * self._of(self._horizon_s, self._processes, self._candidates.process, rows)
+        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * worth_s
         return gain
+
+    @staticmethod
+    def _of(values: Floats64, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> Floats64:
+        """``values`` by the index of each of ``rows``; one for all where all that are possible are equal.
+
+        That is most often so, and reading in the order of heat misses the caches.
+        """
+        first = values[possible[:1]]
+        return first if (values[possible] == first).all() else values.take(index.take(rows))

@@ -53,7 +53,7 @@ RESULT_WORDS = {
     Result.ELSEWHERE: "on another node than planned for",
     Result.REFUSED: "refused by the kernel",
     Result.PLANNED: "would move",
-    Result.LEFT: "left where it was: the kernel chose other pages",
+    Result.LEFT: "where it was: the kernel chose other pages, or put it back",
 }
 
 RESULT_OF_ERRNO = {

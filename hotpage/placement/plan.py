@@ -68,6 +68,7 @@ class ProcessFacts:
 class NodeRoom:
     """A node with memory. ``tier`` 0 is the fastest; latency None where the firmware does not tell.
 
+    ``free_bytes``: what can be had without taking anything from a program, idle page cache included; of it
     ``headroom_bytes`` stay free, whatever is moved: at least the node's high watermark. ``rate_bytes``: what
     may be moved to the node by this plan. ``is_device``: memory of an accelerator, left alone unless named.
     """
@@ -286,7 +287,8 @@ def _move(
     candidates, costs = situation.candidates, situation.costs
     source, target = code & _NODE_MASK, code >> _NODE_BITS & _NODE_MASK
     is_promotion = code >= _PROMOTION
-    accesses_hz = float(np.nan_to_num(candidates.rate_hz.take(rows).astype(np.float64)) @ pages)
+    # Not by @: BLAS would share these few out among threads that wait busily for each other.
+    accesses_hz = float(np.nansum(candidates.rate_hz.take(rows) * pages, dtype=np.float64))
     count = int(pages.sum(dtype=np.int64))
     saved_s = accesses_hz * gap_ns(situation, source, target) * 1e-9 * costs.horizon_s
     return Move(

@@ -19,11 +19,8 @@ from hotpage.machine.topology import Topology, parse_cpulist
 from hotpage.machine.vmas import read_vmas
 from hotpage.placement.budget import headroom_bytes
 from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
-from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int64s, ProcessRecord, Snapshot
-
-SILENT_ERROR = 2**0.5
-"""Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""
+from hotpage.placement.silent import Pages, silent_pages
+from hotpage.profile.snapshot import PAGE_BYTES, Float32s, ProcessRecord, Snapshot
 
 
 @dataclass(frozen=True)
@@ -32,20 +29,6 @@ class Gathered:
 
     situation: Situation
     gone: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Some pages of one process."""
-
-    vpn: Int64s
-    rate_hz: Float32s
-    rate_short_hz: Float32s
-    relative_error: Float32s
-
-    def take(self, mask: Bools) -> Pages:
-        """Those of the mask."""
-        return Pages(self.vpn[mask], self.rate_hz[mask], self.rate_short_hz[mask], self.relative_error[mask])
 
 
 def gather(
@@ -113,7 +96,7 @@ def node_rooms(
         if node.tier is None or not node.total_bytes:
             continue
         marks = watermarks.get(node.id)
-        free = marks.free if marks else node.free_bytes or 0
+        free = marks.available if marks else node.free_bytes or 0
         rooms.append(
             NodeRoom(
                 node.id,
@@ -140,34 +123,26 @@ def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages)
 def _with_silent(snapshot: Snapshot, index: int, pid: int) -> Pages:
     """Rows of the profile and armed pages without a row, ascending, in mappings that are still there."""
     rows = snapshot.pages.of(index)
-    vmas = [vma for vma in read_vmas(pid) if vma.kind != "vdso"]
-    starts = np.array([vma.start // PAGE_BYTES for vma in vmas], np.int64)
-    ends = np.array([vma.end // PAGE_BYTES for vma in vmas], np.int64)
-    parts = [rows.vpn]
-    coverage = None
-    if index in snapshot.armed:
-        coverage = Coverage(snapshot.armed[index])
-        for low, high in zip(coverage.armed.start_vpn.tolist(), coverage.armed.end_vpn.tolist(), strict=True):
-            first = max(int(np.searchsorted(ends, low, side="right")), 0)
-            for place in range(first, len(vmas)):
-                if starts[place] >= high:
-                    break
-                parts.append(np.arange(max(low, starts[place]), min(high, ends[place])))
-    vpn = np.unique(np.concatenate(parts))
-    if not vmas:
-        vpn = vpn[:0]
-    inside = np.searchsorted(starts, vpn, side="right") - 1
-    vpn = vpn[(inside >= 0) & (vpn < ends[np.maximum(inside, 0)])] if vpn.size else vpn
-    rate = np.full(vpn.size, np.nan, np.float32)
-    error = np.full(vpn.size, SILENT_ERROR, np.float32)
-    if coverage is not None and vpn.size:
-        watched_s = np.maximum(snapshot.time_s - coverage.mean_first_s(vpn, vpn + 1), 0.0)
-        rate[:] = snapshot.run.prior_count / (snapshot.run.prior_exposure_s + watched_s)
-    short = rate.copy()
-    kept = np.isin(rows.vpn, vpn)
-    at = np.searchsorted(vpn, rows.vpn[kept])
-    rate[at], short[at], error[at] = rows.rate_hz[kept], rows.rate_short_hz[kept], rows.relative_error[kept]
-    return Pages(vpn, rate, short, error)
+    spans = [(vma.start // PAGE_BYTES, vma.end // PAGE_BYTES) for vma in read_vmas(pid) if vma.kind != "vdso"]
+    edges = np.array(spans, np.int64).reshape(-1)
+    # Mappings ascend: within one of them an odd number of edges is not above.
+    inside = np.searchsorted(edges, rows.vpn, side="right") % 2 == 1
+    known = Pages(rows.vpn, rows.rate_hz, rows.rate_short_hz, rows.relative_error).take(inside)
+    if index not in snapshot.armed:
+        return known
+    run = snapshot.run
+    silent = silent_pages(
+        snapshot.armed[index],
+        spans,
+        known.vpn,
+        np.ones(known.vpn.size, np.int32),
+        snapshot.time_s,
+        rate_hz=lambda silent_s: (run.prior_count / (run.prior_exposure_s + silent_s)).astype(np.float32),
+    )
+    order = np.argsort(np.concatenate((known.vpn, silent.vpn)), kind="stable")
+    columns = ("vpn", "rate_hz", "rate_short_hz", "relative_error")
+    both = (np.concatenate((getattr(known, name), getattr(silent, name)))[order] for name in columns)
+    return Pages(*both)
 
 
 def fold(index: int, pid: int, pages: Pages, node: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Candidates:

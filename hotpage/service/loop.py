@@ -15,10 +15,10 @@ from pathlib import Path
 from hotpage.errors import HotpageError, TargetError
 from hotpage.machine.capabilities import Capability
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
-from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.numa import MovePages
 from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
 from hotpage.machine.topology import Topology
-from hotpage.placement.budget import TokenBucket
+from hotpage.placement.budget import TokenBucket, room_bytes
 from hotpage.placement.movers import Mover
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
@@ -112,12 +112,6 @@ def session_options(configuration: Configuration) -> Options:
         ring_bytes=RING_BYTES,
         keep_changes=False,
     )
-
-
-def room_bytes(node: int) -> float:
-    """What a node can take before it falls below its high watermark, once its idle page cache has gone."""
-    marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.available - marks.high
 
 
 class Service:

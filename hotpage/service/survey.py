@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.estimator import silent_rate
-from hotpage.heat.results import ArmedRanges, Folios
+from hotpage.heat.results import Folios
 from hotpage.machine.cgroups import memory_by_node
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
@@ -26,8 +25,8 @@ from hotpage.placement.plan import (
     ProcessFacts,
     Situation,
 )
-from hotpage.placement.situation import SILENT_ERROR, Pages, fold, joined, node_rooms, process_facts
-from hotpage.profile.coverage import Coverage
+from hotpage.placement.silent import NO_PAGES, Pages, silent_pages
+from hotpage.placement.situation import fold, joined, node_rooms, process_facts
 from hotpage.profile.snapshot import PAGE_BYTES, Int64s, ProcessRecord
 from hotpage.service.configuration import Configuration
 from hotpage.service.heatfeed import Picture
@@ -76,8 +75,8 @@ class Surveyor:
         self._surveyed_s = now_s
         rate_bytes = self.configuration.budget.move_rate * period_s
         share = self.configuration.placement.headroom_percent / 100
-        marks = {node: replace(one, free=one.available) for node, one in self.read_watermarks().items()}
-        nodes = [replace(room, rate_bytes=rate_bytes) for room in node_rooms(self.topology, marks, share)]
+        rooms = node_rooms(self.topology, self.read_watermarks(), share)
+        nodes = [replace(room, rate_bytes=rate_bytes) for room in rooms]
         fast = places(nodes, Aim()).fast
         facts, tables = {}, []
         for index in sorted(picture.processes):
@@ -189,15 +188,12 @@ class Surveyor:
         They have the highest rate that their silence allows.
         """
         armed = picture.armed.get(index)
-        vpn = np.empty(0, np.int64)
-        if armed is not None:
-            vpn = _armed_pages(armed, self._vmas_with_fast_pages(picture, index, fast))
-            vpn = vpn[~_is_covered(vpn, folios)]
-        rate_hz = np.empty(vpn.size, np.float32)
-        if vpn.size and armed is not None:
-            first_s = Coverage(armed).mean_first_s(vpn, vpn + 1)
-            rate_hz = silent_rate(np.maximum(picture.time_s - first_s, 0.0))
-        return Pages(vpn, rate_hz, rate_hz, np.full(vpn.size, SILENT_ERROR, np.float32))
+        if armed is None:
+            return NO_PAGES
+        spans = self._vmas_with_fast_pages(picture, index, fast)
+        return silent_pages(
+            armed, spans, folios.vpn, folios.pages, picture.time_s, most_pages=_MOST_SILENT_PAGES
+        )
 
     def _vmas_with_fast_pages(
         self, picture: Picture, index: int, fast: frozenset[int]
@@ -210,29 +206,6 @@ class Surveyor:
 
 def _is_below(cgroup: str, path: str) -> bool:
     return path == "/" or cgroup == path or cgroup.startswith(path + "/")
-
-
-def _armed_pages(armed: ArmedRanges, spans: Iterable[tuple[int, int]]) -> Int64s:
-    """The pages of armed ranges within spans of pages, ascending; at most a million."""
-    parts, room = [np.empty(0, np.int64)], _MOST_SILENT_PAGES
-    for start, end in spans:
-        low = int(np.searchsorted(armed.end_vpn, start, side="right"))
-        high = int(np.searchsorted(armed.start_vpn, end, side="left"))
-        for place in range(low, high):
-            first = max(start, int(armed.start_vpn[place]))
-            last = min(end, int(armed.end_vpn[place]), first + room)
-            parts.append(np.arange(first, last))
-            room -= max(last - first, 0)
-    return np.concatenate(parts)
-
-
-def _is_covered(vpn: Int64s, folios: Folios) -> npt.NDArray[np.bool_]:
-    """Whether each page is part of one of the folios."""
-    if not len(folios):
-        return np.zeros(vpn.size, np.bool_)
-    place = np.searchsorted(folios.vpn, vpn, side="right") - 1
-    covered: npt.NDArray[np.bool_] = (place >= 0) & (vpn < folios.vpn[place] + folios.pages[place])
-    return covered
 
 
 def _by_address(rows: Candidates) -> Candidates:

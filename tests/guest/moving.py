@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""movetarget.py, started, told what to do, and asked where its pages are."""
+"""movetarget.py, started, told what to do, and asked where its pages are; and a profile of it by hand."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from movetarget import PAGE, PAGES
+from profiles import changes, interval, run_info, vma
 
-from hotpage.machine.proc import read_stat
+from hotpage.machine.proc import PROC, read_stat
+from hotpage.machine.processes import ProcessTable
 from hotpage.placement.plan import ProcessFacts
+from hotpage.profile.snapshot import ProcessRecord, RunEnd
+from hotpage.profile.store import ProfileWriter
 
 FAST, SLOW = 0, 1
 
@@ -72,3 +79,39 @@ class Target:
         born_s = self.facts().start_time_ticks / os.sysconf("SC_CLK_TCK")
         while (uptime_s := float(Path("/proc/uptime").read_text().split()[0])) < born_s + seconds:
             time.sleep(born_s + seconds - uptime_s + 0.1)
+
+
+def write_profile(target: Target, directory: Path, rate_hz: Callable[[int], float]) -> Path:
+    """A profile in which every page of the target has a rate, by its number."""
+    process = ProcessTable().add(target.pid)
+    assert process is not None
+    first, count = int(target.vpn[0]), target.vpn.size
+    boot_id = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    writer = ProfileWriter(directory, run_info(boot_id=boot_id))
+    mapping = vma(first, first + count, {SLOW: count * PAGE}, "")
+    rates = changes(*((0, first + page, rate_hz(page)) for page in range(count)))
+    writer.interval(interval(1, rates, processes=[ProcessRecord(process, 0.0)], vmas={0: [mapping]}))
+    writer.close(RunEnd(1.0, "complete"))
+    return directory
+
+
+def move_command(profile: Path, *options: object) -> list[str]:
+    return [sys.executable, "-m", "hotpage", "move", "-i", str(profile), *map(str, options)]
+
+
+def move(profile: Path, *options: object) -> tuple[int, dict[str, Any], str]:
+    """``hotpage move --json``: its status, its document, and what it says; the sums have to be right."""
+    command = move_command(profile, "--json", *options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    document = json.loads(done.stdout)
+    assert_accounted(document)
+    return done.returncode, document, done.stderr
+
+
+def assert_accounted(document: dict[str, Any]) -> None:
+    """Every byte that was asked for has one result."""
+    assert document["planned_bytes"] == sum(one["bytes"] for one in document["moves"])
+    if "result" in document:
+        result = document["result"]
+        assert result["requested_bytes"] == document["planned_bytes"] == sum(result["bytes"].values())
+        assert result["moved_bytes"] == result["bytes"].get("moved", 0)

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage move`` by a profile between real nodes; the profile is made by hand, so its truth is known."""
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from movetarget import PAGE, PAGES
-from moving import FAST, SLOW, Target
-from profiles import changes, interval, run_info, vma
+from moving import FAST, SLOW, Target, move, move_command, write_profile
 
-from hotpage.machine.proc import PROC
-from hotpage.machine.processes import ProcessTable
-from hotpage.profile.snapshot import ProcessRecord, RunEnd
-from hotpage.profile.store import ProfileWriter
+from hotpage.placement.plan import WORDS, Fate
+from hotpage.views.units import size
 
 pytestmark = pytest.mark.guest(topology="small-dram", limit_s=600.0)
 
@@ -34,24 +28,7 @@ def target() -> Iterator[Target]:
 @pytest.fixture
 def profile(target: Target, tmp_path: Path) -> Path:
     """Every page of the target has a rate: 1000 to 1299 accesses/s, or 0.01."""
-    process = ProcessTable().add(target.pid)
-    assert process is not None
-    first = int(target.vpn[0])
-    rates = ((0, first + page, 1000.0 + page if page < HOT else 0.01) for page in range(PAGES))
-    boot_id = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    writer = ProfileWriter(tmp_path / "profile", run_info(boot_id=boot_id))
-    mapping = vma(first, first + PAGES, {SLOW: PAGES * PAGE}, "")
-    writer.interval(
-        interval(1, changes(*rates), processes=[ProcessRecord(process, 0.0)], vmas={0: [mapping]})
-    )
-    writer.close(RunEnd(1.0, "complete"))
-    return tmp_path / "profile"
-
-
-def move(profile: Path, *options: object) -> tuple[int, dict[str, Any], str]:
-    command = [sys.executable, "-m", "hotpage", "move", "-i", str(profile), "--json", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return done.returncode, json.loads(done.stdout), done.stderr
+    return write_profile(target, tmp_path / "profile", lambda page: 1000.0 + page if page < HOT else 0.01)
 
 
 def test_hot_pages_go_up_and_cold_ones_down(target: Target, profile: Path) -> None:
@@ -80,6 +57,43 @@ def test_hot_pages_go_up_and_cold_ones_down(target: Target, profile: Path) -> No
     assert target.tell("read") == "0"
 
 
+def test_a_whole_profile_goes_up_and_down_again(target: Target, profile: Path) -> None:
+    """Every page that the profile knows is in the plan or has a reason to stay."""
+    status, document, _ = move(profile, "--promote", "--hot", "0.001/s")
+    assert status == 0 and document["result"]["bytes"] == {"moved": PAGES * PAGE}
+    assert document["kept_bytes"] == {} and target.pages_on(FAST) == PAGES
+
+    status, document, _ = move(profile, "--promote")
+    assert status == 1 and sum(document["kept_bytes"].values()) == PAGES * PAGE
+
+    target.await_age(31.0)
+    status, document, _ = move(profile, "--demote", "--hot", "5000/s")
+    assert status == 0 and document["result"]["bytes"] == {"moved": PAGES * PAGE}
+    assert target.pages_on(SLOW) == PAGES
+    assert target.tell("read") == "0"
+
+
+def test_pages_that_cannot_move_are_in_the_result(target: Target, tmp_path: Path) -> None:
+    """The three hottest are pinned: alone they are a failure, among others a line of the table."""
+    profile = write_profile(
+        target, tmp_path / "profile", lambda page: 9000.0 if page < 3 else 1000.0 if page < HOT else 0.01
+    )
+    target.tell("pin", 0, 3)
+    status, document, said = move(profile, "--promote", "--limit", "12K")
+    assert status == 1 and said == "hotpage: nothing was moved: pinned\n"
+    assert document["result"]["bytes"] == {"pinned": 3 * PAGE}
+    assert sum(document["kept_bytes"].values()) == (PAGES - 3) * PAGE
+
+    done = subprocess.run(move_command(profile, "--promote"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    plan, result = (part.splitlines() for part in done.stdout.split("\n\n"))
+    assert f"policy fit: {size(HOT * PAGE)} to move" in plan[-2]
+    assert plan[-1] == f"{size((PAGES - HOT) * PAGE):>7} stays: {WORDS[Fate.NOT_WORTH_IT]}"
+    assert result[:2] == [f"{size((HOT - 3) * PAGE):>7} moved", f"{size(3 * PAGE):>7} pinned"]
+    assert result[2].startswith(f"{size(HOT * PAGE):>7} asked for, in ") and len(result) == 3
+    assert target.pages_on(FAST) == HOT - 3
+
+
 def test_random_moves_what_it_may(target: Target, profile: Path) -> None:
     status, document, _ = move(profile, "--promote", "--policy", "random", "--limit", f"{100 * PAGE}")
     assert status == 0 and document["result"]["bytes"] == {"moved": 100 * PAGE}
@@ -95,7 +109,6 @@ def test_a_target_that_has_gone_is_named(target: Target, profile: Path) -> None:
 
 
 def test_nothing_is_under_pressure(profile: Path) -> None:
-    command = [sys.executable, "-m", "hotpage", "move", "-i", str(profile), "--pressure"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(move_command(profile, "--pressure"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr == "hotpage: no node is near its low watermark: see /proc/zoneinfo\n"

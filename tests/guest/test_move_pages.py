@@ -237,6 +237,65 @@ def test_another_process_of_that_pid_is_not_touched(target: Target) -> None:
     assert target.pages_on(SLOW) == PAGES
 
 
+def with_pid(pid: int) -> Target:
+    """A target of that pid, where any process could be that was forked last."""
+    for _ in range(20):
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        target = Target(SLOW, preexec=SAME_ADDRESSES)
+        if target.pid == pid:
+            return target
+        target.end()
+    raise AssertionError(f"no process gets pid {pid}")
+
+
+SAME_ADDRESSES = 'exec setarch -R "$@"'
+
+
+def test_the_pid_of_a_target_is_another_process_s_before_the_move() -> None:
+    gone = Target(SLOW, preexec=SAME_ADDRESSES)
+    facts = gone.facts()
+    gone.end()
+    stranger = with_pid(gone.pid)
+    try:
+        assert stranger.address == gone.address
+        assert run(stranger, plan_of(stranger.vpn), facts) == {"GONE": PAGES}
+        assert stranger.pages_on(SLOW) == PAGES
+    finally:
+        stranger.end()
+
+
+def test_the_pid_of_a_target_becomes_another_process_s_between_calls() -> None:
+    """What had moved before counts; of the stranger, with memory at the same addresses, nothing moves."""
+    gone = Target(SLOW, preexec=SAME_ADDRESSES)
+    facts = gone.facts()
+    strangers: list[Target] = []
+
+    class Replacer(MovePages):
+        moved = 0
+
+        def __call__(self, *arguments: object) -> int:  # type: ignore[override]
+            result = super().__call__(*arguments)  # type: ignore[arg-type]
+            if arguments[2] is not None and not strangers:
+                self.moved = int((arguments[3] == FAST).sum())  # type: ignore[attr-defined]
+                gone.end()
+                strangers.append(with_pid(gone.pid))
+            return result
+
+    kernel = Replacer()
+    try:
+        counts = run(
+            gone, plan_of(gone.vpn), facts, kernel=kernel, hides_armed=hides_armed_pages(MovePages())
+        )
+        assert strangers[0].address == gone.address
+        # Of the call in whose course the process changed nothing is believed.
+        assert 0 < kernel.moved < PAGES and counts == {"GONE": PAGES}
+        assert strangers[0].pages_on(SLOW) == PAGES
+    finally:
+        gone.end()
+        for stranger in strangers:
+            stranger.end()
+
+
 def test_a_program_that_became_another_is_not_touched(target: Target) -> None:
     facts = target.facts()
     target.tell("exec")

@@ -30,7 +30,7 @@ def test_a_plan_says_what_moves_what_stays_and_why() -> None:
 
 def test_an_outcome_says_what_became_of_every_byte_and_what_else_happened() -> None:
     lines = [text.plain.strip() for text in outcome_lines(outcome(Result.LEFT, notes=("so it was",)))]
-    assert lines == ["2M left where it was: the kernel chose other pages", "so it was"]
+    assert lines == ["2M where it was: the kernel chose other pages, or put it back", "so it was"]
     moved = outcome(Result.MOVED, calls=2, call_s=0.5, elapsed_s=1.0, longest_call_s=0.3)
     assert [text.plain.strip() for text in outcome_lines(moved)] == [
         "2M moved",

@@ -126,6 +126,14 @@ def test_pages_that_the_kernel_did_not_choose_are_left() -> None:
     assert tiering.kernel.now_s == 20, "it waits for the others while its time lasts"
 
 
+def test_pages_that_the_kernel_puts_back_did_not_stay() -> None:
+    """What it demotes for the plan, it may promote again while it promotes for the plan."""
+    kernel = FakeKernel({**on(0, *range(50)), **on(1, *range(500, 600))})
+    tiering = FakeTiering(kernel, [*range(500, 600), *range(20)], list(range(50)))
+    outcome = run(tiering, move_of(range(50), False), move_of(range(500, 600), True))
+    assert pages_by_result(outcome) == {Result.MOVED: 30 + 100, Result.LEFT: 20}
+
+
 def test_no_more_is_demoted_than_the_plan_takes() -> None:
     """The kernel's oldest pages are others: those count, too."""
     tiering = FakeTiering(FakeKernel(on(0, *range(400))), [], list(range(100, 400)))

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from situations import facts
 
 from hotpage.machine.numa import Watermarks
-from hotpage.placement.budget import BatchSize, BounceControl, TokenBucket, free_wanted, headroom_bytes
+from hotpage.placement.budget import (
+    BatchSize,
+    BounceControl,
+    TokenBucket,
+    free_wanted,
+    headroom_bytes,
+    room_bytes,
+)
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.outcome import FAILURES, Outcome, Result
@@ -291,6 +298,15 @@ def test_a_node_near_its_watermark_is_to_get_room() -> None:
     pressed = Watermarks(free=150, min=50, low=100, high=200)
     assert free_wanted({0: calm, 1: pressed}) == {1: 400}
     assert free_wanted({0: Watermarks(0, 0, 0, 0)}) == {}, "a node without memory"
+    cached = Watermarks(free=150, min=50, low=100, high=200, cache=50)
+    assert free_wanted({0: cached}) == {}, "reclaim takes idle page cache first"
+
+
+def test_a_node_has_room_down_to_its_high_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = {0: Watermarks(free=500, min=50, low=100, high=200, cache=40), 1: Watermarks(150, 50, 100, 200)}
+    monkeypatch.setattr("hotpage.placement.budget.read_watermarks", lambda: marks)
+    assert [room_bytes(node) for node in (0, 1)] == [340, -50]
+    assert room_bytes(2) == float("inf"), "nothing is known of it"
 
 
 def test_a_bucket_holds_a_quarter_of_a_second() -> None:
@@ -315,6 +331,10 @@ def test_batches_shrink_at_once_and_grow_by_doubling() -> None:
     assert size.folios == 92 * 16
     size.learn(3, 1e-4)
     assert size.folios == 92 * 16, "a small call says nothing about large ones"
+    size.learn(size.folios, 1.0)
+    assert size.folios == 92 * 32, "that one was interrupted"
+    size.learn(size.folios, 1.0)
+    assert size.folios < 92
     for _ in range(20):
         size.learn(size.folios, 1.0)
     assert size.folios == 1

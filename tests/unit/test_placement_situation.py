@@ -21,6 +21,7 @@ from hotpage.machine.processes import ProcessTable
 from hotpage.machine.topology import Node, Topology
 from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
+from hotpage.placement.silent import Pages
 from hotpage.placement.situation import fold, gather, node_rooms, process_facts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
@@ -138,7 +139,7 @@ def test_a_huge_page_is_one_row_of_its_mean_rate(monkeypatch: pytest.MonkeyPatch
     vpn = np.concatenate((np.arange(1024, 1024 + 256), np.arange(2000, 2003))).astype(np.int64)
     rate = np.full(vpn.size, 10.0, np.float32)
     error = np.full(vpn.size, 0.5, np.float32)
-    pages = module.Pages(vpn, rate, rate * 2, error)
+    pages = Pages(vpn, rate, rate * 2, error)
     table = fold(7, 1, pages, np.ones(vpn.size, np.int16))
     assert table.vpn.tolist() == [1024, 2000, 2001, 2002]
     assert table.pages.tolist() == [512, 1, 1, 1]
@@ -151,10 +152,10 @@ def test_rooms_come_from_the_zones_and_leave_memoryless_nodes_out() -> None:
     fast = Node(0, (0,), 16 << 30, 1 << 30, {0: 10, 1: 20}, read_latency_ns=80, tier=0)
     accelerator = Node(1, (), 8 << 30, 4 << 30, {0: 20, 1: 10}, tier=1, is_device=True)
     cpus = Node(2, (1,), None, None, {})
-    marks = {0: Watermarks(2 << 30, 1 << 20, 2 << 20, 64 << 20)}
+    marks = {0: Watermarks(2 << 30, 1 << 20, 2 << 20, 64 << 20, cache=1 << 30)}
     rooms = node_rooms(topology(fast, accelerator, cpus), marks)
     assert [(room.node, room.tier, room.free_bytes, room.is_device) for room in rooms] == [
-        (0, 0, 2 << 30, False),
+        (0, 0, 3 << 30, False),  # idle page cache is room
         (1, 1, 4 << 30, True),
     ]
     assert rooms[0].headroom_bytes == (64 << 20) + int(0.02 * (16 << 30))

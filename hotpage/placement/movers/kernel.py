@@ -16,7 +16,7 @@ import numpy as np
 
 from hotpage.machine.folios import present_pages
 from hotpage.machine.identity import ProcessHandle
-from hotpage.machine.numa import MovePages, hides_armed_pages
+from hotpage.machine.numa import MovePages, Statuses, hides_armed_pages
 from hotpage.machine.tiering import TieringCounters
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.move_pages import Kernel
@@ -123,7 +123,7 @@ class KernelMover:
         should_stop: Callable[[], object] = lambda: None,
         on_progress: Callable[[MoveProgress], None] = lambda progress: None,
     ) -> Outcome:
-        """Demote first, then let promote; pages that the kernel did not choose are LEFT."""
+        """Demote first, then let promote; pages that the kernel did not choose, or put back, are LEFT."""
         works = [_Work(move, processes[move.process]) for move in plan.moves]
         ups = [work for work in works if work.move.is_promotion]
         downs: dict[tuple[int, str], list[_Work]] = {}
@@ -152,6 +152,7 @@ class KernelMover:
             work.results[work.pending] = Result.LEFT if work.was_tried else Result.UNTRIED
             work.results[hidden] = Result.ARMED
             work.pending = work.pending[:0]
+        self._look_back(works)
         report()
         after = self._tiering.counters()
         promoted, demoted = (after.promoted - before.promoted), (after.demoted - before.demoted)
@@ -167,26 +168,38 @@ class KernelMover:
         for work in works:
             if not work.pending.size:
                 continue
-            facts, vpn = work.facts, work.vpn[work.pending]
-            handle = self._identify(facts.pid, facts.start_time_ticks, facts.image)
-            if handle is None:
-                status = np.full(vpn.size, -errno.ESRCH, np.int32)
-            else:
-                with handle:
-                    status = self._kernel.query(handle.pid, vpn)
-                    if not handle.is_same():  # what the query said may be about another process
-                        status[:] = -errno.ESRCH
+            status = self._query(work, work.pending)
             hidden = (status == -errno.ENOENT) & self._hides_armed
             if hidden.any():
-                hidden[hidden] = self._is_present(facts.pid, vpn[hidden])
+                hidden[hidden] = self._is_present(work.facts.pid, work.vpn[work.pending[hidden]])
             work.is_hidden[work.pending] = hidden
-            result = np.full(vpn.size, Result.ELSEWHERE, np.uint8)
+            result = np.full(status.size, Result.ELSEWHERE, np.uint8)
             result[status == work.move.target] = there
             for code in np.unique(status[status < 0]).tolist():
                 result[status == code] = RESULT_OF_ERRNO.get(-code, Result.REFUSED)
             settled = (status != work.move.source) & ~hidden
             work.results[work.pending[settled]] = result[settled]
             work.pending = work.pending[~settled]
+
+    def _query(self, work: _Work, places: Int64s) -> Statuses:
+        """Where these pages of a move are, or a negative errno."""
+        facts, vpn = work.facts, work.vpn[places]
+        handle = self._identify(facts.pid, facts.start_time_ticks, facts.image)
+        if handle is None:
+            return np.full(vpn.size, -errno.ESRCH, np.int32)
+        with handle:
+            status = self._kernel.query(handle.pid, vpn)
+            if not handle.is_same():  # what the query said may be about another process
+                status[:] = -errno.ESRCH
+        return status
+
+    def _look_back(self, works: Sequence[_Work]) -> None:
+        """Pages that the kernel moved and has put back since did not stay: they are LEFT after all."""
+        for work in works:
+            moved = np.flatnonzero(work.results == Result.MOVED)
+            if moved.size:
+                back = self._query(work, moved) == work.move.source
+                work.results[moved[back]] = Result.LEFT
 
     def _demote(
         self,
@@ -252,6 +265,7 @@ class KernelMover:
             pending = sum(work.pending.size for work in works)
             report()
         self._tiering.limit_promotion(0)
+        self._look(works, Result.MOVED)  # what was promoted since the last look
         return notes
 
 

@@ -360,15 +360,13 @@ class MovePagesMover:
         move = work.move
         places = work.pages_of(folios)
         if returned == 0 and was_same and work.is_single and (status == move.target).all():
-            now = status
-        else:
-            now = self._kernel.query(handle.pid, work.vpn[places])
-            if not handle.is_same():  # what was said may be about another process
-                now[:] = -errno.ESRCH
+            self._note_moved(work, places, cgroup)
+            return folios[:0]
+        now = self._kernel.query(handle.pid, work.vpn[places])
+        if not handle.is_same():  # what was said may be about another process
+            now[:] = -errno.ESRCH
         there = places[(now == move.target) & (work.results[places] == Result.UNTRIED)]
-        work.results[there] = Result.MOVED
-        work.moved += there.size
-        self._took(move.target, cgroup, there.size * PAGE_BYTES)
+        self._note_moved(work, there, cgroup)
         if there.size == places.size:
             return folios[:0]
         heads = now[np.cumsum(move.pages[folios], dtype=np.int64) - move.pages[folios]]
@@ -393,6 +391,11 @@ class MovePagesMover:
                 work.pending = work.pending[:0]
             return left[:0]
         return left
+
+    def _note_moved(self, work: _Work, places: Int64s, cgroup: str) -> None:
+        work.results[places] = Result.MOVED
+        work.moved += places.size
+        self._took(work.move.target, cgroup, places.size * PAGE_BYTES)
 
     def _settle_by_status(
         self, work: _Work, folios: Int64s, status: Statuses, pid: int, there: Result | None

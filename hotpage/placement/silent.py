@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Silent pages: armed, never accessed, and so known to be cold although no table has a row for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hotpage.heat.estimator import silent_rate
+from hotpage.heat.results import ArmedRanges
+from hotpage.profile.coverage import Coverage
+from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
+
+SILENT_ERROR = 2**0.5
+"""Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Some pages of one process."""
+
+    vpn: Int64s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
+
+    def take(self, mask: Bools) -> Pages:
+        """Those of the mask."""
+        return Pages(self.vpn[mask], self.rate_hz[mask], self.rate_short_hz[mask], self.relative_error[mask])
+
+
+_NONE = np.empty(0, np.float32)
+NO_PAGES = Pages(np.empty(0, np.int64), _NONE, _NONE, _NONE)
+
+
+def silent_pages(
+    armed: ArmedRanges,
+    spans: Iterable[tuple[int, int]],
+    tracked_vpn: Int64s,
+    tracked_pages: Int32s,
+    time_s: float,
+    *,
+    most_pages: int | None = None,
+    rate_hz: Callable[[Float64s], Float32s] = silent_rate,
+) -> Pages:
+    """The pages of armed ranges within ``spans`` (of pages, ascending) that are part of no tracked folio.
+
+    Resident or not; ascending. They have the highest rate that their silence until ``time_s`` allows.
+    ``most_pages`` are looked at, from the lowest address on.
+    """
+    vpn = _armed_pages(armed, spans, most_pages)
+    vpn = vpn[~_is_covered(vpn, tracked_vpn, tracked_pages)]
+    rate = np.empty(vpn.size, np.float32)
+    if vpn.size:
+        rate = rate_hz(np.maximum(time_s - Coverage(armed).mean_first_s(vpn, vpn + 1), 0.0))
+    return Pages(vpn, rate, rate, np.full(vpn.size, SILENT_ERROR, np.float32))
+
+
+def _armed_pages(armed: ArmedRanges, spans: Iterable[tuple[int, int]], most_pages: int | None) -> Int64s:
+    parts, room = [np.empty(0, np.int64)], most_pages
+    for start, end in spans:
+        low = int(np.searchsorted(armed.end_vpn, start, side="right"))
+        high = int(np.searchsorted(armed.start_vpn, end, side="left"))
+        for place in range(low, high):
+            first, last = max(start, int(armed.start_vpn[place])), min(end, int(armed.end_vpn[place]))
+            if room is not None:
+                last = min(last, first + room)
+                room -= last - first
+            parts.append(np.arange(first, last))
+    return np.concatenate(parts)
+
+
+def _is_covered(vpn: Int64s, first: Int64s, pages: Int32s) -> Bools:
+    """Whether each page is part of one of the folios."""
+    if not first.size:
+        return np.zeros(vpn.size, np.bool_)
+    place = np.searchsorted(first, vpn, side="right") - 1
+    covered: Bools = (place >= 0) & (vpn < first[place] + pages[place])
+    return covered
