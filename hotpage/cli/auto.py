@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,14 @@ from hotpage.cli.targets import (
 from hotpage.errors import UsageError
 from hotpage.machine.capabilities import keep_only
 from hotpage.service.configtext import defaults_of
-from hotpage.service.configuration import DEFAULT_FILE, ConfigError, Configuration, Targets, load
+from hotpage.service.configuration import (
+    DEFAULT_FILE,
+    ConfigError,
+    Configuration,
+    Targets,
+    load,
+    named_targets,
+)
 from hotpage.service.loop import NEEDED, Orders, Service, selection_of
 
 _ONCE_LOOK_S = 10.0
@@ -89,10 +97,8 @@ def auto(
                 next((known for known in configuration.targets.cgroups if known.path == group.path), group)
                 for group in targets.cgroups
             ]
-            configuration = configuration.model_copy(
-                update={"targets": targets.model_copy(update={"cgroups": cgroups})}
-            )
-        return configuration.model_copy(update={"dry_run": True}) if dry_run else configuration
+            configuration = replace(configuration, targets=replace(targets, cgroups=cgroups))
+        return replace(configuration, dry_run=True) if dry_run else configuration
 
     configuration = read()
     require_root("keeping pages in place")
@@ -142,11 +148,7 @@ def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything:
         document["comms"] = [comm]
     if cgroup is not None:
         document["cgroups"] = [{"path": _as_in_proc(cgroup)}]
-    try:
-        return Targets.model_validate(document)
-    except ValueError as error:
-        first = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
-        raise UsageError(first.removeprefix("Value error, ")) from None
+    return named_targets(document)
 
 
 def _as_in_proc(cgroup: str) -> str:

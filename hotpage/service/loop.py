@@ -8,7 +8,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -302,7 +302,7 @@ class Service:
         old, self.configuration = self.configuration, new
         if new.state_dir != old.state_dir:
             self._say(f"state_dir stays {old.state_dir} until the next start")
-            self.configuration = new.model_copy(update={"state_dir": old.state_dir})
+            self.configuration = replace(new, state_dir=old.state_dir)
         self.keeper.reconfigure(self.configuration)
         self._say("the configuration was read again")
         self._notifier.ready("runs with its new configuration")
