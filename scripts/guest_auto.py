@@ -3,11 +3,11 @@
 
     guest_auto.py SEED KIND [METHOD,...]
 
-Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above hotpage's headroom are
-left. Each workload starts with everything on the slow node. What counts is known to the workload, not to
-whoever places its pages: the share of its accesses that go to pages on the fast node, by the shares that they
-were dealt, and where the kernel says that they are. The oracle has the most accessed CAPACITY_MIB there.
-Moved: /proc/vmstat's pgmigrate_success.
+Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above the high watermark are left
+when the workload begins. Each workload starts with everything on the slow node. What counts is known to the
+workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
+shares that they were dealt, and where the kernel says that they are. The oracle has the most accessed
+CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
 """
 
 import ctypes
@@ -31,7 +31,6 @@ from hotpage.exerciser import Exerciser, zipf_shares
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.knobs import NUMA_BALANCING
 from hotpage.machine.numa import MovePages, read_watermarks
-from hotpage.placement.budget import headroom_bytes
 
 FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
@@ -41,6 +40,7 @@ CEILING_MIB = 6
 """Of the second of two cgroups: less than what its pages would get by their accesses."""
 SETTLE_S = {"zipf": 60.0, "shift": 60.0, "sweep": 20.0, "groups": 60.0}
 WINDOW_S, LOOK_S = 10.0, 2.0
+_FILL_ROUNDS = 8
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
 _SET_MEMPOLICY, MPOL_PREFERRED, MPOL_BIND = 238, 1, 2  # x86-64; linux/mempolicy.h
 METHODS = ("none", "kernel", "random", "auto")
@@ -52,35 +52,48 @@ def vmstat(name: str) -> int:
     return int(words[words.index(name) + 1])
 
 
-@contextmanager
-def filled() -> Iterator[int]:
-    """Leave so much fast memory free, and no more; how many bytes that is."""
-    total = sum(
-        int(line.split()[3]) * 1024
-        for line in Path(f"/sys/devices/system/node/node{FAST}/meminfo").read_text().splitlines()
-        if "MemTotal" in line
-    )
-    marks = read_watermarks()[FAST]
-    size = marks.available - headroom_bytes(total, marks.high) - CAPACITY_MIB * MIB
-    code = (
+class Filler:
+    """A process that holds fast memory locked, as much as it is told."""
+
+    CODE = (
         "import ctypes, mmap, sys\n"
-        "held = mmap.mmap(-1, int(sys.argv[1]))\n"
-        "assert ctypes.CDLL(None).mlockall(1) == 0\n"
-        "print('full', flush=True)\n"
-        "sys.stdin.read()\n"
+        "held, size = [], 1 << 20\n"
+        "for line in sys.stdin:\n"
+        "    while len(held) < int(line):\n"
+        "        held.append(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))\n"
+        "        start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(held[-1])))\n"
+        "        assert ctypes.CDLL(None).mlock(start, ctypes.c_size_t(size)) == 0\n"
+        "    while len(held) > int(line):\n"
+        "        held.pop().close()\n"
+        "    print(len(held), flush=True)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
-    ) as filler:
-        assert filler.stdout is not None and filler.stdout.readline().strip() == "full"
-        try:
-            yield read_watermarks()[FAST].available
-        finally:
-            filler.kill()
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._mib = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
+        )
+        stack.enter_context(self._process)
+        stack.callback(self._process.kill)
+
+    def leave(self, mib: int) -> float:
+        """Hold so much that so many MiB are left above the high watermark; how many are."""
+        for _ in range(_FILL_ROUNDS):
+            marks = read_watermarks()[FAST]
+            surplus = round((marks.available - marks.high) / MIB) - mib
+            if not surplus:
+                break
+            self._mib = max(self._mib + surplus, 0)
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(f"{self._mib}\n")
+            self._process.stdin.flush()
+            assert int(self._process.stdout.readline()) == self._mib
+        marks = read_watermarks()[FAST]
+        return (marks.available - marks.high) / MIB
 
 
 def set_policy(mode: int, node: int) -> None:
@@ -218,7 +231,9 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
         f"{workload.targets()}"
         # An emulated CPU does a tenth of a real one's work.
         "[budget]\ncpu_percent = 25.0\nplan_percent = 10.0\n"
-        f'[placement]\npolicy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
+        # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
+        "[placement]\nheadroom_percent = 0.0\n"
+        f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
     )
     with subprocess.Popen(
         [sys.executable, "-m", "hotpage", "auto", "--config", str(config)],
@@ -253,16 +268,17 @@ def reached_s(seen: list[tuple[float, float]], share: float) -> float:
     return next((now_s for now_s, fast in seen if fast >= share), seen[-1][0])
 
 
-def measure(kind: str, method: str, seed: int, directory: Path) -> dict[str, float]:
+def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) -> dict[str, float]:
     with ExitStack() as stack:
         workload = Workload(kind, seed, stack)
         stack.callback(workload.go_on)
         settle_s = LOOK_S if method == "none" else SETTLE_S[kind]
         with placed_by(method, workload, directory):
+            figures = {"room_mib": filler.leave(CAPACITY_MIB)}
             moved = vmstat("pgmigrate_success")
             workload.go_on()
             seen = watch(workload, settle_s)
-            figures = {"first_s": reached_s(seen, 0.95 * workload.oracle_share)}
+            figures["first_s"] = reached_s(seen, 0.95 * workload.oracle_share)
             if kind == "shift":
                 workload.shift()
                 seen = watch(workload, settle_s)
@@ -275,9 +291,8 @@ def measure(kind: str, method: str, seed: int, directory: Path) -> dict[str, flo
             for part in workload.parts:
                 name = (part.cgroup or "").replace("/bench-", "_")
                 figures[f"on_fast{name}_mib"] = float(part.is_fast().sum()) * PAGE / MIB
-            figures["free_above_high_mib"] = (
-                free := read_watermarks()[FAST]
-            ).available / MIB - free.high / MIB
+            marks = read_watermarks()[FAST]
+            figures["room_left_mib"] = (marks.available - marks.high) / MIB
             if kind == "shift":
                 figures["back_s"] = reached_s(seen, 0.95 * figures["fast_share"])
         return {name: round(value, 4) for name, value in figures.items()}
@@ -288,11 +303,12 @@ def main() -> None:
     methods = sys.argv[3].split(",") if len(sys.argv) > 3 else METHODS
     numbers: dict[str, Any] = {"kernel": os.uname().release}
     NUMA_BALANCING.write_text("0")
-    with tempfile.TemporaryDirectory() as directory, filled() as free_bytes:
-        numbers["free_mib"] = free_bytes / MIB
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        filler = Filler(stack)
         for method in methods:
-            numbers[method] = measure(kind, method, seed, Path(directory))
+            numbers[method] = measure(kind, method, seed, Path(directory), filler)
             print(kind, method, numbers[method], file=sys.stderr, flush=True)
+            filler.leave(2 * WORKLOAD_MIB)
     print(json.dumps(numbers))
 
 

@@ -168,7 +168,7 @@ class Placement:
         "fit", "The policy: fit, threshold, cold or random (docs/placement.md).", convert=_policy
     )
     headroom_percent: float = key(
-        2.0, "Kept free of each node above its high watermark; 50 MiB to 1 GiB.", at_least=0, at_most=50
+        2.0, "Kept free of each node above its high watermark; 50 MiB to 1 GiB, or 0.", at_least=0, at_most=50
     )
     horizon: float = key(
         60.0, "Seconds in which a move has to pay, at most; bounces shorten it.", at_least=1, at_most=3600
