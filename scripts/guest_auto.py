@@ -187,6 +187,8 @@ def _part(
         exerciser = Exerciser.start(mib=mib, threads=2, work=100, **more)
     stack.callback(exerciser.stop)
     os.kill(exerciser.pid, signal.SIGSTOP)
+    for thread in Path(f"/proc/{exerciser.pid}/task").iterdir():  # one thread emulates all CPUs
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
     part = Part(exerciser, cgroup, ceiling)
     part.to_slow()
     return part
@@ -229,8 +231,8 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
     config.write_text(
         f'state_dir = "{directory / method}-{workload.pids[0]}"\n'
         f"{workload.targets()}"
-        # An emulated CPU does a tenth of a real one's work.
-        "[budget]\ncpu_percent = 25.0\nplan_percent = 10.0\n"
+        # An emulated CPU does a tenth of a real one's work, or less.
+        "[budget]\ncpu_percent = 50.0\nplan_percent = 50.0\n"
         # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
         "[placement]\nheadroom_percent = 0.0\n"
         f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
