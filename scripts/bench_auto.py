@@ -2,7 +2,8 @@
 """Measure ``hotpage auto``: what it costs here, and in guests what it is worth beside the alternatives.
 
 Here: dry runs on a hot set of 10 % with 90 % of the accesses, in 200 MiB and in 2 GiB: CPU time of all its
-processes once it has started, its resident memory, and the most it ever was.
+processes once it has started, its resident memory, and the most it ever was. In guests: guest_auto.py, for
+each kernel and workload; medians of ``RUNS`` runs.
 """
 
 import json
@@ -24,7 +25,9 @@ from hotpage.machine.processes import children_of
 
 SIZES_MIB = (200, 2048)
 START_UP_S, MEASURED_S = 20.0, 60.0
-KERNELS = ("7.3", "6.12")
+KERNELS = (os.environ.get("HOTPAGE_BENCH_KERNELS") or "7.3,6.12").split(",")
+KINDS = (os.environ.get("HOTPAGE_BENCH_KINDS") or "zipf,shift,sweep,groups").split(",")
+METHODS = ("none", "kernel", "random", "auto")
 RUNS = int(os.environ.get("HOTPAGE_BENCH_RUNS") or 3)
 GUEST_LIMIT_S = 1500
 HERE = Path(__file__).resolve().parent
@@ -103,11 +106,52 @@ def host_figures(mib: int) -> dict[str, float]:
     return {f"host_{mib}m_{name}": round(value, 3) for name, value in figures.items()}
 
 
+def guest_figures(kernel: str) -> dict[str, float]:
+    """Medians over the runs of one kernel, by workload, method and figure."""
+    found: dict[str, list[float]] = {}
+    for seed in range(1, RUNS + 1):
+        for kind in KINDS:
+            for name, value in figures_of(one_run(kernel, kind, seed)).items():
+                found.setdefault(f"linux_{kernel}_{kind}_{name}", []).append(value)
+    return {name: round(statistics.median(values), 3) for name, values in found.items()}
+
+
+def figures_of(measured: dict[str, Any]) -> dict[str, float]:
+    """What one guest measured, each method held against the oracle, and its throughput against none's."""
+    figures = {}
+    for method in METHODS:
+        one = measured[method]
+        kept = {name: one[name] for name in ("moved_mib", "on_fast_mib", "on_fast_b_mib") if name in one}
+        kept["to_oracle"] = one["fast_share"] / one["oracle_share"]
+        if method != "none":
+            kept["throughput_to_none"] = one["accesses_per_s"] / measured["none"]["accesses_per_s"]
+            kept |= {name: one[name] for name in ("first_s", "back_s") if name in one}
+        figures |= {f"{method}_{name}": value for name, value in kept.items()}
+    return figures
+
+
+def one_run(kernel: str, kind: str, seed: int) -> dict[str, Any]:
+    """Everything measured with one workload, in a guest of its own."""
+    command = [str(HERE / "lab"), "--kernel", kernel, "--topology", "small-dram"]
+    command += ["--limit", str(GUEST_LIMIT_S), "--"]
+    command += ["python", str(HERE / "guest_auto.py"), str(seed), kind]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        raise UnsupportedError(f"the guest with Linux {kernel} failed", "its output is above")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"Linux {kernel}, {kind}, seed {seed}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
+
+
 def run() -> dict[str, Any]:
-    """All figures; HOTPAGE_BENCH_PART=host leaves the guests out."""
+    """All figures; HOTPAGE_BENCH_PART=host or guest leaves the other part out."""
+    part = os.environ.get("HOTPAGE_BENCH_PART", "")
     figures: dict[str, Any] = {}
-    for mib in SIZES_MIB:
+    for mib in SIZES_MIB if part != "guest" else ():
         figures |= host_figures(mib)
+    for kernel in KERNELS if part != "host" else ():
+        figures |= guest_figures(kernel)
     return figures
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of scripts/bench_auto.py that runs in a guest with two tiers: one JSON object on standard output.
 
-Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above hotpage's headroom are
-left.
-Each workload starts with everything on the slow node. What counts is known to the workload, not to whoever
-places its pages: the share of its accesses that go to pages on the fast node, by the shares that they were
-dealt, and where the kernel says that they are. The oracle has the most accessed CAPACITY_MIB there. Moved:
-/proc/vmstat's pgmigrate_success.
+    guest_auto.py SEED KIND [METHOD,...]
+
+Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above the high watermark are left
+when the workload begins. Each workload starts with everything on the slow node. What counts is known to the
+workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
+shares that they were dealt, and where the kernel says that they are. The oracle has the most accessed
+CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
 """
 
 import ctypes
@@ -18,22 +19,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hotpage.exerciser import Exerciser, zipf_shares
+from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.knobs import NUMA_BALANCING
 from hotpage.machine.numa import MovePages, read_watermarks
-from hotpage.placement.budget import headroom_bytes
 
 FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
 WORKLOAD_MIB, CAPACITY_MIB = 96, 24
-SETTLE_S = {"zipf": 50.0, "shift": 50.0, "sweep": 20.0}
+CAPACITY = CAPACITY_MIB * MIB // PAGE
+CEILING_MIB = 6
+"""Of the second of two cgroups: less than what its pages would get by their accesses."""
+SETTLE_S = {"zipf": 60.0, "shift": 60.0, "sweep": 20.0, "groups": 60.0}
 WINDOW_S, LOOK_S = 10.0, 2.0
+_FILL_ROUNDS = 8
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
 _SET_MEMPOLICY, MPOL_PREFERRED, MPOL_BIND = 238, 1, 2  # x86-64; linux/mempolicy.h
 METHODS = ("none", "kernel", "random", "auto")
@@ -45,35 +52,48 @@ def vmstat(name: str) -> int:
     return int(words[words.index(name) + 1])
 
 
-@contextmanager
-def filled() -> Iterator[int]:
-    """Leave so much fast memory free, and no more; how many bytes that is."""
-    total = sum(
-        int(line.split()[3]) * 1024
-        for line in Path(f"/sys/devices/system/node/node{FAST}/meminfo").read_text().splitlines()
-        if "MemTotal" in line
-    )
-    marks = read_watermarks()[FAST]
-    size = marks.available - headroom_bytes(total, marks.high) - CAPACITY_MIB * MIB
-    code = (
+class Filler:
+    """A process that holds fast memory locked, as much as it is told."""
+
+    CODE = (
         "import ctypes, mmap, sys\n"
-        "held = mmap.mmap(-1, int(sys.argv[1]))\n"
-        "assert ctypes.CDLL(None).mlockall(1) == 0\n"
-        "print('full', flush=True)\n"
-        "sys.stdin.read()\n"
+        "held, size = [], 1 << 20\n"
+        "for line in sys.stdin:\n"
+        "    while len(held) < int(line):\n"
+        "        held.append(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))\n"
+        "        start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(held[-1])))\n"
+        "        assert ctypes.CDLL(None).mlock(start, ctypes.c_size_t(size)) == 0\n"
+        "    while len(held) > int(line):\n"
+        "        held.pop().close()\n"
+        "    print(len(held), flush=True)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
-    ) as filler:
-        assert filler.stdout is not None and filler.stdout.readline().strip() == "full"
-        try:
-            yield read_watermarks()[FAST].available
-        finally:
-            filler.kill()
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._mib = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
+        )
+        stack.enter_context(self._process)
+        stack.callback(self._process.kill)
+
+    def leave(self, mib: int) -> float:
+        """Hold so much that so many MiB are left above the high watermark; how many are."""
+        for _ in range(_FILL_ROUNDS):
+            marks = read_watermarks()[FAST]
+            surplus = round((marks.available - marks.high) / MIB) - mib
+            if not surplus:
+                break
+            self._mib = max(self._mib + surplus, 0)
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(f"{self._mib}\n")
+            self._process.stdin.flush()
+            assert int(self._process.stdout.readline()) == self._mib
+        marks = read_watermarks()[FAST]
+        return (marks.available - marks.high) / MIB
 
 
 def set_policy(mode: int, node: int) -> None:
@@ -83,8 +103,116 @@ def set_policy(mode: int, node: int) -> None:
         raise OSError("set_mempolicy failed")
 
 
+@dataclass
+class Part:
+    """An exerciser, in a cgroup of its own or not; the pages it gets of the oracle at most."""
+
+    exerciser: Exerciser
+    cgroup: str | None
+    ceiling: int
+
+    def __post_init__(self) -> None:
+        self.vpn = self.exerciser.base // PAGE + np.arange(self.exerciser.pages, dtype=np.int64)
+
+    def to_slow(self) -> None:
+        status = np.empty(self.vpn.size, np.int32)
+        addresses = self.vpn.astype(np.uint64) * np.uint64(PAGE)
+        MOVE(self.exerciser.pid, addresses, np.full(self.vpn.size, SLOW, np.int32), status)
+        assert (MOVE.query(self.exerciser.pid, self.vpn) == SLOW).all()
+
+    def is_fast(self) -> npt.NDArray[np.bool_]:
+        there: npt.NDArray[np.bool_] = MOVE.query(self.exerciser.pid, self.vpn) == FAST
+        return there
+
+
+class Workload:
+    """Exercisers on the slow node, and the share of their accesses that fast memory serves."""
+
+    def __init__(self, kind: str, seed: int, stack: ExitStack) -> None:
+        if kind == "groups":  # like each other, but for their shares of fast memory
+            halves = [("/bench-a", CAPACITY), ("/bench-b", CEILING_MIB * MIB // PAGE)]
+            self.parts = [
+                _part("zipf", seed + place, WORKLOAD_MIB // 2, stack, *half)
+                for place, half in enumerate(halves)
+            ]
+        else:
+            self.parts = [_part(kind, seed, WORKLOAD_MIB, stack)]
+
+    @property
+    def pids(self) -> list[int]:
+        return [part.exerciser.pid for part in self.parts]
+
+    def go_on(self) -> None:
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def shift(self) -> None:
+        for part in self.parts:
+            part.exerciser.shift()
+
+    def accesses(self) -> int:
+        return sum(part.exerciser.accesses() for part in self.parts)
+
+    def fast_share(self) -> float:
+        shares = [float(part.exerciser.page_shares[part.is_fast()].sum()) for part in self.parts]
+        return sum(shares) / len(shares)
+
+    @property
+    def oracle_share(self) -> float:
+        best = [np.sort(part.exerciser.page_shares)[::-1][: part.ceiling] for part in self.parts]
+        return float(np.sort(np.concatenate(best))[::-1][:CAPACITY].sum()) / len(best)
+
+    def targets(self) -> str:
+        """The part of the configuration that names them."""
+        if self.parts[0].cgroup is None:
+            return f"[targets]\npids = {self.pids}\n"
+        return "".join(
+            f'[[targets.cgroups]]\npath = "{part.cgroup}"\nceiling = {part.ceiling * PAGE}\n'
+            for part in self.parts
+        )
+
+
+def _part(
+    kind: str, seed: int, mib: int, stack: ExitStack, cgroup: str | None = None, ceiling: int = CAPACITY
+) -> Part:
+    """A part of a workload, halted."""
+    pages = mib * MIB // PAGE
+    more: dict[str, Any] = {"pattern": "sweep"} if kind == "sweep" else {}
+    if kind == "zipf":
+        more["page_shares"] = zipf_shares(pages, seed=seed)
+    if kind == "shift":  # a hot set as large as what fits
+        more |= {"hot_fraction": CAPACITY_MIB / mib, "shift_pages": pages // 2, "seed": seed}
+    with _inside(cgroup):  # memory counts for the cgroup in which it was touched first
+        exerciser = Exerciser.start(mib=mib, threads=2, work=100, **more)
+    stack.callback(exerciser.stop)
+    os.kill(exerciser.pid, signal.SIGSTOP)
+    for thread in Path(f"/proc/{exerciser.pid}/task").iterdir():  # one thread emulates all CPUs
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+    part = Part(exerciser, cgroup, ceiling)
+    part.to_slow()
+    return part
+
+
 @contextmanager
-def placed_by(method: str, pid: int, directory: Path) -> Iterator[None]:
+def _inside(cgroup: str | None) -> Iterator[None]:
+    """What is started meanwhile belongs to that cgroup."""
+    if cgroup is None:
+        yield
+        return
+    mount = cgroup_mount()
+    (mount / "cgroup.subtree_control").write_text("+memory")
+    directory = mount / cgroup.lstrip("/")
+    directory.mkdir(exist_ok=True)
+    (directory / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (mount / "cgroup.procs").write_text(str(os.getpid()))
+
+
+@contextmanager
+def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None]:
     """Have the workload's pages placed by this method meanwhile; the workload is halted until it begins."""
     if method == "none":
         yield
@@ -101,14 +229,16 @@ def placed_by(method: str, pid: int, directory: Path) -> Iterator[None]:
         return
     config = directory / f"{method}.toml"
     config.write_text(
-        f'state_dir = "{directory / method}-{pid}"\n'
-        # An emulated CPU does a tenth of a real one's work.
-        "[budget]\ncpu_percent = 25.0\nplan_percent = 10.0\n"
-        f'[placement]\npolicy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
+        f'state_dir = "{directory / method}-{workload.pids[0]}"\n'
+        f"{workload.targets()}"
+        # An emulated CPU does a tenth of a real one's work, or less.
+        "[budget]\ncpu_percent = 50.0\nplan_percent = 50.0\n"
+        # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
+        "[placement]\nheadroom_percent = 0.0\n"
+        f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
     )
-    command = [sys.executable, "-m", "hotpage", "auto", "--config", str(config), "-p", str(pid)]
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "hotpage", "auto", "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
         text=True,
@@ -126,37 +256,6 @@ def placed_by(method: str, pid: int, directory: Path) -> Iterator[None]:
             log.wait()
 
 
-class Workload:
-    """An exerciser on the slow node, and the share of its accesses that fast memory serves."""
-
-    def __init__(self, kind: str, seed: int) -> None:
-        pages = WORKLOAD_MIB * MIB // PAGE
-        self.kind = kind
-        more: dict[str, Any] = {"pattern": "sweep"} if kind == "sweep" else {}
-        if kind == "zipf":
-            more["page_shares"] = zipf_shares(pages, seed=seed)
-        if kind == "shift":  # a hot set as large as what fits
-            more |= {"hot_fraction": CAPACITY_MIB / WORKLOAD_MIB, "shift_pages": pages // 2, "seed": seed}
-        self.exerciser = Exerciser.start(mib=WORKLOAD_MIB, threads=2, work=100, **more)
-        os.kill(self.exerciser.pid, signal.SIGSTOP)
-        self.vpn = self.exerciser.base // PAGE + np.arange(pages, dtype=np.int64)
-        addresses = self.vpn.astype(np.uint64) * np.uint64(PAGE)
-        status = np.empty(pages, np.int32)
-        MOVE(self.exerciser.pid, addresses, np.full(pages, SLOW, np.int32), status)
-        assert (MOVE.query(self.exerciser.pid, self.vpn) == SLOW).all()
-
-    def go_on(self) -> None:
-        os.kill(self.exerciser.pid, signal.SIGCONT)
-
-    def fast_share(self) -> float:
-        return float(self.exerciser.page_shares[MOVE.query(self.exerciser.pid, self.vpn) == FAST].sum())
-
-    @property
-    def oracle_share(self) -> float:
-        best = np.sort(self.exerciser.page_shares)[::-1][: CAPACITY_MIB * MIB // PAGE]
-        return float(best.sum())
-
-
 def watch(workload: Workload, seconds: float) -> list[tuple[float, float]]:
     """(seconds since now, fast share), every ``LOOK_S``."""
     begun_s, seen = time.monotonic(), []
@@ -171,46 +270,47 @@ def reached_s(seen: list[tuple[float, float]], share: float) -> float:
     return next((now_s for now_s, fast in seen if fast >= share), seen[-1][0])
 
 
-def measure(kind: str, method: str, seed: int, directory: Path) -> dict[str, float]:
-    workload = Workload(kind, seed)
-    try:
-        with placed_by(method, workload.exerciser.pid, directory):
+def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) -> dict[str, float]:
+    with ExitStack() as stack:
+        workload = Workload(kind, seed, stack)
+        stack.callback(workload.go_on)
+        settle_s = LOOK_S if method == "none" else SETTLE_S[kind]
+        with placed_by(method, workload, directory):
+            figures = {"room_mib": filler.leave(CAPACITY_MIB)}
             moved = vmstat("pgmigrate_success")
             workload.go_on()
-            seen = watch(workload, SETTLE_S[kind])
-            figures = {"first_s": reached_s(seen, 0.95 * workload.oracle_share)}
+            seen = watch(workload, settle_s)
+            figures["first_s"] = reached_s(seen, 0.95 * workload.oracle_share)
             if kind == "shift":
-                workload.exerciser.shift()
-                seen = watch(workload, SETTLE_S[kind])
-            workload.exerciser.throughput()
+                workload.shift()
+                seen = watch(workload, settle_s)
+            before, begun_s = workload.accesses(), time.monotonic()
             time.sleep(WINDOW_S)
-            figures["accesses_per_s"] = workload.exerciser.throughput()
+            figures["accesses_per_s"] = (workload.accesses() - before) / (time.monotonic() - begun_s)
             figures["moved_mib"] = (vmstat("pgmigrate_success") - moved) * PAGE / MIB
             figures["fast_share"] = workload.fast_share()
             figures["oracle_share"] = workload.oracle_share
-            figures["on_fast_mib"] = (
-                float((MOVE.query(workload.exerciser.pid, workload.vpn) == FAST).sum()) * PAGE / MIB
-            )
+            for part in workload.parts:
+                name = (part.cgroup or "").replace("/bench-", "_")
+                figures[f"on_fast{name}_mib"] = float(part.is_fast().sum()) * PAGE / MIB
+            marks = read_watermarks()[FAST]
+            figures["room_left_mib"] = (marks.available - marks.high) / MIB
             if kind == "shift":
                 figures["back_s"] = reached_s(seen, 0.95 * figures["fast_share"])
         return {name: round(value, 4) for name, value in figures.items()}
-    finally:
-        with suppress(ProcessLookupError):
-            workload.go_on()
-        workload.exerciser.stop()
 
 
 def main() -> None:
-    seed = int(sys.argv[1])
-    kinds = sys.argv[2].split(",") if len(sys.argv) > 2 else list(SETTLE_S)
+    seed, kind = int(sys.argv[1]), sys.argv[2]
+    methods = sys.argv[3].split(",") if len(sys.argv) > 3 else METHODS
     numbers: dict[str, Any] = {"kernel": os.uname().release}
     NUMA_BALANCING.write_text("0")
-    with tempfile.TemporaryDirectory() as directory, filled() as free_bytes:
-        numbers["free_mib"] = free_bytes / MIB
-        for kind in kinds:
-            for method in METHODS:
-                numbers[f"{kind}_{method}"] = measure(kind, method, seed, Path(directory))
-                print(kind, method, numbers[f"{kind}_{method}"], file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        filler = Filler(stack)
+        for method in methods:
+            numbers[method] = measure(kind, method, seed, Path(directory), filler)
+            print(kind, method, numbers[method], file=sys.stderr, flush=True)
+            filler.leave(2 * WORKLOAD_MIB)
     print(json.dumps(numbers))
 
 

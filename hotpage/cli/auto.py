@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import STOP_SIGNALS, heeding_signals
 from hotpage.cli.targets import (
     CgroupOption,
     CommOption,
@@ -24,10 +19,10 @@ from hotpage.cli.targets import (
     require,
 )
 from hotpage.errors import UsageError
-from hotpage.machine.capabilities import keep_only
 from hotpage.service.configtext import defaults_of
-from hotpage.service.configuration import DEFAULT_FILE, ConfigError, Configuration, Targets, load
-from hotpage.service.loop import NEEDED, Orders, Service, selection_of
+from hotpage.service.configuration import DEFAULT_FILE, ConfigError, Configuration, load
+from hotpage.service.loop import selection_of
+from hotpage.service.running import Given, become, run
 
 _ONCE_LOOK_S = 10.0
 
@@ -80,47 +75,20 @@ def auto(
             "nothing says what to look after",
             f"give -p PID, --cgroup PATH, --comm NAME or -a, or write {DEFAULT_FILE} (--print-config)",
         )
-    targets = _targets(pids, cgroup, comm, everything) if named else None
-
-    def read() -> Configuration:
-        configuration = load(config or DEFAULT_FILE) if has_file else Configuration()
-        if targets is not None:
-            cgroups = [
-                next((known for known in configuration.targets.cgroups if known.path == group.path), group)
-                for group in targets.cgroups
-            ]
-            configuration = configuration.model_copy(
-                update={"targets": targets.model_copy(update={"cgroups": cgroups})}
-            )
-        return configuration.model_copy(update={"dry_run": True}) if dry_run else configuration
-
-    configuration = read()
+    given = Given(
+        config=str(config or DEFAULT_FILE) if has_file else None,
+        targets=_targets(pids, cgroup, comm, everything) if named else None,
+        dry_run=dry_run,
+        once_after_s=look_s if once else None,
+        explain=explain,
+    )
+    configuration = given.read()
     require_root("keeping pages in place")
     selection_of(configuration)  # what is not there is said before anything starts
-    keep_only(NEEDED)
-    with _orders(heeds_hang_up=has_file) as orders:
-        _run(configuration, orders, read, look_s if once else None, explain)
+    if not once:
+        become(given)
+    run(given)
     return 0
-
-
-def _run(
-    configuration: Configuration,
-    orders: Orders,
-    read: Callable[[], Configuration],
-    once_after_s: float | None,
-    explain: int | None,
-) -> None:
-    from hotpage.service.reporting import Reporter
-
-    reporter = Reporter(_say, explain, is_once=once_after_s is not None)
-    service = Service(configuration, orders, reporter.rereading(read), _say, reporter.step)
-    with reporter.serving(service, once_after_s is None):
-        service.run(once_after_s)
-
-
-def _say(text: str) -> None:
-    """A line, with the time of day; the journal has its own."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def _check(path: Path) -> int:
@@ -134,19 +102,15 @@ def _check(path: Path) -> int:
     return 0
 
 
-def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Targets:
-    document: dict[str, object] = {"all": everything}
+def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {"all": everything}
     if pids is not None:
         document["pids"] = parse_pids(pids)
     if comm is not None:
         document["comms"] = [comm]
     if cgroup is not None:
         document["cgroups"] = [{"path": _as_in_proc(cgroup)}]
-    try:
-        return Targets.model_validate(document)
-    except ValueError as error:
-        first = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
-        raise UsageError(first.removeprefix("Value error, ")) from None
+    return document
 
 
 def _as_in_proc(cgroup: str) -> str:
@@ -154,25 +118,3 @@ def _as_in_proc(cgroup: str) -> str:
     from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
 
     return "/" + str(cgroup_directory(cgroup).relative_to(cgroup_mount().resolve())).removeprefix(".")
-
-
-@contextmanager
-def _orders(heeds_hang_up: bool) -> Iterator[Orders]:
-    """SIGTERM and SIGINT end in good order, a second one of the same kind at once; SIGHUP reads the
-    configuration again, or without a file ends as well.
-    """
-    orders = Orders()
-
-    def note(number: signal.Signals) -> bool:
-        if number == signal.SIGHUP and heeds_hang_up:
-            orders.reload = True
-            return True
-        orders.stop = f"ended by {number.name}"
-        return False
-
-    # What nohup and the shell had ignored stays so.
-    heeded = [
-        number for number in STOP_SIGNALS if heeds_hang_up or signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    with heeding_signals(heeded, note):
-        yield orders

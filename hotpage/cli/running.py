@@ -3,13 +3,11 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
+from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
 from hotpage.recording.session import Progress
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopReason:
@@ -37,29 +35,6 @@ def stop_on_signals() -> Iterator[StopReason]:
     heeded = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
     with heeding_signals(heeded, note):
         yield stop
-
-
-@contextmanager
-def heeding_signals(
-    numbers: Iterable[signal.Signals], note: Callable[[signal.Signals], bool]
-) -> Iterator[None]:
-    """Call ``note`` on each of these signals; once it returns False, the next of that kind does what it
-    always does.
-    """
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        known = signal.Signals(number)
-        if not note(known):
-            signal.signal(number, before[known])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class ProgressLine:

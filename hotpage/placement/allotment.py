@@ -23,7 +23,9 @@ class _Group:
 class Allotment:
     """Deducts what is chosen from what may be moved. Sizes in base pages.
 
-    ``room`` by node: free pages above the headroom, negative where the headroom is already used.
+    ``room`` by node: what it may take. Where a part of the headroom is used that is nothing, and the part is
+    ``owed``: pages still change places one for one. Below the high watermark ``room`` is negative.
+    ``reserve``: the headroom above that watermark.
     """
 
     def __init__(self, situation: Situation, fast: frozenset[int]) -> None:
@@ -31,7 +33,12 @@ class Allotment:
         self._fast = fast
         self.all_single = not len(self._candidates) or int(self._candidates.pages.max()) == 1
         self._present = list(situation.processes)
-        self.room = {r.node: (r.free_bytes - r.headroom_bytes) // PAGE_BYTES for r in situation.nodes}
+        above = {r.node: (r.free_bytes - r.headroom_bytes) // PAGE_BYTES for r in situation.nodes}
+        self.reserve = {
+            r.node: max(r.headroom_bytes - r.watermark_bytes, 0) // PAGE_BYTES for r in situation.nodes
+        }
+        self.owed = {node: min(max(-pages, 0), self.reserve[node]) for node, pages in above.items()}
+        self.room = {node: pages + self.owed[node] for node, pages in above.items()}
         self._rate = {r.node: r.rate_bytes / PAGE_BYTES for r in situation.nodes}
         count = max(situation.processes, default=-1) + 1
         highest = max(self.room, default=0)

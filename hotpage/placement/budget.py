@@ -23,10 +23,12 @@ _FIRST_STOP_S, _LONGEST_STOP_S = 60.0, 3600.0
 
 def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: float = HEADROOM_SHARE) -> int:
     """What stays free of a node above its high watermark: 2 % of it (``share_of_node``), 50 MiB to 1 GiB, but
-    at most an eighth.
+    at most an eighth; nothing at a share of 0.
 
     The kernel reclaims up to the high watermark: a node filled beyond it would be emptied again at once.
     """
+    if not share_of_node:
+        return high_watermark_bytes
     share = min(max(share_of_node * total_bytes, HEADROOM_MIN_BYTES), HEADROOM_MAX_BYTES, total_bytes / 8)
     return high_watermark_bytes + int(share)
 

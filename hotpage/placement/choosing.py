@@ -98,6 +98,7 @@ class Choice:
         self._place, self._by_class = self._histogram()
         self.fast_by_key, self.slow_by_key = self._by_class[_FAST].copy(), self._by_class[_SLOW].copy()
         self.fast_by_key[UNKNOWN_KEY:] = self.slow_by_key[UNKNOWN_KEY:] = 0
+        self.capacity, self._payable = self._capacity()
         self._fates = _fates_by_key(None, Fate.NOT_CHOSEN)
         self._routes: list[tuple[Int64s, Uint32s]] = []
         self.hot_key = UNKNOWN_KEY
@@ -143,13 +144,22 @@ class Choice:
         nodes = [room.node for room in self.situation.nodes]
         return max(*nodes, int(self.situation.candidates.node.max(initial=0)), 0)
 
-    def capacity_key(self) -> int:
-        """The key from which pages are hot when the hottest fill what the fast nodes can hold of them.
+    def _capacity(self) -> tuple[float, float]:
+        """What the fast nodes can hold of the candidates, in pages, and how many have to go for the headroom.
 
-        That is what the candidates have there now, and the free room above the headroom.
+        That is what they have there now, and the free room above the headroom. If others have used the
+        headroom, the candidates give back what they have beyond its size, and no more: however much others
+        take, as long as the high watermark is kept, so many pages can still change places.
         """
-        room = sum(self.allotment.room[node] for node in self.places.fast)
-        return hottest_that_fit(self.fast_by_key + self.slow_by_key, float(self.fast_by_key.sum()) + room)
+        allotment, fast = self.allotment, self.places.fast & self.allotment.room.keys()
+        held = float(self.fast_by_key.sum()) + sum(allotment.room[node] for node in fast)
+        least = min(held, float(sum(allotment.reserve[node] for node in fast)))
+        capacity = max(held - sum(allotment.owed[node] for node in fast), least)
+        return capacity, max(held - capacity, 0.0)
+
+    def capacity_key(self) -> int:
+        """The key from which pages are hot when the hottest fill the capacity."""
+        return hottest_that_fit(self.fast_by_key + self.slow_by_key, self.capacity)
 
     def key_of_aim(self) -> int | None:
         """The hot key that the aim names by rate or by size, if it does."""
@@ -166,12 +176,12 @@ class Choice:
         are an octave colder than the hottest slow page, or simply all where the headroom has to be restored.
         """
         room = [self.allotment.room.get(node, 0) for node in self.places.fast]
-        need = float(self.slow_by_key[least_key:].sum()) - sum(room)
+        need = float(self.slow_by_key[least_key:].sum()) - sum(room) + self._payable
         sums = np.cumsum(self.fast_by_key)
         likely = int(np.searchsorted(sums, _SLACK * need + _LEAST_VICTIMS)) + 1
         present = np.flatnonzero(self.slow_by_key)
         surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
-        if any(pages < 0 for pages in room):
+        if self._payable > 0 or any(pages < 0 for pages in room):
             surely = UNKNOWN_KEY
         if likely < surely and sums[surely - 1] < 2 * sums[likely - 1]:
             likely = surely  # to look at all is quicker than perhaps to look twice
@@ -187,6 +197,8 @@ class Choice:
         """
         self.hot_key = hot_key
         self._fates = _fates_by_key(hot_key, idle)
+        if hot_key >= UNKNOWN_KEY:  # nothing fits: that a page is cold is not why it stays
+            self._fates[_SLOW, self.least_key() : UNKNOWN_KEY] = Fate.ROOM
         above, below = max(hot_key, least_key), max(hot_key - OCTAVE, min(victim_key, UNKNOWN_KEY))
         ups, downs = [], []
         for part in chunks(self.fate.size):
@@ -305,12 +317,12 @@ class Choice:
         spare = room - (int(sums[free - 1]) if free else 0)
         swaps = rows[free:]
         could, target, fates = self.demotable(victims, self.nearest(node, self.places.demote_to))
-        if spare < 0:  # the headroom is used: restore it, whether anything is promoted or not
-            made = np.cumsum(allotment.sizes(could), dtype=np.int64)
-            first = min(int(np.searchsorted(made, -spare, side="left")) + 1, could.size)
+        if spare < 0:  # below the high watermark: whether anything is promoted or not
+            first = self._until(-spare, could)
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
             could, target = could[first:], target[first:]
+        others, their_target = could, target
         if gate is not None:
             partner = self._paired(swaps, could, spare, node, gate)
             surely_hot, surely_cold = gate.are_certain(swaps, could, partner)
@@ -330,7 +342,25 @@ class Choice:
         self.commit(could[:used], target[:used], is_promotion=False)
         promoted = np.concatenate((rows[:free], swaps[: partner.size]))
         self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
+        if allotment.owed[node] and self._payable > 0:
+            self._pay_back(node, others, their_target)
         return np.concatenate((left_over, rest))
+
+    def _until(self, need_pages: int, rows: Int64s) -> int:
+        """How many of ``rows`` have so many pages together, or all."""
+        made = np.cumsum(self.allotment.sizes(rows), dtype=np.int64)
+        return min(int(np.searchsorted(made, need_pages, side="left")) + 1, rows.size)
+
+    def _pay_back(self, node: int, victims: Int64s, target: Int16s) -> None:
+        """Demote the first of ``victims`` that have not moved, as many as have to go for the headroom."""
+        stays = self.fate.take(victims) != Fate.MOVED
+        rows, target = victims[stays], target[stays]
+        need_pages = min(self.allotment.owed[node] - max(self.allotment.room[node], 0), self._payable)
+        count = self._until(int(need_pages), rows) if need_pages > 0 else 0
+        paid = int(self.allotment.sizes(rows[:count]).sum(dtype=np.int64))
+        self.ran_short |= paid < need_pages
+        self._payable -= paid
+        self.commit(rows[:count], target[:count], is_promotion=False)
 
     def _paired(self, rows: Int64s, victims: Int64s, spare: int, node: int, gate: Gate | None) -> Int64s:
         """The place of the last victim that each row needs, for the rows that a gate lets swap.

@@ -69,8 +69,9 @@ class NodeRoom:
     """A node with memory. ``tier`` 0 is the fastest; latency None where the firmware does not tell.
 
     ``free_bytes``: what can be had without taking anything from a program, idle page cache included; of it
-    ``headroom_bytes`` stay free, whatever is moved: at least the node's high watermark. ``rate_bytes``: what
-    may be moved to the node by this plan. ``is_device``: memory of an accelerator, left alone unless named.
+    ``headroom_bytes`` stay free, whatever is moved: at least the node's high watermark, ``watermark_bytes``.
+    ``rate_bytes``: what may be moved to the node by this plan. ``is_device``: memory of an accelerator, left
+    alone unless named.
     """
 
     node: int
@@ -82,6 +83,7 @@ class NodeRoom:
     read_latency_ns: float | None = None
     rate_bytes: float = float("inf")
     is_device: bool = False
+    watermark_bytes: int = 0
 
 
 @dataclass(frozen=True)

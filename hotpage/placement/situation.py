@@ -107,6 +107,7 @@ def node_rooms(
                 node.distances,
                 node.read_latency_ns,
                 is_device=node.is_device,
+                watermark_bytes=marks.high if marks else 0,
             )
         )
     return rooms

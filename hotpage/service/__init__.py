@@ -12,4 +12,6 @@ keeper.py          one round: policy -> plan -> mover -> outcome (placement)
 loop.py            rounds, signals, questions (control.py, decisions.py), systemd (notify.py)
       |
 reporting.py       a line where something happened, the decision log, metrics.py
+
+running.py starts it, in a process that has forgotten the command line (__main__.py).
 """

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TOML as text: on which line a field stands, and a model's defaults with their comments."""
+"""TOML as text: on which line a field stands, and a section's defaults with their comments."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any, get_args
+from dataclasses import fields
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from hotpage.service.sections import Place, default_of, is_required, kinds_of, section_of
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _WORD = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
 _WIDTH = 100
-
-Place = tuple[str | int, ...]
 
 
 def line_of(text: str, place: Place) -> int:
@@ -49,38 +47,33 @@ def _words(dotted: str) -> Place:
     return tuple(word.strip("\"'") for word in _WORD.findall(dotted))
 
 
-def defaults_of(model: type[BaseModel]) -> str:
-    """A TOML document with every key of the model at its default, each below its description."""
-    return "\n".join([*_section(model, ""), ""])
+def defaults_of(section: type) -> str:
+    """A TOML document with every key of the section at its default, each below its description."""
+    return "\n".join([*_section(section, ""), ""])
 
 
-def _section(model: type[BaseModel], name: str) -> Iterator[str]:
-    sections = {key: field for key, field in model.model_fields.items() if _is_section(field)}
+def _section(section: type, name: str) -> Iterator[str]:
+    kinds = kinds_of(section)
+    inner = {one.name: kinds[one.name] for one in fields(section) if not one.metadata}
     if name:
-        yield from ("", *_comment(model.__doc__ or ""), f"[{name}]")
-    for key, field in model.model_fields.items():
-        if key in sections:
+        yield from ("", *_comment(section.__doc__ or ""), f"[{name}]")
+    for one in fields(section):
+        if one.name in inner:
             continue
-        yield from _comment(field.description or "")
-        yield f"{key} = {_toml(field.default)}"
-        yield from _example(field, f"{name}.{key}")
-    for key, field in sections.items():
-        kind: Any = field.annotation
+        yield from _comment(one.metadata["description"])
+        yield f"{one.name} = {_toml(default_of(one))}"
+        if table := section_of(kinds[one.name]):
+            yield from _example(table, f"{name}.{one.name}")
+    for key, kind in inner.items():
         yield from _section(kind, f"{name}.{key}".lstrip("."))
 
 
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-
-
-def _example(field: FieldInfo, name: str) -> Iterator[str]:
+def _example(table: type, name: str) -> Iterator[str]:
     """What an array of tables holds; in comments, for an empty array is the default."""
-    for kind in get_args(field.annotation):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield f"# Instead of this line, at the end of the file: [[{name}]] for each, with"
-            for key, inner in kind.model_fields.items():
-                value = "..." if inner.is_required() else _toml(inner.default)
-                yield f"#   {key} = {value}    {inner.description}"
+    yield f"# Instead of this line, at the end of the file: [[{name}]] for each, with"
+    for one in fields(table):
+        value = "..." if is_required(one) else _toml(default_of(one))
+        yield f"#   {one.name} = {value}    {one.metadata['description']}"
 
 
 def _comment(text: str) -> list[str]:

@@ -1,30 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``hotpage auto`` is told to do: a TOML file, checked field by field.
 
-The models below are the reference: ``--print-config`` and docs/auto.md are made from their descriptions.
+The sections below are the reference: ``--print-config`` and docs/auto.md are made from their descriptions.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from typing import Any
 
 from hotpage.errors import HotpageError, UsageError
 from hotpage.placement import policies
 from hotpage.service.configtext import line_of
+from hotpage.service.sections import Place, Problem, build, key, kinds_of, section_of
 from hotpage.views.units import parse_size
 
 DEFAULT_FILE = Path("/etc/hotpage.toml")
@@ -54,72 +46,90 @@ def _size(value: Any) -> Any:
         raise ValueError("is no size: write it as 4096, 64M or 1.5G") from None
 
 
-Size = Annotated[float, BeforeValidator(_size)]
-"""Bytes; in the file a number or a string such as "64M"."""
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("is no cgroup: write it as /system.slice/db.service")
+    return "/" + path.strip("/")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+def _all_absolute(paths: list[str]) -> list[str]:
+    for path in paths:
+        if not path.startswith("/"):
+            raise ValueError(f"'{path}' is no cgroup: write it as /system.slice/db.service")
+    return ["/" + path.strip("/") for path in paths]
 
 
-class Cgroup(_Section):
+def _pids(pids: list[int]) -> list[int]:
+    for pid in pids:
+        if not 0 < pid <= _LARGEST_PID:
+            raise ValueError(f"{pid} is no process id: see ps -e")
+    return pids
+
+
+def _comms(comms: list[str]) -> list[str]:
+    for comm in comms:
+        if not 0 < len(comm.encode()) <= _LONGEST_COMM_BYTES:
+            raise ValueError(f"'{comm}' is no command name: those have 1 to 15 bytes (see ps -eo comm)")
+    return comms
+
+
+def _sources(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in SOURCES:
+            raise ValueError(f"there is no source '{name}': {_suggestion(name, SOURCES)}")
+    if not names:
+        raise ValueError(f"no source is named: choose from {', '.join(SOURCES)}")
+    return names
+
+
+def _policy(name: str) -> str:
+    if name not in policies.names():
+        raise ValueError(f"there is no policy '{name}': {_suggestion(name, policies.names())}")
+    return name
+
+
+def _address(address: str) -> str:
+    if address:
+        host_and_port(address)
+    return address
+
+
+def _directory(path: str) -> str:
+    if not path:
+        raise ValueError("is no directory: write it as /run/hotpage")
+    return path
+
+
+@dataclass(frozen=True)
+class Cgroup:
     """A cgroup with its share of fast memory."""
 
-    path: str = Field(description="As in /proc/PID/cgroup; all below it belongs to it.")
-    floor: Size = Field(0.0, ge=0, description="Bytes of fast memory that are never taken from it.")
-    ceiling: Size = Field(float("inf"), ge=0, description="Bytes of fast memory that it gets at most.")
-    weight: float = Field(
-        1.0, gt=0, le=1e6, description="Its pages rank as if they were accessed so many times as often."
+    path: str = key(MISSING, "As in /proc/PID/cgroup; all below it belongs to it.", convert=_absolute)
+    floor: float = key(0.0, "Bytes of fast memory that are never taken from it.", at_least=0, read=_size)
+    ceiling: float = key(float("inf"), "Bytes of fast memory that it gets at most.", at_least=0, read=_size)
+    weight: float = key(
+        1.0, "Its pages rank as if they were accessed so many times as often.", above=0, at_most=1e6
     )
 
-    @field_validator("path")
-    @classmethod
-    def _is_absolute(cls, path: str) -> str:
-        if not path.startswith("/"):
-            raise ValueError("is no cgroup: write it as /system.slice/db.service")
-        return "/" + path.strip("/")
-
-    @model_validator(mode="after")
-    def _floor_fits(self) -> Self:
+    def check(self) -> None:
+        """Raises ValueError for a floor that does not fit."""
         if self.floor > self.ceiling:
             raise ValueError("has a floor above its ceiling: lower the floor")
-        return self
 
 
-class Targets(_Section):
+@dataclass(frozen=True)
+class Targets:
     """Whose pages are looked after. Without pids, comms and cgroups: those of all processes."""
 
-    all: bool = Field(False, description="All processes, even if some are named below.")
-    pids: list[int] = Field([], description="Processes and their descendants.")
-    comms: list[str] = Field([], description="Command names (at most 15 bytes), present and future.")
-    cgroups: list[Cgroup] = Field([], description="Cgroups with their shares of fast memory.")
-    exclude_pids: list[int] = Field([], description="These are left alone; descendants count by themselves.")
-    exclude_comms: list[str] = Field([], description="Processes of these command names are left alone.")
-    exclude_cgroups: list[str] = Field([], description="Cgroups that are left alone, with all below them.")
-
-    @field_validator("pids", "exclude_pids")
-    @classmethod
-    def _are_pids(cls, pids: list[int]) -> list[int]:
-        for pid in pids:
-            if not 0 < pid <= _LARGEST_PID:
-                raise ValueError(f"{pid} is no process id: see ps -e")
-        return pids
-
-    @field_validator("comms", "exclude_comms")
-    @classmethod
-    def _are_comms(cls, comms: list[str]) -> list[str]:
-        for comm in comms:
-            if not 0 < len(comm.encode()) <= _LONGEST_COMM_BYTES:
-                raise ValueError(f"'{comm}' is no command name: those have 1 to 15 bytes (see ps -eo comm)")
-        return comms
-
-    @field_validator("exclude_cgroups")
-    @classmethod
-    def _are_cgroups(cls, paths: list[str]) -> list[str]:
-        for path in paths:
-            if not path.startswith("/"):
-                raise ValueError(f"'{path}' is no cgroup: write it as /system.slice/db.service")
-        return ["/" + path.strip("/") for path in paths]
+    all: bool = key(False, "All processes, even if some are named below.")
+    pids: list[int] = key([], "Processes and their descendants.", convert=_pids)
+    comms: list[str] = key([], "Command names (at most 15 bytes), present and future.", convert=_comms)
+    cgroups: list[Cgroup] = key([], "Cgroups with their shares of fast memory.")
+    exclude_pids: list[int] = key([], "These are left alone; descendants count by themselves.", convert=_pids)
+    exclude_comms: list[str] = key([], "Processes of these command names are left alone.", convert=_comms)
+    exclude_cgroups: list[str] = key(
+        [], "Cgroups that are left alone, with all below them.", convert=_all_absolute
+    )
 
     @property
     def everything(self) -> bool:
@@ -127,80 +137,61 @@ class Targets(_Section):
         return self.all or not (self.pids or self.comms or self.cgroups)
 
 
-class Observe(_Section):
+@dataclass(frozen=True)
+class Observe:
     """How accesses are seen."""
 
-    sources: list[str] = Field(["hint", "fault"], description="Of hint, fault and sample (PEBS, IBS).")
-    arm: bool = Field(
-        True, description="Have the kernel arm pages; without, rates come only where it does so by itself."
-    )
-
-    @field_validator("sources")
-    @classmethod
-    def _are_sources(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in SOURCES:
-                raise ValueError(f"there is no source '{name}': {_suggestion(name, SOURCES)}")
-        if not names:
-            raise ValueError(f"no source is named: choose from {', '.join(SOURCES)}")
-        return names
+    sources: list[str] = key(["hint", "fault"], "Of hint, fault and sample (PEBS, IBS).", convert=_sources)
+    arm: bool = key(True, "Have the kernel arm pages; without, rates come only where it does so by itself.")
 
 
-class Budget(_Section):
+@dataclass(frozen=True)
+class Budget:
     """What all this may cost."""
 
-    cpu_percent: float = Field(
-        2.0, gt=0, le=100, description="Slowdown of the targets, and hotpage's own CPU time, each."
+    cpu_percent: float = key(
+        2.0, "Slowdown of the targets, and hotpage's own CPU time, each.", above=0, at_most=100
     )
-    plan_percent: float = Field(
-        1.0, gt=0, le=100, description="Share of one CPU for plans: they are made as often as that allows."
+    plan_percent: float = key(
+        1.0, "Share of one CPU for plans: they are made as often as that allows.", above=0, at_most=100
     )
-    move_rate: Size = Field(
-        256.0 * 2**20, gt=0, description="Bytes per second that are moved to one node at most."
+    move_rate: float = key(
+        256.0 * 2**20, "Bytes per second that are moved to one node at most.", above=0, read=_size
     )
 
 
-class Placement(_Section):
+@dataclass(frozen=True)
+class Placement:
     """What goes where."""
 
-    policy: str = Field("fit", description="The policy: fit, threshold, cold or random (docs/placement.md).")
-    headroom_percent: float = Field(
-        2.0, ge=0, le=50, description="Kept free of each node above its high watermark; 50 MiB to 1 GiB."
+    policy: str = key(
+        "fit", "The policy: fit, threshold, cold or random (docs/placement.md).", convert=_policy
     )
-    horizon: float = Field(
-        60.0, ge=1, le=3600, description="Seconds in which a move has to pay, at most; bounces shorten it."
+    headroom_percent: float = key(
+        2.0, "Kept free of each node above its high watermark; 50 MiB to 1 GiB, or 0.", at_least=0, at_most=50
+    )
+    horizon: float = key(
+        60.0, "Seconds in which a move has to pay, at most; bounces shorten it.", at_least=1, at_most=3600
     )
 
-    @field_validator("policy")
-    @classmethod
-    def _is_policy(cls, name: str) -> str:
-        if name not in policies.names():
-            raise ValueError(f"there is no policy '{name}': {_suggestion(name, policies.names())}")
-        return name
 
-
-class Metrics(_Section):
+@dataclass(frozen=True)
+class Metrics:
     """For Prometheus."""
 
-    address: str = Field(
-        "127.0.0.1:9753", description='HOST:PORT of the metrics, HTTP without a password; "" for none.'
+    address: str = key(
+        "127.0.0.1:9753", 'HOST:PORT of the metrics, HTTP without a password; "" for none.', convert=_address
     )
 
-    @field_validator("address")
-    @classmethod
-    def _is_address(cls, address: str) -> str:
-        if address:
-            host_and_port(address)
-        return address
 
-
-class Configuration(_Section):
+@dataclass(frozen=True)
+class Configuration:
     """Everything, with its defaults."""
 
-    interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two looks.")
-    dry_run: bool = Field(False, description="Plan and say so, and move nothing.")
-    state_dir: str = Field(
-        "/run/hotpage", min_length=1, description="For rates that were learned, the decision log, the socket."
+    interval: float = key(1.0, "Seconds between two looks.", at_least=0.1, at_most=3600)
+    dry_run: bool = key(False, "Plan and say so, and move nothing.")
+    state_dir: str = key(
+        "/run/hotpage", "For rates that were learned, the decision log, the socket.", convert=_directory
     )
     targets: Targets = Targets()
     observe: Observe = Observe()
@@ -236,43 +227,45 @@ def parse(text: str, name: str) -> Configuration:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{name}: is no TOML: {error}"]) from None
-    try:
-        return Configuration.model_validate(document)
-    except ValidationError as error:
-        problems = sorted(_problem(text, name, found) for found in error.errors(include_url=False))
-        raise ConfigError([problem for _, problem in problems]) from None
+    problems: list[Problem] = []
+    made: Configuration = build(Configuration, document, (), problems)
+    if problems:
+        lines = sorted((line_of(text, one.place), _line(text, name, one)) for one in problems)
+        raise ConfigError([line for _, line in lines])
+    return made
 
 
-def _problem(text: str, name: str, found: Any) -> tuple[int, str]:
-    """A line for one error, after the number of the line it is about (0: nobody knows)."""
-    place: tuple[str | int, ...] = found["loc"]
-    line = line_of(text, place)
+def named_targets(document: Mapping[str, object]) -> Targets:
+    """Targets of a document of their own. Raises UsageError."""
+    problems: list[Problem] = []
+    made: Targets = build(Targets, document, (), problems)
+    if problems:
+        raise UsageError(problems[0].message)
+    return made
+
+
+def _line(text: str, name: str, found: Problem) -> str:
+    line = line_of(text, found.place)
     where = f"{name}:{line}" if line else name
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    kind, message = found["type"], found["msg"]
-    if kind == "extra_forbidden":
-        known = _fields_of(place[:-1])
-        what = f"{field}: there is no such key: {_suggestion(str(place[-1]), known)}"
-    elif kind == "missing":
-        what = f"{field}: is missing: add {place[-1]} = ..."
-    elif kind == "value_error":
-        what = f"{field}: {message.removeprefix('Value error, ')}"
-    else:
-        what = f"{field}: {message[:1].lower()}{message[1:]}, not {found['input']!r}"
-    return line, f"{where}: {what}"
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found.place).lstrip(".")
+    last = str(found.place[-1]) if found.place else ""
+    what = found.message
+    if found.kind == "unknown":
+        what = f"there is no such key: {_suggestion(last, _fields_of(found.place[:-1]))}"
+    elif found.kind == "missing":
+        what = f"is missing: add {last} = ..."
+    elif found.kind == "type":
+        what = f"{found.message}, not {found.value!r}"
+    return f"{where}: {field}: {what}"
 
 
-def _fields_of(place: tuple[str | int, ...]) -> list[str]:
+def _fields_of(place: Place) -> list[str]:
     """The keys that a section knows."""
-    model: type[BaseModel] = Configuration
+    section: type = Configuration
     for part in place:
-        if part == "cgroups":
-            model = Cgroup
-        elif isinstance(part, str) and part in model.model_fields:
-            kind = model.model_fields[part].annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                model = kind
-    return list(model.model_fields)
+        if isinstance(part, str):
+            section = section_of(kinds_of(section)[part]) or section
+    return [one.name for one in fields(section)]
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:

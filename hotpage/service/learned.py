@@ -40,10 +40,14 @@ class Learned:
     folios: Mapping[Identity, Folios]
     age_s: float
 
+    def is_over(self, time_s: float) -> bool:
+        """Whether all of it is too old, so many seconds into the session."""
+        return self.age_s + time_s > TRUSTED_S
+
     def fill(self, process: Process, now: Folios, time_s: float) -> Folios:
         """``now`` with what was learned before of pages that have no rate yet."""
         before = self.folios.get((process.pid, process.start_time_ticks))
-        if before is None or self.age_s + time_s > TRUSTED_S:
+        if before is None or self.is_over(time_s):
             return now
         known = now.vpn[~np.isnan(now.rate_hz)]
         use = ~np.isin(before.vpn, known)

@@ -71,6 +71,8 @@ class Surveyor:
 
         ``factor``: what to multiply a cgroup's rate with; ``horizon_s``: P of a process.
         """
+        if self.learned is not None and self.learned.is_over(picture.time_s):
+            self.learned = None
         elapsed_s = 0.0 if self._surveyed_s is None else now_s - self._surveyed_s
         self._surveyed_s = now_s
         rate_bytes = self.configuration.budget.move_rate * period_s

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from movetarget import set_policy
 from moving import FAST, SLOW
+from numpy.typing import NDArray
 from toucher import wait_for
 from workload import BALANCING, move, nodes_of
 
 from hotpage.exerciser import Exerciser
+from hotpage.machine.numa import MovePages
 from hotpage.machine.tiering import PROMOTE_RATE_LIMIT
 
 _DEADLINE_S = 240.0
+MPOL_PREFERRED = 1  # linux/mempolicy.h
 
 pytestmark = pytest.mark.guest(topology="small-dram", limit_s=600.0)
 
@@ -32,17 +36,27 @@ def workload() -> Iterator[Exerciser]:
         yield exerciser
 
 
-def test_the_hot_set_ends_on_the_fast_node(workload: Exerciser, machine: object, tmp_path: Path) -> None:
-    before = BALANCING.read_text(), PROMOTE_RATE_LIMIT.read_text() if PROMOTE_RATE_LIMIT.exists() else ""
-    config = tmp_path / "auto.toml"
+def is_hot(workload: Exerciser) -> NDArray[np.bool_]:
+    """Of each page, whether it gets accesses."""
+    return np.isin(np.arange(workload.pages) + (workload.base >> 12), workload.hot_vpns)
+
+
+def keep_until_hot_pages_are_fast(workload: Exerciser, directory: Path) -> str:
+    """Run ``hotpage auto`` until 95 % of the hot pages are on the fast node; what it says.
+
+    It keeps to the slow node itself.
+    """
+    config = directory / "auto.toml"
     budget = "[budget]\ncpu_percent = 50.0\nplan_percent = 20.0"  # everything is slow here
-    config.write_text(f'state_dir = "{tmp_path}/state"\n{budget}\n[metrics]\naddress = ""\n')
-    hot = np.isin(np.arange(workload.pages) + (workload.base >> 12), workload.hot_vpns)
+    config.write_text(f'state_dir = "{directory}/state"\n{budget}\n[metrics]\naddress = ""\n')
+    hot = is_hot(workload)
     command = [sys.executable, "-m", "hotpage", "auto", "--config", str(config), "-p", str(workload.pid)]
-    output = tmp_path / "output"
+    output = directory / "output"
     os.kill(workload.pid, signal.SIGSTOP)  # the compiler wants the processors, too
     with output.open("wb") as file:
-        service = subprocess.Popen(command, stdout=file, stderr=file)
+        service = subprocess.Popen(
+            command, stdout=file, stderr=file, preexec_fn=lambda: set_policy(MPOL_PREFERRED, SLOW)
+        )
     try:
         wait_for(lambda: " moves pages of " in output.read_text() or service.poll() is not None, "it runs")
         os.kill(workload.pid, signal.SIGCONT)
@@ -59,9 +73,37 @@ def test_the_hot_set_ends_on_the_fast_node(workload: Exerciser, machine: object,
     finally:
         service.kill()
         service.wait()
+    return output.read_text()
+
+
+def test_the_hot_set_ends_on_the_fast_node(workload: Exerciser, machine: object, tmp_path: Path) -> None:
+    before = BALANCING.read_text(), PROMOTE_RATE_LIMIT.read_text() if PROMOTE_RATE_LIMIT.exists() else ""
+    said = keep_until_hot_pages_are_fast(workload, tmp_path)
     if machine.kernel != "6.1":  # type: ignore[attr-defined]  # there the kernel moves what is accessed
-        assert " up, 0 down: moved " in output.read_text()
+        assert " up, 0 down: moved " in said
         on_fast = nodes_of(workload.pid, workload.base, workload.pages) == FAST
-        assert on_fast[~hot].mean() < 0.05, "what nobody accesses stays"
+        assert on_fast[~is_hot(workload)].mean() < 0.05, "what nobody accesses stays"
     after = BALANCING.read_text(), PROMOTE_RATE_LIMIT.read_text() if PROMOTE_RATE_LIMIT.exists() else ""
     assert after == before
+
+
+def test_hot_and_cold_pages_change_places_on_a_node_that_others_fill(
+    workload: Exerciser, tmp_path: Path
+) -> None:
+    """8 MiB are left above the high watermark: less than hotpage's headroom, so there is no free room."""
+    cold = workload.base + 4096 * np.flatnonzero(~is_hot(workload)).astype(np.uint64)
+    status = np.empty(cold.size, np.int32)
+    MovePages()(workload.pid, cold, np.full(cold.size, FAST, np.int32), status)
+    assert (status == FAST).all()
+    filler = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert filler.stdout is not None
+        assert filler.stdout.readline().strip() == "full"
+        keep_until_hot_pages_are_fast(workload, tmp_path)
+    finally:
+        filler.kill()
+        filler.communicate()

@@ -77,6 +77,7 @@ def situations(draw: st.DrawFn) -> Situation:
             headroom_pages=draw(st.integers(0, 10)),
             rate_bytes=draw(st.sampled_from([float("inf"), 0.0, 5 * PAGE, 17 * PAGE])),
             is_device=bool(node) and draw(st.integers(0, 5)) == 0,
+            watermark_bytes=draw(st.integers(0, 3)) * PAGE,
         )
         for node in range(node_count)
     ]

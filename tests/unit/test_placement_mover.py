@@ -291,6 +291,7 @@ def test_headroom_is_above_the_high_watermark() -> None:
     assert headroom_bytes(10 << 30, 0) == int(0.02 * (10 << 30))
     assert headroom_bytes(1 << 30, 5 << 20) == (5 << 20) + (50 << 20)
     assert headroom_bytes(64 << 20, 0) == 8 << 20, "a small node is not all headroom"
+    assert headroom_bytes(64 << 30, 100 << 20, 0.0) == 100 << 20
 
 
 def test_a_node_near_its_watermark_is_to_get_room() -> None:

@@ -68,7 +68,9 @@ def test_a_plan_keeps_to_every_limit(data: st.DataObject, situation: Situation, 
         assert move.target in process.allowed_nodes
         free[move.target] -= move.size_bytes
         free[move.source] += move.size_bytes
-        assert free[move.target] >= nodes[move.target].headroom_bytes, "never below the headroom"
+        target = nodes[move.target]
+        least = min(target.headroom_bytes, max(target.free_bytes, target.watermark_bytes))
+        assert free[move.target] >= least, "what is free of the headroom stays free, and the watermark"
         into[move.target] += move.size_bytes
         of_group[process.cgroup] += move.size_bytes
         if move.is_promotion:
@@ -339,3 +341,35 @@ def test_history_forgets_bounces_and_doubles_waits() -> None:
     settled = again.noting(keys(5), keys(), 4 * FIRST_WAIT_S)
     assert settled.failed.size == 0
     assert settled.moved.tolist() == [5], "the bounce of page 1 is long over"
+
+
+def pressed(free: int, *rows: tuple[int, int, int, int, float], reserve: int = 10) -> Situation:
+    """Two nodes; of the fast one 5 pages are its high watermark, and ``reserve`` more its headroom."""
+    nodes = [room(0, free, headroom_pages=5 + reserve, watermark_bytes=5 * PAGE), room(1, 1000)]
+    return Situation(candidates(rows), {0: facts()}, nodes)
+
+
+def test_fit_swaps_where_others_have_used_the_headroom() -> None:
+    """As long as the high watermark is kept, a swap needs no more room than it makes."""
+    cold = [(0, vpn, 1, 0, 0.01) for vpn in range(8)]
+    hot = [(0, vpn, 1, 1, 5.0 * vpn) for vpn in range(100, 120)]
+    for free in (5, 9, 14, 15):
+        plan = policy("fit")(pressed(free, *cold, *hot), Aim())
+        assert moved(plan) == [(0, 1, list(range(8))), (1, 0, list(range(112, 120)))], free
+    plan = policy("fit")(pressed(2, *cold, *hot), Aim())
+    assert moved(plan) == [(0, 1, list(range(8))), (1, 0, list(range(115, 120)))], "the watermark comes first"
+
+
+def test_others_cannot_drive_out_more_than_the_headroom_is_worth() -> None:
+    hot = [(0, vpn, 1, 0, 500.0 + 9 * vpn) for vpn in range(8)]
+    assert moved(policy("fit")(pressed(5, *hot), Aim())) == []
+    more = [(0, vpn, 1, 0, 500.0 + 9 * vpn) for vpn in range(25)]
+    assert moved(policy("fit")(pressed(11, *more), Aim())) == [(0, 1, [0, 1, 2, 3])], "all that is used"
+    assert moved(policy("fit")(pressed(5, *more[:13]), Aim())) == [(0, 1, [0, 1, 2])]
+
+
+def test_where_nothing_fits_that_is_the_reason() -> None:
+    rows = [(0, 1, 1, 1, 500.0), (0, 2, 1, 1, 0.001)]
+    plan = policy("fit")(pressed(15, *rows), Aim())
+    assert plan.kept_bytes == {Fate.ROOM: PAGE, Fate.COLD_IN_PLACE: PAGE}
+    assert moved(policy("fit")(pressed(16, *rows), Aim())) == [(1, 0, [1])]

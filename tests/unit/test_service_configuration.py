@@ -2,6 +2,7 @@
 """The configuration of ``hotpage auto``: its defaults as text, and its problems by field and line."""
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hotpage.errors import UsageError
 from hotpage.service.configtext import defaults_of, line_of
 from hotpage.service.configuration import Cgroup, ConfigError, Configuration, host_and_port, load, parse
+from hotpage.service.sections import kinds_of, section_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "auto.md"
 
@@ -27,12 +29,12 @@ def test_the_printed_defaults_are_the_defaults() -> None:
 def test_every_key_is_printed_below_its_description() -> None:
     text = defaults_of(Configuration)
     document = tomllib.loads(text)
-    for name, field in Configuration.model_fields.items():
-        assert name in document
-        sections = getattr(field.annotation, "model_fields", None)
-        for key, inner in (sections or {}).items():
-            assert key in document[name]
-            assert inner.description
+    for one in fields(Configuration):
+        assert one.name in document
+        section = None if one.metadata else section_of(kinds_of(Configuration)[one.name])
+        for inner in fields(section) if section else ():
+            assert inner.name in document[one.name]
+            assert inner.metadata["description"]
     assert all(len(line) <= 110 for line in text.splitlines())
 
 
@@ -121,6 +123,13 @@ def test_whom_it_is_about() -> None:
             '[[targets.cgroups]]\npath="/a"\n[[targets.cgroups]]\npath="/b"\nweigth=2',
             "f.toml:5: targets.cgroups[1].weigth: there is no such key: did you mean 'weight'?",
         ),
+        ("interval = nan", "f.toml:1: interval: input should be greater than or equal to 0.1, not nan"),
+        ("targets = 1", "f.toml:1: targets: input should be a table, not 1"),
+        ("[targets]\npids = 1", "f.toml:2: targets.pids: input should be a valid list, not 1"),
+        ("[targets]\npids = [true]", "f.toml:2: targets.pids[0]: input should be a valid integer, not True"),
+        ("[placement]\nheadroom_percent = 51", "f.toml:2: placement.headroom_percent: input should be less"),
+        ("[budget]\nmove_rate = 0", "f.toml:2: budget.move_rate: input should be greater than 0, not 0"),
+        ('state_dir = ""', "f.toml:1: state_dir: is no directory"),
         ("interval = ", "f.toml: is no TOML: "),
         ("interval = 1\ninterval = 2", "f.toml: is no TOML: "),
     ],

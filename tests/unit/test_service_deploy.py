@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from hotpage.recording.session import Progress
 from hotpage.service.configuration import Configuration, parse
 from hotpage.service.loop import NEEDED, NoTiersError
 from hotpage.service.metrics import ServiceMetrics
+from hotpage.service.sections import kinds_of
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "hotpage" / "service" / "hotpage.service"
@@ -82,12 +84,12 @@ def test_the_document_lists_every_metric(exported: set[str]) -> None:
     assert documented == families
 
 
-def keys(model: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from keys(field.annotation, f"{name}.")
+def keys(section: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for one in fields(section):
+        if one.metadata:
+            yield prefix + one.name, one.metadata["description"]
         else:
-            yield prefix + name, field.description
+            yield from keys(kinds_of(section)[one.name], f"{one.name}.")
 
 
 def test_the_document_describes_every_key_as_the_model_does() -> None:
