@@ -248,6 +248,27 @@ def test_cgroups_fold() -> None:
     run(frozen_feed(), script)
 
 
+def test_plus_and_minus_fold_in_the_tree_alone() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "minus")
+        assert "postgres" in order_of(app)
+        await press(pilot, "t", "home")
+        while app.grid.row.name != "postgres":
+            await press(pilot, "down")
+        await press(pilot, "minus")
+        assert "postgres" not in order_of(app) and "redis-server" in order_of(app)
+        await until(app, pilot, lambda shown: shown.count("▸") == 1)
+        group = app.grid.row.name
+        assert group.endswith("/postgresql.service"), "the cursor is on its cgroup"
+        await press(pilot, "minus")
+        assert "postgres" not in order_of(app), "folded is folded"
+        await press(pilot, "plus", "plus")
+        assert "postgres" in order_of(app) and app.grid.row.name == group
+        await until(app, pilot, lambda shown: "▸" not in shown)
+
+    run(frozen_feed(), script)
+
+
 def test_a_recording_that_cannot_begin_says_why() -> None:
     feed = frozen_feed()
     feed.refuses = True
