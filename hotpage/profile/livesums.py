@@ -39,7 +39,7 @@ class Settled:
 
 def choose_hot_bin(pages: LivePages, found: Silence, nodes: Sequence[NodeRecord]) -> tuple[Threshold, int]:
     """What is hot (profile.threshold), moved to the nearest bin edge, and the first bin above that."""
-    sizes = pages.histogram.sum(axis=0).astype(np.float64) * PAGE_BYTES
+    sizes = pages.histogram().astype(np.float64) * PAGE_BYTES
     is_silent = found.silent_pages > 0
     bins = rate_bins(found.silent_rate_hz[is_silent].astype(np.float32))
     silent_bytes = found.silent_pages[is_silent] * PAGE_BYTES
@@ -72,7 +72,7 @@ class Placement:
 def place(pages: LivePages, mappings: MappingTable, found: Silence, nodes: Sequence[NodeRecord]) -> Placement:
     """Where heat lies. On a machine with one tier only the sums have a meaning, and cost nothing."""
     if not _slow_columns(nodes):
-        hot = pages.histogram[:, pages.hot_bin :].sum()
+        hot = pages.by_class()[0].sum()
         return Placement(np.array([[hot]], np.float64), np.array([[pages.rate_hz.sum()]]))
     assert found.edges is not None
     shares = _shares(mappings.table().bytes_by_node)
@@ -97,21 +97,12 @@ def heat_by_slot(
     def padded(values: Float64s | Int64s) -> Float64s:
         return np.pad(values[:slots].astype(np.float64), (0, max(slots - len(values), 0)))
 
-    hotter = np.cumsum(pages.histogram[:, :0:-1], axis=1)[:, ::-1]  # pages of a bin (from 1 on) and above
-    hot = padded(hotter[:, pages.hot_bin - 1])
-    warm = padded(hotter[:, pages.hot_bin - BINS_PER_OCTAVE - 1])
-    known = padded(hotter[:, 0])
-    unknown = padded(pages.histogram[:, 0])
+    hot, warm, cold, unknown = map(padded, pages.by_class())
     misplaced = np.zeros(len(table.slot))
     if slow := _slow_columns(nodes):
         misplaced = placement.hot_pages[:, slow].sum(axis=1)
     return _heats(
-        [
-            hot,
-            warm - hot,
-            known - warm + by_slot(settled.silent_pages),
-            unknown + by_slot(settled.unseen_pages),
-        ],
+        [hot, warm, cold + by_slot(settled.silent_pages), unknown + by_slot(settled.unseen_pages)],
         padded(pages.rate_hz),
         padded(pages.uncertain_hz),
         by_slot(misplaced),
