@@ -9,6 +9,7 @@ a full block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ _SHIFTS = np.array([1, 2, 4, 56], np.uint64)
 _MASKS = np.array([0x55, 0x33, 0x0F, 0x01], np.uint64) * np.uint64(0x0101010101010101)
 """To count bits of 64-bit words in pairs, fours and bytes, and those together."""
 
+Ints = TypeVar("Ints", Int64s, Int32s)
 Bins = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int8]
 Halves = npt.NDArray[np.float16]
@@ -223,7 +225,7 @@ class LivePages:
 
     def _positions(self, keys: Int64s) -> Int64s:
         """Where pages are stored, with new blocks for those that had none."""
-        blocks, length = _runs(keys >> _BLOCK_BITS)
+        blocks, length = runs_of(keys >> _BLOCK_BITS)
         place, found = self._locate(blocks)
         if not found.all():
             missing = np.unique(blocks[~found])
@@ -349,7 +351,7 @@ def _ones(flags: Bools) -> Int64s:
     return count
 
 
-def _runs(values: Int64s) -> tuple[Int64s, Int64s]:
+def runs_of(values: Ints) -> tuple[Ints, Int64s]:
     """Equal values that lie side by side: one of each, and how many."""
     is_first = np.empty(len(values), bool)
     is_first[:1] = True
