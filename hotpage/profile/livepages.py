@@ -9,7 +9,6 @@ a full block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +27,11 @@ _LEVELS = 4
 _PRESENT, _KNOWN, _WARM, _HOT = range(_LEVELS)
 _OCTAVE_BINS = 4
 _IN_CACHE = 1 << 15  # pages replaced in one step
-_AT_ONCE = 4096  # blocks copied or cleared in one step: a quarter of a million pages
+_AT_ONCE = 4096  # blocks copied, counted or cleared in one step: a quarter of a million pages
 _SHIFTS = np.array([1, 2, 4, 56], np.uint64)
 _MASKS = np.array([0x55, 0x33, 0x0F, 0x01], np.uint64) * np.uint64(0x0101010101010101)
 """To count bits of 64-bit words in pairs, fours and bytes, and those together."""
 
-Ints = TypeVar("Ints", Int64s, Int32s)
 Bins = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int8]
 Halves = npt.NDArray[np.float16]
@@ -106,25 +104,20 @@ class LivePages:
         if hot_bin == self._hot_bin:
             return
         self._hot_bin = hot_bin
-        for level, lowest in self._lowest_bins():
-            self._counts[level] = _ones((self._bins >= lowest).reshape(-1, _BLOCK))
+        bins = self._bins.reshape(-1, _BLOCK)
+        for first in range(0, len(bins), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            for level, lowest in self._lowest_bins():
+                self._counts[level, part] = _ones(bins[part] >= lowest)
 
     def update(self, slot: Int64s, vpn: Int64s, rate_hz: Float32s, relative_error: Float32s) -> None:
         """Take new rates; of several rows of a page, which lie side by side, the last counts."""
         if not len(vpn):
             return
-        keys = key_of(slot, vpn)
-        last = np.append(keys[1:] != keys[:-1], True)
-        if not last.all():
-            keys, slot, rate_hz, relative_error = keys[last], slot[last], rate_hz[last], relative_error[last]
         self._reserve_slots(int(slot.max()) + 1)
-        at = self._positions(keys)
-        for low in range(0, len(at), _IN_CACHE):
+        for low in range(0, len(vpn), _IN_CACHE):
             piece = slice(low, low + _IN_CACHE)
-            rates = rate_hz[piece]
-            new = np.maximum(rate_bins(rates), _LOWEST).astype(np.uint8)
-            new[np.isnan(rates)] = _UNKNOWN
-            self._replace(slot[piece], at[piece], new, rates, relative_error[piece])
+            self._update(slot[piece], vpn[piece], rate_hz[piece], relative_error[piece])
 
     def note_latencies(self, slot: Int64s, vpn: Int64s, latency_s: Float32s) -> None:
         """Take the latencies of accesses in order of time; pages that are not tracked are passed over."""
@@ -181,6 +174,15 @@ class LivePages:
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
 
+    def _update(self, slot: Int64s, vpn: Int64s, rate_hz: Float32s, relative_error: Float32s) -> None:
+        keys = key_of(slot, vpn)
+        last = np.append(keys[1:] != keys[:-1], True)
+        if not last.all():
+            keys, slot, rate_hz, relative_error = keys[last], slot[last], rate_hz[last], relative_error[last]
+        new = np.maximum(rate_bins(rate_hz), _LOWEST).astype(np.uint8)
+        new[np.isnan(rate_hz)] = _UNKNOWN
+        self._replace(slot, self._positions(keys), new, rate_hz, relative_error)
+
     def _replace(
         self, slot: Int64s, at: Int64s, new: Bins, rate_hz: Float32s, relative_error: Float32s
     ) -> None:
@@ -203,8 +205,9 @@ class LivePages:
         rate -= old_rate
         uncertain -= old_uncertain
         np.add.at(self._rates, block, rate)
-        np.add.at(self.rate_hz, slot, rate)
-        np.add.at(self.uncertain_hz, slot, uncertain)
+        first = first_of_runs(slot)
+        np.add.at(self.rate_hz, slot[first], np.add.reduceat(rate, first))
+        np.add.at(self.uncertain_hz, slot[first], np.add.reduceat(uncertain, first))
         self._bins[at], self._rate[at], self._error[at] = new, rate_hz, error
 
     def _reserve_slots(self, count: int) -> None:
@@ -225,7 +228,9 @@ class LivePages:
 
     def _positions(self, keys: Int64s) -> Int64s:
         """Where pages are stored, with new blocks for those that had none."""
-        blocks, length = runs_of(keys >> _BLOCK_BITS)
+        block = keys >> _BLOCK_BITS
+        first = first_of_runs(block)
+        blocks = block[first]
         place, found = self._locate(blocks)
         if not found.all():
             missing = np.unique(blocks[~found])
@@ -234,7 +239,7 @@ class LivePages:
             self._directory = np.insert(self._directory, at, missing)
             self._row = np.insert(self._row, at, rows)
             place, _ = self._locate(blocks)
-        positions = np.repeat(self._row[place] << _BLOCK_BITS, length)
+        positions = np.repeat(self._row[place] << _BLOCK_BITS, np.diff(first, append=len(keys)))
         positions |= keys & (_BLOCK - 1)
         return positions
 
@@ -351,13 +356,12 @@ def _ones(flags: Bools) -> Int64s:
     return count
 
 
-def runs_of(values: Ints) -> tuple[Ints, Int64s]:
-    """Equal values that lie side by side: one of each, and how many."""
+def first_of_runs(values: Int64s | Int32s) -> Int64s:
+    """Where values begin that lie side by side."""
     is_first = np.empty(len(values), bool)
     is_first[:1] = True
     np.not_equal(values[1:], values[:-1], out=is_first[1:])
-    first = np.flatnonzero(is_first)
-    return values[first], np.diff(first, append=len(values))
+    return np.flatnonzero(is_first)
 
 
 def key_of(slot: Int64s | Int32s | int, vpn: Int64s) -> Int64s:

@@ -14,7 +14,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes
 from hotpage.profile.fromnow import RecordingFromNow
 from hotpage.profile.livemappings import MappingTable, silence
-from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows, runs_of
+from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows, first_of_runs
 from hotpage.profile.livesums import (
     Settled,
     choose_hot_bin,
@@ -228,8 +228,9 @@ class WatchedProfile:
         return self._slots[process]
 
     def _slots_of(self, process: Int32s) -> Int64s:
-        indexes, length = runs_of(process)  # most often long ones
-        return np.repeat(np.array([self._slot(index) for index in indexes.tolist()], np.int64), length)
+        first = first_of_runs(process)
+        slots = [self._slot(index) for index in process[first].tolist()]
+        return np.repeat(np.array(slots, np.int64), np.diff(first, append=len(process)))
 
     def _drop(self, process: int) -> None:
         """Forget a process that has exited: it was shown once more."""
