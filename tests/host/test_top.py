@@ -17,6 +17,7 @@ from terminals import PATIENCE_S, Terminal, check_left, start_top
 from toucher import loaded_programs, wait_for
 
 from hotpage.exerciser import Exerciser
+from hotpage.machine.cgroups import cgroup_mount
 from hotpage.profile.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc", "tmux")
@@ -145,6 +146,25 @@ def test_batch_mode(workload: Exerciser) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" PID ") == 3
     assert done.stdout.count(f"{workload.pid} ") >= 3
+
+
+def test_a_cgroup_or_everything(tmp_path: Path, workload: Exerciser) -> None:
+    def pids(*target: str) -> set[int]:
+        done = batch("-d", "0.5", "-n", "3", "--json", *target)
+        assert done.returncode == 0, done.stderr
+        return {row["pid"] for line in done.stdout.splitlines() for row in json.loads(line)["processes"]}
+
+    cgroup = cgroup_mount() / "hotpage-top"
+    cgroup.mkdir()
+    try:
+        with Exerciser.start(mib=4, threads=1, pattern="storm") as member:
+            (cgroup / "cgroup.procs").write_text(str(member.pid))
+            assert pids("--cgroup", f"/{cgroup.name}") == {member.pid}
+            assert member.pid in pids("-a")
+            assert member.pid in pids()
+    finally:
+        wait_for(lambda: not (cgroup / "cgroup.procs").read_text(), "the cgroup is empty")
+        cgroup.rmdir()
 
 
 def test_batch_lines_of_json(workload: Exerciser) -> None:
