@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hotpage.heat.results import ArmedRanges
 from hotpage.profile.coverage import Coverage, silent_pages
-from hotpage.profile.livepages import Bounds, LivePages, key_of
+from hotpage.profile.livepages import LivePages, key_of
 from hotpage.profile.snapshot import PAGE_BYTES, Float64s, Int64s, RunInfo, VmaRecord
 
 
@@ -161,14 +161,6 @@ class Silence:
     silent_pages: Float64s  # resident, armed and never accessed
     silent_rate_hz: Float64s  # at most
     unseen_pages: Float64s  # resident, neither tracked nor armed
-    edges: Bounds | None = None
-    """The starts of all mappings and then their ends, to ask about more; valid until the pages change."""
-
-    def inside(self, below: Float64s) -> Float64s:
-        """Of each mapping, from what ``edges`` says lies below its start and its end."""
-        count = len(self.rows)
-        difference: Float64s = below[count : 2 * count] - below[:count]
-        return difference
 
 
 def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float) -> Silence:
@@ -177,8 +169,7 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
     armed_keys, coverage = mappings.coverage()
     count, ranges = len(table.slot), len(coverage.armed)
     edges = np.concatenate([table.start, table.end])
-    bounds = pages.bounds(np.concatenate([edges, armed_keys]))
-    below = bounds.pages()
+    below = pages.bounds(np.concatenate([edges, armed_keys])).pages()
     rows = below[count : 2 * count] - below[:count]
     armed_rows, armed, first_s = np.zeros(count), np.zeros(count), np.full(count, np.nan)
     if ranges:
@@ -195,4 +186,4 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
         resident, whole_rows, table.end - table.start, armed, armed_rows.round().astype(np.int64)
     )
     rate_hz = run.prior_count / (run.prior_exposure_s + np.maximum(now_s - first_s, 0.0))
-    return Silence(rows, silent, rate_hz, np.maximum(resident - whole_rows, 0) - silent, bounds)
+    return Silence(rows, silent, rate_hz, np.maximum(resident - whole_rows, 0) - silent)

@@ -65,6 +65,7 @@ class LivePages:
         # By block: pages present, of known rate, warm or hot, hot; and the sum of known rates.
         self._counts: Counts = np.zeros((_LEVELS, 0), np.int8)
         self._rates = np.zeros(0)
+        self._present_upto: Float64s | None = None  # while no page comes or goes
         self._hot_bin = BIN_COUNT
         self._by_bin = np.zeros((0, BIN_COUNT + 1), np.int64)  # by slot: pages that have this in ``_bins``
         self.rate_hz = np.zeros(0)
@@ -171,6 +172,19 @@ class LivePages:
 
     # Inside
 
+    def _upto(self, by_block: Counts | Float64s) -> Float64s:
+        """What lies in all blocks before each place of the directory."""
+        sums = np.zeros(len(self._row) + 1)
+        sums[1:] = by_block.take(self._row)
+        return np.cumsum(sums, out=sums)
+
+    def _upto_of_level(self, level: int) -> Float64s:
+        if level != _PRESENT:
+            return self._upto(self._counts[level])
+        if self._present_upto is None:
+            self._present_upto = self._upto(self._counts[_PRESENT])
+        return self._present_upto
+
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
 
@@ -193,6 +207,8 @@ class LivePages:
             is_in = new >= lowest
             moved = np.flatnonzero(is_in != (old >= lowest))
             if len(moved):
+                if level == _PRESENT:
+                    self._present_upto = None
                 step = np.where(is_in[moved], np.int8(1), np.int8(-1))
                 np.add.at(self._counts[level], block[moved], step)
         counts, row = self._by_bin.reshape(-1), slot * (BIN_COUNT + 1)
@@ -318,7 +334,7 @@ class Bounds:
     def rate_hz(self) -> Float64s:
         """Sum of the known rates below each address."""
         pages = self._pages
-        upto = self._whole_blocks(pages._rates)
+        upto = pages._upto(pages._rates).take(self._place)
         is_below = self._below & (self._bins >= _LOWEST)
         rate_hz = pages._rate.reshape(-1, _BLOCK).take(self._rows, axis=0)
         upto[self._cut] += np.where(is_below, rate_hz, np.float32(0)).sum(axis=1, dtype=np.float64)
@@ -326,17 +342,9 @@ class Bounds:
 
     def _upto(self, level: int) -> Float64s:
         pages = self._pages
-        upto = self._whole_blocks(pages._counts[level])
+        upto = pages._upto_of_level(level).take(self._place)
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
         upto[self._cut] += _ones(self._below & (self._bins >= lowest))
-        return upto
-
-    def _whole_blocks(self, by_block: Counts | Float64s) -> Float64s:
-        pages = self._pages
-        sums = np.zeros(len(pages._row) + 1)
-        sums[1:] = by_block.take(pages._row)
-        np.cumsum(sums, out=sums)
-        upto: Float64s = sums.take(self._place)
         return upto
 
 

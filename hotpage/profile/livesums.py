@@ -80,11 +80,15 @@ def place(pages: LivePages, mappings: MappingTable, found: Silence, nodes: Seque
         hot, _, _, _ = pages.by_class()
         nowhere = np.zeros(len(found.rows))
         return Placement(nowhere, np.array([hot.sum()], np.float64), np.array([pages.rate_hz.sum()]))
-    assert found.edges is not None
-    shares = mappings.table().shares
-    hot_pages = found.inside(found.edges.hot()) * shares
-    rate_hz = found.inside(found.edges.rate_hz()) * shares
-    return Placement(hot_pages[slow].sum(axis=0), hot_pages.sum(axis=1), rate_hz.sum(axis=1))
+    table = mappings.table()
+    used = np.flatnonzero(found.rows)  # in most mappings no page is tracked
+    edges = pages.bounds(np.concatenate([table.start[used], table.end[used]]))
+    shares = table.shares[:, used]
+    hot_pages = _between(edges.hot()) * shares
+    rate_hz = _between(edges.rate_hz()) * shares
+    misplaced = np.zeros(len(found.rows))
+    misplaced[used] = hot_pages[slow].sum(axis=0)
+    return Placement(misplaced, hot_pages.sum(axis=1), rate_hz.sum(axis=1))
 
 
 def heat_by_slot(
