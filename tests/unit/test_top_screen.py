@@ -123,6 +123,33 @@ def test_sorting_by_key_heading_and_menu() -> None:
     run(frozen_feed(), script)
 
 
+def test_every_name_of_a_key() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        for key, column in (("greater_than_sign", "error"), ("less_than_sign", "accesses"), ("M", "rss")):
+            await press(pilot, key)
+            assert app.level.order.key == column
+        await press(pilot, "P")
+        assert app.level.order.key == "accesses"
+        for into, back in (("right", "left"), ("enter", "backspace"), ("enter", "escape")):
+            await press(pilot, into)
+            await until(app, pilot, lambda shown: "HEAT STRIP" in shown)
+            await press(pilot, back)
+            await until(app, pilot, lambda shown: "HEAT STRIP" not in shown)
+        for key, words in (("f5", "by cgroup"), ("f4", "filter:"), ("f3", "search:"), ("z", "FROZEN")):
+            await press(pilot, key)
+            await until(app, pilot, lambda shown, words=words: words in shown)
+            await press(pilot, "escape" if words.endswith(":") else key)
+            await until(app, pilot, lambda shown, words=words: words not in shown)
+        for key in ("h", "f1", "question_mark"):
+            await press(pilot, key)
+            assert isinstance(app.screen, HelpScreen)
+            await press(pilot, "escape")
+        await press(pilot, "s")
+        await until(app, pilot, lambda shown: "Sort by" in shown)
+
+    run(frozen_feed(), script)
+
+
 def test_the_cursor_stays_on_its_process() -> None:
     feed = frozen_feed()
 
