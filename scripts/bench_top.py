@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from hotpage.cli.top import calm_collector
 from hotpage.exerciser import Exerciser
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process
@@ -310,6 +311,7 @@ def _run_info() -> RunInfo:
 def run() -> dict[str, float]:
     """All figures; times in milliseconds of CPU time. Without root the loss is left out."""
     figures: dict[str, float] = {}
+    calm_collector()
     for tiers, prefix in ((2, "refresh_two_tiers"), (1, "refresh")):
         machine = Machine(tiers)
         if tiers == 1:

@@ -11,14 +11,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from hotpage.cli.running import ProgressLine, stop_on_signals
+from hotpage.cli.running import look
 from hotpage.errors import UsageError
 from hotpage.exerciser import Exerciser
-from hotpage.profile.live import LiveProfile
-from hotpage.profile.snapshot import RunInfo
 from hotpage.profile.summary import Summary, summarise
 from hotpage.profile.threshold import HeatClass
-from hotpage.recording.recorder import Options, Recorder
+from hotpage.recording.recorder import Options
 from hotpage.recording.selection import Selection
 from hotpage.views.terminal import print_report
 
@@ -76,13 +74,6 @@ def demo(
             "the demo cannot run like that",
             "give 1 to 1024 threads, at least 1 MiB, a positive duration, and a budget of up to 100 %",
         )
-    profiles: list[LiveProfile] = []
-
-    def open_sink(run: RunInfo) -> LiveProfile:
-        profiles.append(LiveProfile(run))
-        return profiles[0]
-
-    line = ProgressLine()
     with Exerciser.start(mib=mib, threads=threads, layout=layout.value) as workload:
         if not json:
             hot_mib = workload.hot_vpns.size * 4096 / (1 << 20)
@@ -99,18 +90,11 @@ def demo(
             budget_percent=budget_percent,
             command_line=tuple(sys.argv),
         )
-        recorder = Recorder(options, open_sink, line.show)
         workload.throughput()
-        with stop_on_signals() as stop_reason:
-            try:
-                end = recorder.run(stop_reason)
-            finally:
-                line.clear()
+        profile, end, progress = look(options)
         true_rates_hz = workload.page_rates_hz(workload.throughput())
-        summary = summarise(profiles[0].snapshot())
-        verdict = _judge(
-            summary, workload, true_rates_hz, recorder.progress.lost.values(), end.end_s, threads
-        )
+        summary = summarise(profile.snapshot())
+        verdict = _judge(summary, workload, true_rates_hz, progress.lost.values(), end.end_s, threads)
     if json:
         json_format.dump(asdict(verdict), sys.stdout, indent=1)
         sys.stdout.write("\n")

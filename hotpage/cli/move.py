@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import ProgressLine, stop_on_signals
+from hotpage.cli.running import ProgressLine, look, stop_on_signals
 from hotpage.cli.targets import (
     BudgetOption,
     CgroupOption,
@@ -38,12 +38,11 @@ from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.policies import policy
 from hotpage.placement.situation import gather
-from hotpage.profile.live import LiveProfile
 from hotpage.profile.naming import newest_profile
 from hotpage.profile.reader import ProfileReader
-from hotpage.profile.snapshot import RunInfo, Snapshot
+from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import summarise
-from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options, Recorder
+from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options
 from hotpage.recording.selection import Selection
 from hotpage.views.moves import move_document, outcome_lines, plan_lines, why_not_moved
 from hotpage.views.units import parse_size, percent, size
@@ -198,12 +197,6 @@ def _open_mover(name: str, topology: Topology, promotion_s: float) -> Iterator[M
 
 def _look(selection: Selection, duration_s: float, budget_percent: float) -> Snapshot:
     """Profile live processes for a while, with hint faults on."""
-    profiles: list[LiveProfile] = []
-
-    def open_sink(run: RunInfo) -> LiveProfile:
-        profiles.append(LiveProfile(run))
-        return profiles[0]
-
     options = Options(
         selection=selection,
         duration_s=duration_s,
@@ -211,16 +204,10 @@ def _look(selection: Selection, duration_s: float, budget_percent: float) -> Sna
         budget_percent=budget_percent,
         command_line=tuple(sys.argv),
     )
-    line = ProgressLine()
-    recorder = Recorder(options, open_sink, line.show)
-    with stop_on_signals() as stop_reason:
-        try:
-            recorder.run(stop_reason)
-        finally:
-            line.clear()
-    for note in (*profiles[0].snapshot().run.advice, *recorder.progress.notes):
+    profile, _, progress = look(options)
+    for note in (*profile.snapshot().run.advice, *progress.notes):
         print(f"hotpage: {note}", file=sys.stderr)
-    return profiles[0].snapshot()
+    return profile.snapshot()
 
 
 def _parse_hot(text: str | None) -> tuple[str, float] | None:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
+from hotpage.profile.live import LiveProfile
+from hotpage.profile.snapshot import RunEnd, RunInfo
+from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.session import Progress
 
 
@@ -35,6 +38,24 @@ def stop_on_signals() -> Iterator[StopReason]:
     heeded = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
     with heeding_signals(heeded, note):
         yield stop
+
+
+def look(options: Options) -> tuple[LiveProfile, RunEnd, Progress]:
+    """Profile live processes for a while, with a line of progress; a signal ends it early, in good order."""
+    profiles: list[LiveProfile] = []
+
+    def open_sink(run: RunInfo) -> LiveProfile:
+        profiles.append(LiveProfile(run))
+        return profiles[0]
+
+    line = ProgressLine()
+    recorder = Recorder(options, open_sink, line.show)
+    with stop_on_signals() as stop_reason:
+        try:
+            end = recorder.run(stop_reason)
+        finally:
+            line.clear()
+    return profiles[0], end, recorder.progress
 
 
 class ProgressLine:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -36,6 +37,7 @@ from hotpage.views.top.levels import Order
 
 _SHORTEST_REFRESH_S = 0.1
 _LOOK_S = 0.05
+_COLLECT_AFTER = 10_000
 _NEEDED_TO_SHOW = (Capability.DAC_OVERRIDE, Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE)
 """Of the thread that draws: a profile may go into somebody's directory, and nodes of pages are asked for."""
 
@@ -107,6 +109,15 @@ def top(
     return 0
 
 
+def calm_collector() -> None:
+    """What is loaded by now stays: no refresh has to wait for the garbage collector to look through it. Most
+    of what a refresh makes goes without the collector.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
+
+
 def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | None, json: bool) -> None:
     from hotpage.views.top.batch import json_line, text_block
 
@@ -130,6 +141,7 @@ def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | N
 def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> None:
     from hotpage.views.top.app import TopApp
 
+    calm_collector()
     for name in ("COLUMNS", "LINES"):  # exported, they would hide that the terminal changes its size
         os.environ.pop(name, None)
 

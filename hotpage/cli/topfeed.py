@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hotpage.errors import ProfileError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.numa import MovePages
+from hotpage.machine.proc import PROC
+from hotpage.machine.tiering import TieringCounters
 from hotpage.machine.topology import Topology
 from hotpage.placement.background import BackgroundMover, MoveJob
 from hotpage.placement.budget import room_bytes
@@ -60,11 +62,38 @@ class TopMoves:
         return propose(wish, snapshot, MovePages(), Topology.read())
 
 
+class KernelMoves:
+    """What the kernel promotes and demotes by itself: counted once a picture, where there are tiers."""
+
+    def __init__(self, proc_root: Path = PROC, clock: Callable[[], float] = time.monotonic) -> None:
+        self._proc, self._clock = proc_root, clock
+        self._view: LiveView | None = None
+        self._before: tuple[float, TieringCounters] | None = None
+        self._per_s: tuple[float, float] | None = None
+
+    def per_s(self, view: LiveView | None) -> tuple[float, float] | None:
+        """Base pages promoted and demoted per second between the last two pictures."""
+        if view is None or not view.has_tiers:
+            return None
+        if view is not self._view:
+            now_s, counts = self._clock(), TieringCounters.read(self._proc)
+            if self._before is not None and now_s > self._before[0]:
+                before_s, before = self._before
+                passed_s = now_s - before_s
+                self._per_s = (
+                    (counts.promoted - before.promoted) / passed_s,
+                    (counts.demoted - before.demoted) / passed_s,
+                )
+            self._view, self._before = view, (now_s, counts)
+        return self._per_s
+
+
 class SessionFeed:
     """A session as top sees it (views.top.feed.Feed)."""
 
     def __init__(self, session: BackgroundSession, moves: TopMoves | None) -> None:
         self._session, self._moves = session, moves
+        self._kernel_moves = KernelMoves()
 
     @property
     def is_running(self) -> bool:
@@ -90,6 +119,7 @@ class SessionFeed:
             kept_one_in=progress.one_in,
             target_cost_percent=progress.target_cost_percent,
             notes=tuple(progress.notes),
+            kernel_moves_per_s=self._kernel_moves.per_s(profile.view if profile is not None else None),
             recording=recording.directory if recording is not None and is_recording else None,
             recorded_s=recording.until_s - recording.since_s if recording is not None else 0.0,
             recording_problem=recording.problem if recording is not None else None,

@@ -21,7 +21,7 @@ from hotpage.heat.keys import SPACE_BITS, PageKeys
 from hotpage.heat.sampling import Evidence, SampledPages
 from hotpage.heat.sparse import ROW_BITS, SortedPages, SparsePages
 
-_ROWS_AT_ONCE, _SCATTER_PAGES = 1 << 13, 1 << 17
+_ROWS_AT_ONCE, _ROWS_IN_CACHE, _SCATTER_PAGES = 1 << 13, 1 << 8, 1 << 17
 _LONG_ROWS = 8
 """Rows of one process from which a piece of its own is faster than a share in a scatter."""
 _FIRST_TICK = np.uint32(1)
@@ -247,7 +247,12 @@ def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.
     for low in range(0, rows.size, _ROWS_AT_ONCE):
         some = rows[low : low + _ROWS_AT_ONCE]
         block = dense.blocks.take(some).astype(np.int64)
-        hit = np.flatnonzero(last[block] >= first)
+        hit = np.concatenate(
+            [
+                np.flatnonzero(last[block[few : few + _ROWS_IN_CACHE]] >= first) + (few << CHUNK_BITS)
+                for few in range(0, block.size, _ROWS_IN_CACHE)
+            ]
+        )
         row, page = hit >> CHUNK_BITS, hit & (CHUNK_PAGES - 1)
         key = (dense.chunks.take(some).take(row) << CHUNK_BITS) + page
         yield from _scatters(key, dense.columns, (block.take(row) << CHUNK_BITS) + page, keys)

@@ -49,6 +49,17 @@ class TieringCounters(NamedTuple):
     promoted: int
     demoted: int
 
+    @staticmethod
+    def read(proc_root: Path = PROC) -> "TieringCounters":
+        """As they are now; 0 for what the kernel does not count."""
+        counts = {}
+        for line in (read_bytes(proc_root / "vmstat") or b"").split(b"\n"):
+            name, _, count = line.partition(b" ")
+            if name.startswith((b"pgdemote_", b"pgpromote_success")):
+                counts[name] = int(count)
+        promoted = counts.pop(b"pgpromote_success", 0)
+        return TieringCounters(promoted, sum(counts.values()))
+
 
 class KernelTiering:
     """The kernel's promotion and demotion, driven until the session of knobs ends.
@@ -163,11 +174,5 @@ class KernelTiering:
         return of_group
 
     def counters(self) -> TieringCounters:
-        """Pages so far; 0 for what the kernel does not count."""
-        counts = {}
-        for line in (read_bytes(self._proc / "vmstat") or b"").split(b"\n"):
-            name, _, count = line.partition(b" ")
-            if name.startswith((b"pgdemote_", b"pgpromote_success")):
-                counts[name] = int(count)
-        promoted = counts.pop(b"pgpromote_success", 0)
-        return TieringCounters(promoted, sum(counts.values()))
+        """Pages so far."""
+        return TieringCounters.read(self._proc)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hotpage.heat.results import ArmedRanges
 from hotpage.profile.coverage import Coverage, silent_pages
-from hotpage.profile.livepages import Bounds, LivePages, key_of
+from hotpage.profile.livepages import LivePages, key_of
 from hotpage.profile.snapshot import PAGE_BYTES, Float64s, Int64s, RunInfo, VmaRecord
 
 
@@ -22,24 +24,68 @@ class _Table:
     start: Int64s  # keys of livepages
     end: Int64s
     resident_pages: Int64s  # -1 where the kernel did not tell
-    bytes_by_node: Float64s  # mappings x nodes
+    bytes_by_node: Float64s  # nodes x mappings
+    shares: Float64s  # the same: each node's share of the bytes; nothing where the kernel did not tell
+
+
+_Columns = tuple[npt.NDArray[Any], ...]
+
+
+class _Joined:
+    """Columns of rows that belong to slots, in order of slots: the rows of a slot are replaced in place where
+    they are as many as before, and all are joined again else.
+    """
+
+    def __init__(self, none: _Columns) -> None:
+        self._none = none
+        self._parts: dict[int, _Columns] = {}
+        self._first: dict[int, int] = {}
+        self._whole: _Columns | None = None
+
+    def put(self, slot: int, columns: _Columns) -> None:
+        """Replace a slot's rows."""
+        before = self._parts.get(slot, self._none)
+        self._parts[slot] = columns
+        count = len(columns[0])
+        if self._whole is None or len(before[0]) != count or slot not in self._first:
+            self._whole = None
+            return
+        first = self._first[slot]
+        for whole, column in zip(self._whole, columns, strict=True):
+            whole[..., first : first + count] = column
+
+    def drop(self, slot: int) -> None:
+        """The slot has none any more."""
+        if self._parts.pop(slot, None) is not None:
+            self._whole = None
+
+    def columns(self) -> _Columns:
+        """Of all slots; they change with the next ``put``."""
+        if self._whole is None:
+            slots = sorted(self._parts)
+            parts = [self._parts[slot] for slot in slots]
+            first = np.cumsum([0, *(len(part[0]) for part in parts)])
+            self._first = dict(zip(slots, first.tolist(), strict=False))
+            every = parts or [self._none]
+            self._whole = tuple(np.concatenate(column, axis=-1) for column in zip(*every, strict=True))
+        return self._whole
 
 
 class MappingTable:
-    """The mappings of all live processes, by slot; columns are joined again only when some have changed."""
+    """The mappings of all live processes, by slot."""
 
     def __init__(self) -> None:
         self.records: dict[int, list[VmaRecord]] = {}
-        self._tables: dict[int, _Table] = {}
-        self._armed: dict[int, ArmedRanges] = {}
         self._nodes: tuple[int, ...] = (0,)
-        self._joined: _Table | None = None
-        self._coverage: tuple[Int64s, Coverage] | None = None
+        self._tables = _Joined(self._columns(0, []))
+        self._ranges: dict[int, ArmedRanges] = {}
+        self._armed = _Joined(_armed_columns(0, _NOT_ARMED))
 
     def set_nodes(self, nodes: Sequence[int]) -> None:
         """The memory nodes by number; those of other nodes, or of an unknown one, count for the first."""
         if tuple(nodes) != self._nodes and nodes:
             self._nodes = tuple(nodes)
+            self._tables = _Joined(self._columns(0, []))
             for slot, records in list(self.records.items()):
                 self.set_mappings(slot, records)
 
@@ -47,70 +93,64 @@ class MappingTable:
         """Replace a process's mappings."""
         mine = sorted(records, key=lambda record: record.vma.start)
         self.records[slot] = mine
-        self._tables[slot] = self._columns(slot, mine)
-        self._joined = None
+        self._tables.put(slot, self._columns(slot, mine))
 
     def set_armed(self, slot: int, armed: ArmedRanges) -> None:
         """Replace what was armed of a process."""
-        self._armed[slot] = armed
-        self._coverage = None
+        self._ranges[slot] = armed
+        self._armed.put(slot, _armed_columns(slot, armed))
 
     def armed(self, slot: int) -> ArmedRanges | None:
         """What was armed of a process."""
-        return self._armed.get(slot)
+        return self._ranges.get(slot)
 
     def forget(self, slot: int) -> None:
         """The process has gone."""
         self.records.pop(slot, None)
-        if self._tables.pop(slot, None) is not None:
-            self._joined = None
-        if self._armed.pop(slot, None) is not None:
-            self._coverage = None
+        self._tables.drop(slot)
+        self._ranges.pop(slot, None)
+        self._armed.drop(slot)
 
     def table(self) -> _Table:
-        """All mappings, by slot and address."""
-        if self._joined is None:
-            tables = [self._tables[slot] for slot in sorted(self._tables)]
-            if not tables:
-                return self._columns(0, [])
-            self._joined = _Table(
-                *(np.concatenate([getattr(table, name) for table in tables]) for name in _COLUMNS)
-            )
-        return self._joined
+        """All mappings, by slot and address; valid until the next change."""
+        return _Table(*self._tables.columns())
 
     def coverage(self) -> tuple[Int64s, Coverage]:
-        """All that was armed, in keys of livepages: the starts and ends, and ready for questions."""
-        if self._coverage is None:
-            slots = sorted(slot for slot, ranges in self._armed.items() if len(ranges))
-            armed = [self._armed[slot] for slot in slots]
-            owner = np.repeat(np.array(slots, np.int64), [len(ranges) for ranges in armed])
-            joined = ArmedRanges(
-                key_of(owner, _join([ranges.start_vpn for ranges in armed])),
-                key_of(owner, _join([ranges.end_vpn for ranges in armed])),
-                np.concatenate([np.empty(0), *(ranges.first_s for ranges in armed)]),
-                np.concatenate([np.empty(0), *(ranges.last_s for ranges in armed)]),
-                np.concatenate([np.empty(0, np.int32), *(ranges.passes for ranges in armed)]),
-            )
-            self._coverage = np.concatenate([joined.start_vpn, joined.end_vpn]), Coverage(joined)
-        return self._coverage
+        """All that was armed, in keys of livepages: the starts and ends, and ready for questions; valid until
+        the next change.
+        """
+        joined = ArmedRanges(*self._armed.columns())
+        return np.concatenate([joined.start_vpn, joined.end_vpn]), Coverage(joined)
 
-    def _columns(self, slot: int, records: Sequence[VmaRecord]) -> _Table:
+    def _columns(self, slot: int, records: Sequence[VmaRecord]) -> _Columns:
+        """Those of ``_Table``."""
         count = len(records)
-        nodes = np.zeros((count, len(self._nodes)))
+        nodes = np.zeros((len(self._nodes), count))
         resident = np.full(count, -1, np.int64)
-        column = {node: place for place, node in enumerate(self._nodes)}
+        place_of = {node: place for place, node in enumerate(self._nodes)}
         for row, record in enumerate(records):
             if record.residency is not None:
                 resident[row] = 0
                 for node, count_bytes in record.residency.bytes_by_node.items():
-                    nodes[row, column.get(node, 0)] += count_bytes
+                    nodes[place_of.get(node, 0), row] += count_bytes
                     resident[row] += count_bytes // PAGE_BYTES
         start = np.fromiter((record.vma.start // PAGE_BYTES for record in records), np.int64, count)
         end = np.fromiter((record.vma.end // PAGE_BYTES for record in records), np.int64, count)
-        return _Table(np.full(count, slot, np.int64), key_of(slot, start), key_of(slot, end), resident, nodes)
+        whole = nodes.sum(axis=0)
+        shares = np.divide(nodes, whole, out=np.zeros_like(nodes), where=whole > 0)
+        keys = key_of(slot, start), key_of(slot, end)
+        return np.full(count, slot, np.int64), *keys, resident, nodes, shares
 
 
-_COLUMNS = ("slot", "start", "end", "resident_pages", "bytes_by_node")
+_NOT_ARMED = ArmedRanges(
+    np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0, np.int32)
+)
+
+
+def _armed_columns(slot: int, armed: ArmedRanges) -> _Columns:
+    """Those of ArmedRanges, with keys of livepages."""
+    keys = key_of(slot, armed.start_vpn), key_of(slot, armed.end_vpn)
+    return *keys, armed.first_s, armed.last_s, armed.passes
 
 
 @dataclass(frozen=True)
@@ -121,14 +161,6 @@ class Silence:
     silent_pages: Float64s  # resident, armed and never accessed
     silent_rate_hz: Float64s  # at most
     unseen_pages: Float64s  # resident, neither tracked nor armed
-    edges: Bounds | None = None
-    """The starts of all mappings and then their ends, to ask about more; valid until the pages change."""
-
-    def inside(self, below: Float64s) -> Float64s:
-        """Of each mapping, from what ``edges`` says lies below its start and its end."""
-        count = len(self.rows)
-        difference: Float64s = below[count : 2 * count] - below[:count]
-        return difference
 
 
 def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float) -> Silence:
@@ -137,8 +169,7 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
     armed_keys, coverage = mappings.coverage()
     count, ranges = len(table.slot), len(coverage.armed)
     edges = np.concatenate([table.start, table.end])
-    bounds = pages.bounds(np.concatenate([edges, armed_keys]))
-    below = bounds.pages()
+    below = pages.bounds(np.concatenate([edges, armed_keys])).pages()
     rows = below[count : 2 * count] - below[:count]
     armed_rows, armed, first_s = np.zeros(count), np.zeros(count), np.full(count, np.nan)
     if ranges:
@@ -155,8 +186,4 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
         resident, whole_rows, table.end - table.start, armed, armed_rows.round().astype(np.int64)
     )
     rate_hz = run.prior_count / (run.prior_exposure_s + np.maximum(now_s - first_s, 0.0))
-    return Silence(rows, silent, rate_hz, np.maximum(resident - whole_rows, 0) - silent, bounds)
-
-
-def _join(arrays: list[Int64s]) -> Int64s:
-    return np.concatenate([np.empty(0, np.int64), *arrays])
+    return Silence(rows, silent, rate_hz, np.maximum(resident - whole_rows, 0) - silent)

@@ -26,10 +26,15 @@ _ABSENT, _UNKNOWN, _LOWEST = 0, 1, 2
 _LEVELS = 4
 _PRESENT, _KNOWN, _WARM, _HOT = range(_LEVELS)
 _OCTAVE_BINS = 4
-_AT_ONCE = 4096  # blocks copied or cleared in one step: a quarter of a million pages
-_BITS_SET = np.array([number.bit_count() for number in range(256)], np.uint8)
+_IN_CACHE = 1 << 15  # pages replaced in one step
+_AT_ONCE = 4096  # blocks copied, counted or cleared in one step: a quarter of a million pages
+_SHIFTS = np.array([1, 2, 4, 56], np.uint64)
+_MASKS = np.array([0x55, 0x33, 0x0F, 0x01], np.uint64) * np.uint64(0x0101010101010101)
+"""To count bits of 64-bit words in pairs, fours and bytes, and those together."""
 
 Bins = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int8]
+Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,12 @@ class LivePages:
         self._error = np.empty(0, np.float16)
         self._latency_ms = np.empty(0, np.float16)
         self._bins: Bins = np.empty(0, np.uint8)
-        self._counts = np.zeros((_LEVELS, 0))  # by block: pages present, of known rate, warm or hot, hot
-        self._rates = np.zeros(0)  # by block: sum of known rates
+        # By block: pages present, of known rate, warm or hot, hot; and the sum of known rates.
+        self._counts: Counts = np.zeros((_LEVELS, 0), np.int8)
+        self._rates = np.zeros(0)
+        self._present_upto: Float64s | None = None  # while no page comes or goes
         self._hot_bin = BIN_COUNT
-        self.histogram = np.zeros((0, BIN_COUNT + 1), np.int64)
-        """By slot: pages per bin of heat.histogram; in bin 0 those of unknown rate."""
+        self._by_bin = np.zeros((0, BIN_COUNT + 1), np.int64)  # by slot: pages that have this in ``_bins``
         self.rate_hz = np.zeros(0)
         """By slot: sum of known rates."""
         self.uncertain_hz = np.zeros(0)
@@ -74,39 +80,49 @@ class LivePages:
     def nbytes(self) -> int:
         """Bytes held."""
         arrays = (self._directory, self._row, self._rate, self._error, self._latency_ms, self._bins)
-        return sum(array.nbytes for array in (*arrays, self._counts, self._rates, self.histogram))
+        return sum(array.nbytes for array in (*arrays, self._counts, self._rates, self._by_bin))
 
     @property
     def hot_bin(self) -> int:
         """Pages from this bin on are hot, from an octave below on warm."""
         return self._hot_bin
 
+    def histogram(self) -> Int64s:
+        """Pages per bin of heat.histogram, in bin 0 those of unknown rate."""
+        count: Int64s = self._by_bin.sum(axis=0)
+        count[0], count[_UNKNOWN] = count[_UNKNOWN], 0
+        return count
+
+    def by_class(self) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+        """By slot: pages that are hot, warm, cold, and of unknown rate."""
+        (_, warm), (_, hot) = self._lowest_bins()
+        limits = ((hot, BIN_COUNT + 1), (warm, hot), (_LOWEST, warm), (_UNKNOWN, _LOWEST))
+        one, two, three, four = (self._by_bin[:, low:past].sum(axis=1) for low, past in limits)
+        return one, two, three, four
+
     def set_hot_bin(self, hot_bin: int) -> None:
         """Change what is hot; costs a pass over all pages if it differs."""
         if hot_bin == self._hot_bin:
             return
         self._hot_bin = hot_bin
-        for level, lowest in self._lowest_bins():
-            is_in = np.packbits(self._bins >= lowest)
-            self._counts[level] = _BITS_SET[is_in].reshape(-1, _BLOCK // 8).sum(axis=1)
+        bins = self._bins.reshape(-1, _BLOCK)
+        for first in range(0, len(bins), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            for level, lowest in self._lowest_bins():
+                self._counts[level, part] = _ones(bins[part] >= lowest)
 
     def update(self, slot: Int64s, vpn: Int64s, rate_hz: Float32s, relative_error: Float32s) -> None:
         """Take new rates; of several rows of a page, which lie side by side, the last counts."""
         if not len(vpn):
             return
-        keys = key_of(slot, vpn)
-        last = np.append(keys[1:] != keys[:-1], True)
-        if not last.all():
-            keys, slot, rate_hz, relative_error = keys[last], slot[last], rate_hz[last], relative_error[last]
         self._reserve_slots(int(slot.max()) + 1)
-        at = self._positions(keys)
-        new = np.maximum(rate_bins(rate_hz), _LOWEST).astype(np.uint8)
-        new[np.isnan(rate_hz)] = _UNKNOWN
-        self._replace(slot, at, new, rate_hz, relative_error)
+        for low in range(0, len(vpn), _IN_CACHE):
+            piece = slice(low, low + _IN_CACHE)
+            self._update(slot[piece], vpn[piece], rate_hz[piece], relative_error[piece])
 
     def note_latencies(self, slot: Int64s, vpn: Int64s, latency_s: Float32s) -> None:
         """Take the latencies of accesses in order of time; pages that are not tracked are passed over."""
-        place, found = self._locate(key_of(slot, vpn))
+        place, found = self._locate(key_of(slot, vpn) >> _BLOCK_BITS)
         at = (self._row[place[found]] << _BLOCK_BITS) + (vpn[found] & (_BLOCK - 1))
         self._latency_ms[at] = np.minimum(latency_s[found] * 1e3, np.finfo(np.float16).max)
 
@@ -156,65 +172,91 @@ class LivePages:
 
     # Inside
 
+    def _upto(self, by_block: Counts | Float64s) -> Float64s:
+        """What lies in all blocks before each place of the directory."""
+        sums = np.zeros(len(self._row) + 1)
+        sums[1:] = by_block.take(self._row)
+        return np.cumsum(sums, out=sums)
+
+    def _upto_of_level(self, level: int) -> Float64s:
+        if level != _PRESENT:
+            return self._upto(self._counts[level])
+        if self._present_upto is None:
+            self._present_upto = self._upto(self._counts[_PRESENT])
+        return self._present_upto
+
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
+
+    def _update(self, slot: Int64s, vpn: Int64s, rate_hz: Float32s, relative_error: Float32s) -> None:
+        keys = key_of(slot, vpn)
+        last = np.append(keys[1:] != keys[:-1], True)
+        if not last.all():
+            keys, slot, rate_hz, relative_error = keys[last], slot[last], rate_hz[last], relative_error[last]
+        new = np.maximum(rate_bins(rate_hz), _LOWEST).astype(np.uint8)
+        new[np.isnan(rate_hz)] = _UNKNOWN
+        self._replace(slot, self._positions(keys), new, rate_hz, relative_error)
 
     def _replace(
         self, slot: Int64s, at: Int64s, new: Bins, rate_hz: Float32s, relative_error: Float32s
     ) -> None:
         """Put other values in the place of pages (each once), and correct all sums by the difference."""
-        old = self._bins[at]
+        old = self._bins.take(at)
         block = at >> _BLOCK_BITS
         for level, lowest in ((_PRESENT, _UNKNOWN), (_KNOWN, _LOWEST), *self._lowest_bins()):
-            entered = (new >= lowest).view(np.int8) - (old >= lowest).view(np.int8)
-            moved = np.flatnonzero(entered)
-            np.add.at(self._counts[level], block[moved], entered[moved].astype(np.float64))
-        self._sum(slot, at, block, old, -1)
-        self._bins[at], self._rate[at], self._error[at] = new, rate_hz, relative_error
-        self._sum(slot, at, block, new, 1)
-
-    def _sum(self, slot: Int64s, at: Int64s, block: Int64s, bins: Bins, sign: int) -> None:
-        """Add the pages' rates to the sums, or take them out."""
-        there = np.flatnonzero(bins != _ABSENT)
-        if len(there) < len(bins):
-            slot, at, block, bins = slot[there], at[there], block[there], bins[there]
-        known = bins != _UNKNOWN
-        rate = np.where(known, self._rate[at], np.float32(0)).astype(np.float64)
-        np.add.at(self._rates, block, sign * rate)
-        np.add.at(self.histogram.reshape(-1), slot * (BIN_COUNT + 1) + np.where(known, bins, 0), sign)
-        slots = len(self.rate_hz)
-        uncertain = rate * np.where(known, widened(self._error[at]), np.float32(0))
-        self.rate_hz += sign * np.bincount(slot, weights=rate, minlength=slots)
-        self.uncertain_hz += sign * np.bincount(slot, weights=uncertain, minlength=slots)
+            is_in = new >= lowest
+            moved = np.flatnonzero(is_in != (old >= lowest))
+            if len(moved):
+                if level == _PRESENT:
+                    self._present_upto = None
+                step = np.where(is_in[moved], np.int8(1), np.int8(-1))
+                np.add.at(self._counts[level], block[moved], step)
+        counts, row = self._by_bin.reshape(-1), slot * (BIN_COUNT + 1)
+        np.add.at(counts, row + old, -1)
+        np.add.at(counts, row + new, 1)
+        self._by_bin[:, _ABSENT] = 0
+        error = relative_error.astype(np.float16)
+        rate, uncertain = _weights(new, rate_hz, error)
+        old_rate, old_uncertain = _weights(old, self._rate.take(at), self._error.take(at))
+        rate -= old_rate
+        uncertain -= old_uncertain
+        np.add.at(self._rates, block, rate)
+        first = first_of_runs(slot)
+        np.add.at(self.rate_hz, slot[first], np.add.reduceat(rate, first))
+        np.add.at(self.uncertain_hz, slot[first], np.add.reduceat(uncertain, first))
+        self._bins[at], self._rate[at], self._error[at] = new, rate_hz, error
 
     def _reserve_slots(self, count: int) -> None:
-        have = len(self.histogram)
+        have = len(self._by_bin)
         if count > have:
             more = max(count, 2 * have) - have
-            self.histogram = np.pad(self.histogram, ((0, more), (0, 0)))
+            self._by_bin = np.pad(self._by_bin, ((0, more), (0, 0)))
             self.rate_hz = np.pad(self.rate_hz, (0, more))
             self.uncertain_hz = np.pad(self.uncertain_hz, (0, more))
 
-    def _locate(self, keys: Int64s) -> tuple[Int64s, Bools]:
-        """Place in the directory, and whether the page's block is there."""
-        block = keys >> _BLOCK_BITS
+    def _locate(self, block: Int64s) -> tuple[Int64s, Bools]:
+        """Places in the directory, and whether the blocks are there."""
         place = np.searchsorted(self._directory, block)
-        found = np.zeros(len(keys), bool)
-        inside = place < len(self._directory)
-        found[inside] = self._directory[place[inside]] == block[inside]
+        if not len(self._directory):
+            return place, np.zeros(len(block), bool)
+        found: Bools = self._directory.take(place, mode="clip") == block
         return place, found
 
     def _positions(self, keys: Int64s) -> Int64s:
         """Where pages are stored, with new blocks for those that had none."""
-        place, found = self._locate(keys)
+        block = keys >> _BLOCK_BITS
+        first = first_of_runs(block)
+        blocks = block[first]
+        place, found = self._locate(blocks)
         if not found.all():
-            blocks = np.unique(keys[~found] >> _BLOCK_BITS)
-            rows = self._take_rows(len(blocks))
-            at = np.searchsorted(self._directory, blocks)
-            self._directory = np.insert(self._directory, at, blocks)
+            missing = np.unique(blocks[~found])
+            rows = self._take_rows(len(missing))
+            at = np.searchsorted(self._directory, missing)
+            self._directory = np.insert(self._directory, at, missing)
             self._row = np.insert(self._row, at, rows)
-            place, _ = self._locate(keys)
-        positions: Int64s = (self._row[place] << _BLOCK_BITS) + (keys & (_BLOCK - 1))
+            place, _ = self._locate(blocks)
+        positions = np.repeat(self._row[place] << _BLOCK_BITS, np.diff(first, append=len(keys)))
+        positions |= keys & (_BLOCK - 1)
         return positions
 
     def _take_rows(self, count: int) -> Int64s:
@@ -266,13 +308,12 @@ class Bounds:
 
     def __init__(self, pages: LivePages, keys: Int64s) -> None:
         self._pages = pages
-        self._place, found = pages._locate(keys)
+        self._place, found = pages._locate(keys >> _BLOCK_BITS)
         column = keys & (_BLOCK - 1)
         self._cut = np.flatnonzero(found & (column > 0))
-        row = pages._row[self._place[self._cut]]
-        self._at = (row[:, None] << _BLOCK_BITS) + np.arange(_BLOCK)
+        self._rows = pages._row[self._place[self._cut]]
         self._below = np.arange(_BLOCK) < column[self._cut][:, None]
-        self._bins = pages._bins[self._at]
+        self._bins = pages._bins.reshape(-1, _BLOCK).take(self._rows, axis=0)
 
     def pages(self) -> Float64s:
         """Pages below each address, those of unknown rate included."""
@@ -293,25 +334,42 @@ class Bounds:
     def rate_hz(self) -> Float64s:
         """Sum of the known rates below each address."""
         pages = self._pages
-        upto = self._whole_blocks(pages._rates)
+        upto = pages._upto(pages._rates).take(self._place)
         is_below = self._below & (self._bins >= _LOWEST)
-        upto[self._cut] += np.where(is_below, pages._rate[self._at], 0.0).sum(axis=1, dtype=np.float64)
+        rate_hz = pages._rate.reshape(-1, _BLOCK).take(self._rows, axis=0)
+        upto[self._cut] += np.where(is_below, rate_hz, np.float32(0)).sum(axis=1, dtype=np.float64)
         return upto
 
     def _upto(self, level: int) -> Float64s:
         pages = self._pages
-        upto = self._whole_blocks(pages._counts[level])
+        upto = pages._upto_of_level(level).take(self._place)
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
-        counted = np.packbits(self._below & (self._bins >= lowest), axis=1)
-        upto[self._cut] += _BITS_SET[counted].sum(axis=1)
+        upto[self._cut] += _ones(self._below & (self._bins >= lowest))
         return upto
 
-    def _whole_blocks(self, by_block: Float64s) -> Float64s:
-        rows = self._pages._row
-        sums = np.zeros(len(rows) + 1)
-        np.cumsum(by_block.take(rows), out=sums[1:])
-        upto: Float64s = sums[self._place]
-        return upto
+
+def _weights(bins: Bins, rate_hz: Float32s, error: Halves) -> tuple[Float64s, Float64s]:
+    """What pages add to the sums of rate and of rate x relative error: nothing where the rate is unknown."""
+    rate = np.where(bins >= _LOWEST, rate_hz, np.float32(0)).astype(np.float64)
+    return rate, rate * widened(error)
+
+
+def _ones(flags: Bools) -> Int64s:
+    """How many of each row of 64 flags are set."""
+    words: npt.NDArray[np.uint64] = np.packbits(flags.ravel()).view(np.uint64)
+    words = words - (words >> _SHIFTS[0] & _MASKS[0])
+    words = (words & _MASKS[1]) + (words >> _SHIFTS[1] & _MASKS[1])
+    words = (words + (words >> _SHIFTS[2])) & _MASKS[2]
+    count: Int64s = (words * _MASKS[3] >> _SHIFTS[3]).astype(np.int64)
+    return count
+
+
+def first_of_runs(values: Int64s | Int32s) -> Int64s:
+    """Where values begin that lie side by side."""
+    is_first = np.empty(len(values), bool)
+    is_first[:1] = True
+    np.not_equal(values[1:], values[:-1], out=is_first[1:])
+    return np.flatnonzero(is_first)
 
 
 def key_of(slot: Int64s | Int32s | int, vpn: Int64s) -> Int64s:

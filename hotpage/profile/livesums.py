@@ -39,7 +39,7 @@ class Settled:
 
 def choose_hot_bin(pages: LivePages, found: Silence, nodes: Sequence[NodeRecord]) -> tuple[Threshold, int]:
     """What is hot (profile.threshold), moved to the nearest bin edge, and the first bin above that."""
-    sizes = pages.histogram.sum(axis=0).astype(np.float64) * PAGE_BYTES
+    sizes = pages.histogram().astype(np.float64) * PAGE_BYTES
     is_silent = found.silent_pages > 0
     bins = rate_bins(found.silent_rate_hz[is_silent].astype(np.float32))
     silent_bytes = found.silent_pages[is_silent] * PAGE_BYTES
@@ -61,23 +61,34 @@ def settle(found: Silence, threshold: Threshold) -> Settled:
 
 @dataclass(frozen=True)
 class Placement:
-    """Of each mapping (rows) its hot pages and its accesses/s on each node (columns): both are shared out as
-    its bytes are, for nobody says which pages of it lie on which node.
+    """Where heat lies. That of a mapping is shared out over nodes as its bytes are, for nobody says which
+    pages of it lie on which node.
     """
 
+    misplaced_pages: Float64s
+    """Of each mapping: hot ones on slower tiers."""
     hot_pages: Float64s
+    """By node; where there is one tier, of all nodes together."""
     rate_hz: Float64s
+    """The same: accesses/s."""
 
 
 def place(pages: LivePages, mappings: MappingTable, found: Silence, nodes: Sequence[NodeRecord]) -> Placement:
     """Where heat lies. On a machine with one tier only the sums have a meaning, and cost nothing."""
-    if not _slow_columns(nodes):
-        hot = pages.histogram[:, pages.hot_bin :].sum()
-        return Placement(np.array([[hot]], np.float64), np.array([[pages.rate_hz.sum()]]))
-    assert found.edges is not None
-    shares = _shares(mappings.table().bytes_by_node)
-    hot_pages = found.inside(found.edges.hot())[:, None] * shares
-    return Placement(hot_pages, found.inside(found.edges.rate_hz())[:, None] * shares)
+    slow = _slow_places(nodes)
+    if not slow:
+        hot, _, _, _ = pages.by_class()
+        nowhere = np.zeros(len(found.rows))
+        return Placement(nowhere, np.array([hot.sum()], np.float64), np.array([pages.rate_hz.sum()]))
+    table = mappings.table()
+    used = np.flatnonzero(found.rows)  # in most mappings no page is tracked
+    edges = pages.bounds(np.concatenate([table.start[used], table.end[used]]))
+    shares = table.shares[:, used]
+    hot_pages = _between(edges.hot()) * shares
+    rate_hz = _between(edges.rate_hz()) * shares
+    misplaced = np.zeros(len(found.rows))
+    misplaced[used] = hot_pages[slow].sum(axis=0)
+    return Placement(misplaced, hot_pages.sum(axis=1), rate_hz.sum(axis=1))
 
 
 def heat_by_slot(
@@ -97,25 +108,13 @@ def heat_by_slot(
     def padded(values: Float64s | Int64s) -> Float64s:
         return np.pad(values[:slots].astype(np.float64), (0, max(slots - len(values), 0)))
 
-    hotter = np.cumsum(pages.histogram[:, :0:-1], axis=1)[:, ::-1]  # pages of a bin (from 1 on) and above
-    hot = padded(hotter[:, pages.hot_bin - 1])
-    warm = padded(hotter[:, pages.hot_bin - BINS_PER_OCTAVE - 1])
-    known = padded(hotter[:, 0])
-    unknown = padded(pages.histogram[:, 0])
-    misplaced = np.zeros(len(table.slot))
-    if slow := _slow_columns(nodes):
-        misplaced = placement.hot_pages[:, slow].sum(axis=1)
+    hot, warm, cold, unknown = map(padded, pages.by_class())
     return _heats(
-        [
-            hot,
-            warm - hot,
-            known - warm + by_slot(settled.silent_pages),
-            unknown + by_slot(settled.unseen_pages),
-        ],
+        [hot, warm, cold + by_slot(settled.silent_pages), unknown + by_slot(settled.unseen_pages)],
         padded(pages.rate_hz),
         padded(pages.uncertain_hz),
-        by_slot(misplaced),
-        np.stack([by_slot(column) for column in table.bytes_by_node.T], axis=1),
+        by_slot(placement.misplaced_pages),
+        np.array([by_slot(on_node) for on_node in table.bytes_by_node]),
         nodes,
     )
 
@@ -139,8 +138,10 @@ def heat_of_mappings(
         return values
 
     rows, known, warm, hot = map(inside, (bounds.pages(), bounds.known(), bounds.warm(), bounds.hot()))
-    on_node = np.vstack([table.bytes_by_node[low:high], np.zeros((1, table.bytes_by_node.shape[1]))])
-    misplaced = (hot[:, None] * _shares(on_node))[:, _slow_columns(nodes)].sum(axis=1)
+    on_node, shares = (
+        np.pad(by_node[:, low:high], ((0, 0), (0, 1))) for by_node in (table.bytes_by_node, table.shares)
+    )
+    misplaced = hot * shares[_slow_places(nodes)].sum(axis=0)
     silent = np.append(settled.silent_pages[low:high], nothing)
     unseen = np.append(settled.unseen_pages[low:high], nothing)
     counts = [hot, warm - hot, known - warm + silent, rows - known + unseen]
@@ -150,19 +151,19 @@ def heat_of_mappings(
 
 def tiers(mappings: MappingTable, placement: Placement, nodes: Sequence[NodeRecord]) -> list[LiveTier]:
     """The tiers, the fastest first, with what the targets have there."""
-    resident = mappings.table().bytes_by_node.sum(axis=0)
-    hot, rate_hz = placement.hot_pages.sum(axis=0), placement.rate_hz.sum(axis=0)
+    resident = mappings.table().bytes_by_node.sum(axis=1)
+    hot, rate_hz = placement.hot_pages, placement.rate_hz
     found = []
     for tier in sorted({node.tier for node in nodes}):
-        columns = [place for place, node in enumerate(nodes) if node.tier == tier]
+        places = [place for place, node in enumerate(nodes) if node.tier == tier]
         has_all = len(hot) == 1
         found.append(
             LiveTier(
                 tier,
-                [nodes[place] for place in columns],
-                float(resident[columns].sum()),
-                float(hot.sum() if has_all else hot[columns].sum()) * PAGE_BYTES,
-                max(float(rate_hz.sum() if has_all else rate_hz[columns].sum()), 0.0),
+                [nodes[place] for place in places],
+                float(resident[places].sum()),
+                float(hot.sum() if has_all else hot[places].sum()) * PAGE_BYTES,
+                max(float(rate_hz.sum() if has_all else rate_hz[places].sum()), 0.0),
             )
         )
     return found
@@ -176,11 +177,11 @@ def _heats(
     on_node: Float64s,
     nodes: Sequence[NodeRecord],
 ) -> list[LiveHeat]:
-    """Rows of columns; ``counts`` and ``misplaced`` in pages."""
+    """Rows of columns; ``counts`` and ``misplaced`` in pages, ``on_node`` in bytes, nodes x rows."""
     names = [node.node for node in nodes] or [0]
-    by_node = on_node.astype(np.int64).tolist()
+    by_node = on_node.T.astype(np.int64).tolist()
     columns = (
-        on_node.sum(axis=1).astype(np.int64).tolist(),
+        on_node.sum(axis=0).astype(np.int64).tolist(),
         *((np.maximum(count, 0.0) * PAGE_BYTES).round().astype(np.int64).tolist() for count in counts),
         np.maximum(rate_hz, 0.0).tolist(),
         np.maximum(uncertain_hz, 0.0).tolist(),
@@ -199,12 +200,5 @@ def _between(below: Float64s) -> Float64s:
     return difference
 
 
-def _shares(on_node: Float64s) -> Float64s:
-    """Each node's share of a mapping's bytes; nothing where the kernel did not tell."""
-    whole = on_node.sum(axis=1, keepdims=True)
-    shares: Float64s = np.divide(on_node, whole, out=np.zeros_like(on_node), where=whole > 0)
-    return shares
-
-
-def _slow_columns(nodes: Sequence[NodeRecord]) -> list[int]:
+def _slow_places(nodes: Sequence[NodeRecord]) -> list[int]:
     return [place for place, node in enumerate(nodes) if node.tier > 0]

@@ -14,7 +14,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes
 from hotpage.profile.fromnow import RecordingFromNow
 from hotpage.profile.livemappings import MappingTable, silence
-from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows
+from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows, first_of_runs
 from hotpage.profile.livesums import (
     Settled,
     choose_hot_bin,
@@ -228,7 +228,7 @@ class WatchedProfile:
         return self._slots[process]
 
     def _slots_of(self, process: Int32s) -> Int64s:
-        first = np.flatnonzero(np.diff(process, prepend=-1))  # most often in long runs
+        first = first_of_runs(process)
         slots = [self._slot(index) for index in process[first].tolist()]
         return np.repeat(np.array(slots, np.int64), np.diff(first, append=len(process)))
 

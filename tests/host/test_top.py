@@ -8,21 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from recordings import HOTPAGE
+from terminals import PATIENCE_S, Terminal, check_left, start_top
 from toucher import loaded_programs, wait_for
 
 from hotpage.exerciser import Exerciser
+from hotpage.machine.cgroups import cgroup_mount
 from hotpage.profile.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc", "tmux")
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
-PATIENCE_S = 60.0
-_BEFORE, _AFTER = "stty -a >before; clear", "echo status $?; stty -a >after"
 
 
 @pytest.fixture(autouse=True)
@@ -42,75 +42,11 @@ def workload() -> Iterator[Exerciser]:
         yield exerciser
 
 
-class Terminal:
-    """A shell in tmux, on a server of its own."""
-
-    def __init__(self, directory: Path, width: int = 80, height: int = 24) -> None:
-        self.directory = directory
-        self._socket = directory / "tmux"
-        self._tmux(
-            *("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height)),
-            *("-c", str(directory), "env", "PS1=ready$ ", "LC_ALL=C.UTF-8", "sh"),
-        )
-        self._tmux("set-option", "-g", "history-limit", "1000")
-        self.pane = int(self._tmux("display-message", "-p", "#{pane_pid}"))
-        self.until(lambda shown: "ready$" in shown)
-
-    def _tmux(self, *words: str) -> str:
-        command = ["tmux", "-S", str(self._socket), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
-
-    def shown(self) -> str:
-        return self._tmux("capture-pane", "-p")
-
-    def until(self, holds: Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + PATIENCE_S
-        while not holds(shown := self.shown()):
-            assert time.monotonic() < deadline, shown
-            time.sleep(0.1)
-        return shown
-
-    def keys(self, *names: str) -> None:
-        self._tmux("send-keys", *names)
-
-    def type(self, line: str) -> None:
-        self._tmux("send-keys", "-l", line)
-        self.keys("Enter")
-
-    def resize(self, width: int, height: int) -> None:
-        self._tmux("resize-window", "-x", str(width), "-y", str(height))
-
-    def close(self) -> None:
-        subprocess.run(["tmux", "-S", str(self._socket), "kill-server"], capture_output=True)
-
-
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path)
     yield terminal
     terminal.close()
-
-
-def start_top(terminal: Terminal, *options: str) -> int:
-    """Start top in the terminal and wait for its table; its process id."""
-    pid_file = terminal.directory / "pid"
-    command = shlex.join([*HOTPAGE, "top", "-d", "0.5", *options])
-    terminal.type(
-        f"stty -a >before; clear; sh -c 'echo $$ >pid; exec {command}'; echo status $?; stty -a >after"
-    )
-    terminal.until(lambda shown: "F10Quit" in shown and " PID " in shown and "exerciser" in shown)
-    return int(pid_file.read_text())
-
-
-def check_left(terminal: Terminal, status: int) -> None:
-    """The terminal is as before: the shell's screen, its settings, a visible cursor, no mouse reports."""
-    shown = terminal.until(lambda shown: "status " in shown and shown.rstrip().endswith("ready$"))
-    assert f"status {status}" in shown
-    assert "F10Quit" not in shown
-    before, after = ((terminal.directory / name).read_text() for name in ("before", "after"))
-    assert before == after
-    flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"
-    assert terminal._tmux("display-message", "-p", flags).split() == ["0", "0", "1"]
 
 
 def test_a_session_in_a_terminal(terminal: Terminal) -> None:
@@ -210,6 +146,25 @@ def test_batch_mode(workload: Exerciser) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" PID ") == 3
     assert done.stdout.count(f"{workload.pid} ") >= 3
+
+
+def test_a_cgroup_or_everything(tmp_path: Path, workload: Exerciser) -> None:
+    def pids(*target: str) -> set[int]:
+        done = batch("-d", "0.5", "-n", "3", "--json", *target)
+        assert done.returncode == 0, done.stderr
+        return {row["pid"] for line in done.stdout.splitlines() for row in json.loads(line)["processes"]}
+
+    cgroup = cgroup_mount() / "hotpage-top"
+    cgroup.mkdir()
+    try:
+        with Exerciser.start(mib=4, threads=1, pattern="storm") as member:
+            (cgroup / "cgroup.procs").write_text(str(member.pid))
+            assert pids("--cgroup", f"/{cgroup.name}") == {member.pid}
+            assert member.pid in pids("-a")
+            assert member.pid in pids()
+    finally:
+        wait_for(lambda: not (cgroup / "cgroup.procs").read_text(), "the cgroup is empty")
+        cgroup.rmdir()
 
 
 def test_batch_lines_of_json(workload: Exerciser) -> None:

@@ -82,6 +82,17 @@ def test_what_was_observed_is_told_at_once_and_everything_in_the_end(batches: li
         assert_told(told, actual, set(actual))
 
 
+@pytest.mark.parametrize("processes", [[7, 3, 5], [2_000_000, 3, 900_000]])
+def test_changes_are_in_order_however_large_the_numbers(processes: list[int]) -> None:
+    table = HeatTable()
+    pages = [(1 << 45) - 1, 12, (1 << 45) - 2, 99]
+    for process in processes:
+        table.observe(process, pages, 1.0, 0.5)
+    changes = table.take_changes(2.0)
+    told = list(zip(changes.process.tolist(), changes.vpn.tolist(), strict=True))
+    assert told == sorted((process, page) for process in processes for page in pages)
+
+
 def test_one_page_each_of_many_processes() -> None:
     """Some armed, some not, in ranges of their own: each page has its own process's silence."""
     table = HeatTable()

@@ -43,7 +43,7 @@ def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData
                         vma(1000 * index + 7, 1000 * index + 107, by_node),
                         vma(1000 * index + 107, 1000 * index + 190, {0: 80 << 12}, "/lib/x.so"),
                         vma(5000 + 300 * index, 5200 + 300 * index, None, ""),
-                    ]
+                    ][: int(rng.integers(1, 4))]
                     for index in range(4)
                     if number == 1 or rng.random() < 0.3
                 },
@@ -265,6 +265,35 @@ def test_a_recording_that_cannot_be_written_says_so(tmp_path, monkeypatch) -> No
     live.stop_recording()
     assert recording.problem == "cannot write: no space"
     live.interval(interval(9, changes()))  # goes on
+
+
+def test_many_pages_at_once_are_added_up() -> None:
+    count, each = 100_000, 50_000
+    rng = np.random.default_rng(5)
+    live = WatchedProfile(run_info())
+    page = np.arange(count)
+    owner = (page // each).astype(np.int32)
+    error = np.full(2 * count, 0.25, np.float32)
+    rates = np.empty(count, np.float32)
+    # At first all pages, then each twice, with its last rate last, then a third of them.
+    for number, some in enumerate((page, np.repeat(page, 2), page[::3]), 1):
+        told = np.exp2(rng.normal(0, 4, len(some))).astype(np.float32)
+        rates[some] = told
+        pages = Changes(owner[some], some, told, told, error[: len(some)])
+        live.interval(
+            interval(number, pages, processes=[process(0, "a"), process(1, "b")] if number == 1 else [])
+        )
+        view = live.view
+        assert view is not None and view.pages == count
+        for index, row in enumerate(view.processes):
+            mine = rates[owner == index].astype(np.float64)
+            edges = (mine >= view.threshold.hot_hz).sum(), (mine >= view.threshold.warm_hz).sum()
+            assert row.heat.hot_bytes == edges[0] * 4096
+            assert row.heat.warm_bytes == (edges[1] - edges[0]) * 4096
+            assert row.heat.accesses_per_s == pytest.approx(mine.sum())
+            assert row.heat.relative_error == pytest.approx(0.25)
+            rows = live.pages(index, 0, count << 12)
+            assert (rows.rate_hz == rates[owner == index]).all()
 
 
 def test_classes_by_count_are_those_by_rate() -> None:

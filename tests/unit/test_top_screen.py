@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from profiles import changes, interval, process
+from profiles import changes, interval, node, process
 from screentext import screen_text
+from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
 from topfeed import FrozenFeed, busy_feed, frozen_feed
 
+from hotpage.cli.topfeed import KernelMoves
+from hotpage.views import units
 from hotpage.views.top.app import TopApp
 from hotpage.views.top.screens import HelpScreen
 
@@ -116,6 +119,33 @@ def test_sorting_by_key_heading_and_menu() -> None:
         await press(pilot, "f6", "home", "enter")
         await until(app, pilot, lambda shown: "Sort by" not in shown and app.level.order.key == "pid")
         assert order_of(app)[0] == "redis-server"
+
+    run(frozen_feed(), script)
+
+
+def test_every_name_of_a_key() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        for key, column in (("greater_than_sign", "error"), ("less_than_sign", "accesses"), ("M", "rss")):
+            await press(pilot, key)
+            assert app.level.order.key == column
+        await press(pilot, "P")
+        assert app.level.order.key == "accesses"
+        for into, back in (("right", "left"), ("enter", "backspace"), ("enter", "escape")):
+            await press(pilot, into)
+            await until(app, pilot, lambda shown: "HEAT STRIP" in shown)
+            await press(pilot, back)
+            await until(app, pilot, lambda shown: "HEAT STRIP" not in shown)
+        for key, words in (("f5", "by cgroup"), ("f4", "filter:"), ("f3", "search:"), ("z", "FROZEN")):
+            await press(pilot, key)
+            await until(app, pilot, lambda shown, words=words: words in shown)
+            await press(pilot, "escape" if words.endswith(":") else key)
+            await until(app, pilot, lambda shown, words=words: words not in shown)
+        for key in ("h", "f1", "question_mark"):
+            await press(pilot, key)
+            assert isinstance(app.screen, HelpScreen)
+            await press(pilot, "escape")
+        await press(pilot, "s")
+        await until(app, pilot, lambda shown: "Sort by" in shown)
 
     run(frozen_feed(), script)
 
@@ -238,12 +268,77 @@ def test_a_click_selects_and_a_second_one_enters() -> None:
     run(frozen_feed(), script)
 
 
+def test_the_wheel_moves_the_cursor() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        for way, cursor in ((MouseScrollDown, 3), (MouseScrollDown, 6), (MouseScrollUp, 3)):
+            await pilot._post_mouse_events([way], "Grid", offset=(5, 3))
+            await pilot.pause()
+            assert app.grid.cursor == cursor
+
+    run(busy_feed(40), script)
+
+
+def test_a_click_on_a_key_below_presses_it() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        for key, words in (("F5", "processes by cgroup"), ("F1", "this help; quit"), ("F10", "")):
+            line = screen_text(app).splitlines()[-1]
+            await pilot.click("#keys", offset=(line.index(key) + len(key) + 1, 0))
+            if words:
+                await until(app, pilot, lambda shown, words=words: words in shown)
+            if key == "F1":
+                await press(pilot, "escape")
+        assert app._exit
+
+    run(frozen_feed(), script)
+
+
+def test_bytes_pages_and_shares() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        row = "redis-server"
+
+        def rss() -> str:
+            line = next(line for line in screen_text(app).splitlines() if row in line)
+            return line.split(row)[1].split()[0]
+
+        resident = app.grid.row.heat.resident_bytes
+        assert rss() == units.size(resident)
+        await press(pilot, "e")
+        await until(app, pilot, lambda shown: rss() == units.rate(resident / 4096))
+        await press(pilot, "e")
+        await until(app, pilot, lambda shown: rss() == "100%")
+        await press(pilot, "e")
+        await until(app, pilot, lambda shown: rss() == units.size(resident))
+
+    run(frozen_feed(), script)
+
+
 def test_cgroups_fold() -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         await press(pilot, "t", "home", "enter")
         await until(app, pilot, lambda shown: "▸" in shown and "postgres" not in shown)
         await press(pilot, "enter")
         await until(app, pilot, lambda shown: "postgres" in shown)
+
+    run(frozen_feed(), script)
+
+
+def test_plus_and_minus_fold_in_the_tree_alone() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "minus")
+        assert "postgres" in order_of(app)
+        await press(pilot, "t", "home")
+        while app.grid.row.name != "postgres":
+            await press(pilot, "down")
+        await press(pilot, "minus")
+        assert "postgres" not in order_of(app) and "redis-server" in order_of(app)
+        await until(app, pilot, lambda shown: shown.count("▸") == 1)
+        group = app.grid.row.name
+        assert group.endswith("/postgresql.service"), "the cursor is on its cgroup"
+        await press(pilot, "minus")
+        assert "postgres" not in order_of(app), "folded is folded"
+        await press(pilot, "plus", "plus")
+        assert "postgres" in order_of(app) and app.grid.row.name == group
+        await until(app, pilot, lambda shown: "▸" not in shown)
 
     run(frozen_feed(), script)
 
@@ -286,6 +381,43 @@ def test_what_is_missing_is_said() -> None:
         assert isinstance(app.screen, HelpScreen)
 
     run(feed, script)
+
+
+def test_what_the_kernel_moves_is_told_where_there_is_room() -> None:
+    feed = frozen_feed(2)
+    feed.state = replace(feed.state, kernel_moves_per_s=(1234.0, 5.0))
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        shown = await until(app, pilot, lambda shown: "arming on" in shown)
+        assert ("kernel promotes 1.23k/s demotes 5/s" in shown) == (app.size.width == 160)
+
+    for size in SIZES.values():
+        run(feed, script, size)
+
+
+def test_what_the_kernel_moves_is_counted_between_pictures(tmp_path: Path) -> None:
+    now_s = 100.0
+    moves = KernelMoves(tmp_path, lambda: now_s)
+    feed = frozen_feed(2)
+
+    def count(promoted: int, demoted: int) -> None:
+        (tmp_path / "vmstat").write_text(
+            f"pgpromote_success {promoted}\npgdemote_kswapd {demoted}\npgdemote_direct 7\n"
+        )
+
+    count(1000, 50)
+    assert moves.per_s(feed.view) is None, "nothing to compare with"
+    count(1600, 50)
+    now_s += 2.0
+    assert moves.per_s(feed.view) is None, "the same picture"
+    feed.profile.interval(interval(50, changes(), nodes=[node(0), node(1, 1)]))
+    assert moves.per_s(feed.view) == (300.0, 0.0)
+    count(1600, 70)
+    now_s += 4.0
+    assert moves.per_s(feed.view) == (300.0, 0.0)
+    feed.profile.interval(interval(51, changes(), nodes=[node(0), node(1, 1)]))
+    assert moves.per_s(feed.view) == (0.0, 5.0)
+    assert moves.per_s(frozen_feed(1).view) is None, "there are no tiers"
 
 
 def test_no_more_than_ascii_where_the_terminal_has_no_more() -> None:

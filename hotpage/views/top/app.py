@@ -70,6 +70,8 @@ class TopApp(App[str]):
         Binding("n", "search_next"),
         Binding("f4,backslash", "filter"),
         Binding("f5,t", "tree"),
+        Binding("plus", "fold(False)"),
+        Binding("minus", "fold(True)"),
         Binding("f6,s", "sort"),
         Binding("less_than_sign", "sort_beside(-1)"),
         Binding("greater_than_sign", "sort_beside(1)"),
@@ -312,6 +314,15 @@ class TopApp(App[str]):
         if isinstance(first, ProcessLevel) and self.level is first:
             first.is_tree = not first.is_tree
             self.show()
+
+    def action_fold(self, is_folded: bool) -> None:
+        """Of the tree; a process stands for the cgroup that it is in."""
+        level, row = self.level, self.grid.row
+        if isinstance(level, ProcessLevel) and level.is_tree and row is not None:
+            identity = level.fold(row, is_folded)
+            self.show()
+            if is_folded:
+                self.grid.go_to(identity)
 
     def action_freeze(self) -> None:
         self._is_frozen = not self._is_frozen

@@ -172,10 +172,9 @@ def sparkline(history_hz: Float32s, width: int, unicode: bool) -> str:
     top = float(recent[known].max()) if known.any() else 0.0
     if top <= 0:
         return "".join(signs[0] if is_known else " " for is_known in known)
-    steps = np.nan_to_num(recent / top) * (len(signs) - 1)
-    return "".join(
-        signs[round(step)] if is_known else " " for step, is_known in zip(steps, known.tolist(), strict=True)
-    )
+    steps = np.rint(recent / top * (len(signs) - 1))
+    places = np.where(known, steps + 1, 0).astype(np.int64).tolist()
+    return "".join(map((" " + signs).__getitem__, places))
 
 
 def log_bar(rate_hz: float, lowest_hz: float, highest_hz: float, width: int, unicode: bool) -> str:

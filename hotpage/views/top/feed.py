@@ -28,6 +28,10 @@ class Status:
     """Page faults."""
     target_cost_percent: float = 0.0
     notes: Sequence[str] = ()
+    kernel_moves_per_s: tuple[float, float] | None = None
+    """Base pages that the kernel promoted and demoted, of all processes, over the last refresh: where there
+    are tiers, from the second refresh on.
+    """
     recording: Path | None = None
     """Where a recording is being written."""
     recorded_s: float = 0.0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from rich.cells import cell_len
@@ -16,13 +17,14 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hotpage.profile.liveview import LiveView
-from hotpage.views.top.columns import Cell, Column, Context, fit
+from hotpage.views.top.columns import Column, Context, Span, fit
 from hotpage.views.top.levels import Level
 
 _CURSOR = Style.parse("on #264f78")
 _HEADING = Style.parse("bold #1e1e1e on #87b38d")
 _SORTED = Style.parse("bold #1e1e1e on #d7ba7d")
 _WHEEL_ROWS = 3
+_KEPT_CELLS = 4096
 
 
 class Grid(Widget, can_focus=False):
@@ -97,15 +99,16 @@ class Grid(Widget, can_focus=False):
         if self.level is None or place >= len(self.rows):
             return Strip.blank(width, self.rich_style)
         row = self.rows[place]
+        style = self.rich_style + _CURSOR if place == self.cursor else self.rich_style
         segments: list[Segment] = []
         for number, (column, room) in enumerate(self._columns):
             if number:
-                segments.append(Segment(" "))
-            segments += _segments(column.cell(row, room, self.context), room, column.right)
-        line = Strip(segments).adjust_cell_length(width).apply_style(self.rich_style)
-        if place == self.cursor:
-            line = Strip([Segment(text, (style or Style()) + _CURSOR) for text, style, _ in line])
-        return line
+                segments.append(Segment(" ", style))
+            cell = column.cell(row, room, self.context)
+            segments += _segments(
+                tuple(cell) if isinstance(cell, list) else (cell,), room, column.right, style
+            )
+        return Strip(segments).adjust_cell_length(width, style)
 
     def _headings(self) -> list[Segment]:
         segments: list[Segment] = []
@@ -156,12 +159,12 @@ class Grid(Widget, can_focus=False):
         return int(container.height)
 
 
-def _segments(cell: Cell, room: int, right: bool) -> list[Segment]:
-    spans = cell if isinstance(cell, list) else [cell]
+@lru_cache(_KEPT_CELLS)
+def _segments(spans: tuple[Span, ...], room: int, right: bool, style: Style) -> tuple[Segment, ...]:
     length = sum(cell_len(text) for text, _ in spans)
     if length > room:
-        spans = [("".join(text for text, _ in spans)[:room], spans[0][1])]
+        spans = (("".join(text for text, _ in spans)[:room], spans[0][1]),)
         length = cell_len(spans[0][0])
-    segments = [Segment(text, Style.parse(style)) for text, style in spans]
-    padding = Segment(" " * max(room - length, 0))
-    return [padding, *segments] if right else [*segments, padding]
+    segments = [Segment(text, style + Style.parse(own)) for text, own in spans]
+    padding = Segment(" " * max(room - length, 0), style)
+    return (padding, *segments) if right else (*segments, padding)

@@ -129,6 +129,10 @@ def _accesses(view: LiveView, status: Status, width: int) -> Text:
     parts.append((0, _fact("arming", status.arming, "" if view.run.sees_rates else ALERT)))
     if view.run.armed:
         parts.append((1, _fact("slows targets", units.percent(status.target_cost_percent / 100), "")))
+    if status.kernel_moves_per_s is not None:
+        promoted, demoted = map(units.rate, status.kernel_moves_per_s)
+        parts.append((2, _fact("kernel promotes", f"{promoted}/s", "")))
+        parts.append((2, _fact("demotes", f"{demoted}/s", "")))
     if not view.run.sees_rates:
         parts.append((1, Text("no rates can arrive: start top with --arm", ALERT)))
     elif status.recording_problem:

@@ -31,7 +31,7 @@ from hotpage.views.top.mappings import MappingLevel
 
 
 class ProcessRow(NamedTuple):
-    """A process, or in the tree a cgroup with all below it (``record`` None; ``name`` is its path)."""
+    """A process, or in the tree a cgroup with all below it (``record`` None; ``name`` its path, as it is)."""
 
     name: str
     heat: LiveHeat
@@ -116,10 +116,19 @@ class ProcessLevel(Level):
 
     def enter(self, row: ProcessRow) -> Level | None:
         if row.record is None:
-            self._folded ^= {row.name}
+            self.fold(row, not row.is_folded)
             return None
         process = row.record.process
         return MappingLevel(process.index, process.pid, process.comm)
+
+    def fold(self, row: ProcessRow, is_folded: bool) -> object:
+        """Fold or unfold, in the tree, a cgroup or the one that a process is in; the identity of its row."""
+        name = row.name if row.record is None else _path(row.record.process.cgroup)
+        if is_folded:
+            self._folded.add(name)
+        else:
+            self._folded.discard(name)
+        return name
 
     def wish(self, row: ProcessRow, promote: bool, view: LiveView) -> Wish | str:
         if row.record is None:
@@ -130,7 +139,7 @@ class ProcessLevel(Level):
 
     def describe(self, row: ProcessRow, view: LiveView) -> str:
         if row.record is None:
-            return f"cgroup {row.name}"
+            return f"cgroup {printable(row.name)}"
         process = row.record.process
         parts = [f"{process.pid}", printable(process.cmdline) or printable(process.comm)]
         parts.append(f"{process.threads} thread{'s' * (process.threads != 1)}")
@@ -164,7 +173,7 @@ class ProcessLevel(Level):
         indent = "  " * row.depth
         ellipsis = "…" if context.unicode else "~"
         if row.record is None:
-            return indent + units.shorten(row.label, max(width - len(indent), 4), ellipsis), STRONG
+            return indent + units.shorten(printable(row.label), max(width - len(indent), 4), ellipsis), STRONG
         name = row.record.process.cmdline if context.full_commands else row.name
         text = units.shorten(printable(name) or row.name, max(width - len(indent), 4), ellipsis)
         return indent + text, FAINT if row.record.exited_s is not None else PLAIN
@@ -214,7 +223,12 @@ class _Group:
         known = np.isfinite(histories).any(axis=0)
         history = np.where(known, np.nansum(histories, axis=0), np.nan).astype(np.float32)
         moves_per_s = sum(row.moves_per_s for row in rows)
-        return ProcessRow(printable(name), heat, history, None, depth, is_folded, moves_per_s=moves_per_s)
+        return ProcessRow(name, heat, history, None, depth, is_folded, moves_per_s=moves_per_s)
+
+
+def _path(cgroup: str) -> str:
+    """The name of a process's cgroup as a row."""
+    return f"/{cgroup.strip('/')}"
 
 
 def process_row(process: LiveProcess, moves_per_s: float = 0.0) -> ProcessRow:

@@ -21,7 +21,7 @@ _KEYS = (
     ("Enter, double click", "into a process, mapping, range; fold a cgroup"),
     ("Esc Backspace Left", "back; a filter goes first"),
     ("F3 /  n    F4 \\", "search, next; filter (a|b is either)"),
-    ("F5 t       F6 s < >", "tree by cgroup; sort by another column"),
+    ("F5 t  + -  F6 s < >", "tree by cgroup, unfold, fold; sort by another"),
     ("I   P M N  click a heading", "other end first; by ACC/S, RSS, PID; by that"),
     ("Z   e   p", "freeze; bytes, pages or % of RSS; full commands"),
     ("F7 ]      F8 [", "move to fast memory, or to slow; asks first"),
