@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of tests/guest: boots a guest for each kernel and topology, and takes its reports over."""
+"""The host's side of tests/guest: boots a guest for each kernel and topology, and takes its reports over.
 
+An emulated machine keeps one processor busy: where there are two, the next guest is at work already while the
+tests of one are reported.
+"""
+
+import contextlib
 import json
 import os
 import time
@@ -28,6 +33,7 @@ class GuestRunner:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._run: _Run | None = None
+        self._next: _Run | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -42,13 +48,11 @@ class GuestRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        machine = _machine_of(item)
-        if machine is None or any(why_missing(name) for mark in _needs(item) for name in mark):
+        if not _can_run(item):
             return None  # what is missing skips it, by the ordinary way
+        machine = _machine_of(item)
         if self._run is None or self._run.machine != machine:
-            self._end()
-            nodeids = [other.nodeid for other in item.session.items if _machine_of(other) == machine]
-            self._run = _Run(machine, nodeids)
+            self._go_on(item, machine)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item):
             item.ihook.pytest_runtest_logreport(report=report)
@@ -56,12 +60,22 @@ class GuestRunner:
         return True
 
     def pytest_sessionfinish(self) -> None:
-        self._end()
+        for run in (self._run, self._next):
+            if run is not None:
+                run.close()
 
-    def _end(self) -> None:
-        if self._run:
+    def _go_on(self, item: pytest.Item, machine: Any) -> None:
+        """To the guest of this item, the first that runs there; and begin with the next one."""
+        if self._run is not None:
             self._run.close()
-            self._run = None
+        items = [other for other in item.session.items if _can_run(other)]
+        machines = list(dict.fromkeys(map(_machine_of, items)))
+        ready, self._next = self._next, None
+        self._run = ready if ready is not None and ready.machine == machine else _run_of(machine, items)
+        following = machines[machines.index(machine) + 1 :]
+        if following and (os.cpu_count() or 1) > 1:
+            self._next = _run_of(following[0], items)
+            self._next.begin()
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         assert self._run is not None
@@ -87,6 +101,11 @@ class _Run:
         self._seen = 0
         self._reports: dict[str, list[dict[str, Any]]] = {nodeid: [] for nodeid in nodeids}
 
+    def begin(self) -> None:
+        """Start the guest; what goes wrong is told to who asks for its reports."""
+        with contextlib.suppress(LabError):
+            self._guest = self._start()
+
     def documents(self, nodeid: str, limit_s: float) -> list[dict[str, Any]]:
         """All reports of a test. Raises LabError if the guest will not tell."""
         if self._failure:
@@ -94,7 +113,7 @@ class _Run:
         try:
             if self._guest is None:
                 self._guest = self._start()
-                self._guest.wait_for_boot()
+            self._guest.wait_for_boot()
             return self._wait(self._guest, nodeid, limit_s)
         except LabError as error:
             self._failure = error
@@ -154,6 +173,17 @@ class _Run:
 
     def _tail(self) -> str:
         return self._output[-_OUTPUT_TAIL_BYTES:].decode(errors="replace")
+
+
+def _run_of(machine: Any, items: list[pytest.Item]) -> _Run:
+    return _Run(machine, [item.nodeid for item in items if _machine_of(item) == machine])
+
+
+def _can_run(item: pytest.Item) -> bool:
+    """Whether it runs in a guest, and one can be had."""
+    return _machine_of(item) is not None and not any(
+        why_missing(name) for mark in _needs(item) for name in mark
+    )
 
 
 def _machine_of(item: pytest.Item) -> Any:

@@ -21,6 +21,7 @@ class FakeGuest:
     def __init__(self, image, topology, command, *, kernel, output, environment):
         self.exchange = Path(tempfile.mkdtemp())
         print("BOOT", kernel, topology.name)
+        Path(f"booted-{kernel}").touch()
         self.command = [word.replace("/run/lab", str(self.exchange)) for word in command]
         self.environment = {k: v.replace("/run/lab", str(self.exchange)) for k, v in environment.items()}
         self.environment |= {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
@@ -29,6 +30,8 @@ class FakeGuest:
     def wait_for_boot(self):
         if os.environ.get("FAKE") == "no boot":
             raise GuestError("the guest did not boot", "Kernel panic - not syncing")
+        if self.process is not None:
+            return
         self.command[0] = sys.executable
         self.process = subprocess.Popen(
             self.command, env=os.environ | self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -58,6 +61,7 @@ import guestrun
 guestrun.Guest = FakeGuest
 guestrun.kernels.fetch = lambda kernel: type("Image", (), {"image": None})
 guestrun.why_missing = lambda name: None
+guestrun.os.cpu_count = lambda: int(os.environ.get("FAKE_CPUS", "1"))
 """
 
 
@@ -106,6 +110,14 @@ def test_each_runs_once_a_machine_and_shares_its_boot(run) -> None:
     assert "4 passed" in output
     assert [line for line in output.splitlines() if "BOOT" in line] != []
     assert output.count("BOOT") == 2
+
+
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_the_next_guest_works_meanwhile_where_there_is_a_processor_for_it(run, cpus: str) -> None:
+    body = "def test_a(machine): assert os.path.exists('booted-7.3') == (machine.kernel == '7.3' or CPUS > 1)"
+    status, output = run(f"CPUS = {cpus}\n" + marked(body), FAKE_CPUS=cpus)
+    assert status == 0
+    assert "2 passed" in output
 
 
 def test_only_what_is_selected_boots(run) -> None:
