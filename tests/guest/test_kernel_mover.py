@@ -97,7 +97,7 @@ def test_it_promotes_what_is_accessed(on_slow: Target, tmp_path: Path) -> None:
     moved = document["result"]["moved_bytes"]
     assert document["planned_bytes"] == PAGES * PAGE
     assert 0 < moved <= promoted * PAGE
-    assert moved == pages_on(on_slow, FAST) * PAGE
+    assert moved <= pages_on(on_slow, FAST) * PAGE, "what was armed then may have gone up since"
     assert set(document["result"]["bytes"]) <= {"moved", "left"}
     assert " meanwhile, of all processes" in document["result"]["notes"][-1]
 
