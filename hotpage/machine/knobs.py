@@ -233,7 +233,8 @@ def pending(state_directory: Path | None = None) -> list[Pending]:
 
 def _restore_unused(saved: dict[str, SavedKnob]) -> list[Outcome]:
     outcomes = []
-    for path, entry in list(saved.items()):
+    # What was set last goes back first: no promotion without its limit, however short.
+    for path, entry in reversed(list(saved.items())):
         entry.drop_dead()
         if entry.owners:
             continue

@@ -44,6 +44,18 @@ def test_a_session_restores_what_it_wrote(state: Path, knob: Path) -> None:
     assert not (state / "knobs.json").exists()
 
 
+def test_what_was_set_last_goes_back_first(state: Path, knob: Path, tmp_path: Path) -> None:
+    """Like a limit that has to be there before what it limits, and as long."""
+    other = tmp_path / "another"
+    other.write_text("5\n")
+    with KnobSession(state) as session:
+        session.write(other, 0)
+        session.write(knob, 1)
+        session.write(other, 2)
+        outcomes = session.close()
+    assert [(outcome.path, outcome.saved) for outcome in outcomes] == [(str(knob), "100"), (str(other), "5")]
+
+
 def test_an_exception_restores_too(state: Path, knob: Path) -> None:
     with pytest.raises(ZeroDivisionError), KnobSession(state) as session:
         session.write(knob, 1)

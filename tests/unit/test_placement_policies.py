@@ -61,7 +61,7 @@ def test_a_plan_keeps_to_every_limit(data: st.DataObject, situation: Situation, 
         assert move.source != move.target and move.source in nodes
         assert (table.pages[rows] == move.pages).all()
         assert not np.isnan(table.rate_hz[rows]).any(), "what nobody observed stays"
-        assert not nodes[move.source].is_device
+        assert not nodes[move.source].is_device or move.source in (aim.promote_to or set()), "unless named"
         if nodes[move.target].is_device:
             assert move.target in (aim.promote_to or set()) | (aim.demote_to or set())
         process = situation.processes[move.process]
