@@ -18,6 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define PAGE 4096
 #define HUGE_PAGE (2ul << 20)
 #define MAX_THREADS 64
@@ -377,6 +381,8 @@ int main(int argc, char **argv)
 		if (draws_path)
 			read_draws(draws_path);
 		memory = map_pages(pages);
+		/* All at once, where the kernel can (5.14): to fault for each page takes far longer. */
+		madvise(memory, pages * PAGE, MADV_POPULATE_WRITE);
 		for (uint64_t i = 0; i < pages; i++)
 			memory[i * PAGE] = 1;
 	}

@@ -149,6 +149,8 @@ def _fetch(kernel: SupportedKernel) -> CachedKernel:
     packages = [image_package, *filter(parts.fullmatch, mirror.depends(image_package))]
     destination = _directory(kernel)
     destination.parent.mkdir(parents=True, exist_ok=True)
+    for left in destination.parent.glob(f".{kernel}-*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{kernel}-") as temporary:
         work = Path(temporary)
         archives = mirror.download(packages, work)

@@ -48,3 +48,11 @@ def test_the_topology_row_is_the_machines(diagnosis: dict[str, Any], topology: T
     finding = diagnosis["topology"]["finding"]
     assert finding.startswith(f"{len(topology.nodes)} node")
     assert f"{len(topology.tiers)} tier" in finding
+
+
+# One kernel: what nodes a machine has is nothing to its BPF programs, which take most of the time.
+@pytest.mark.guest(topology=("small-dram", "sockets-cxl"), kernels=("7.3",))
+def test_other_nodes_take_nothing_away(diagnosis: dict[str, Any], topology: Topology) -> None:
+    test_rates_can_be_had(diagnosis)
+    test_the_first_rungs_are_taken(diagnosis)
+    test_the_topology_row_is_the_machines(diagnosis, topology)

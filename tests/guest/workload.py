@@ -43,11 +43,28 @@ def halted(pids: Sequence[int]) -> Iterator[None]:
     """
     for pid in pids:
         stop(pid)
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+        give_way(pid)
     yield
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+
+
+def give_way(pid: int) -> None:
+    """To everybody else, with every thread that it has now."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+
+
+@contextlib.contextmanager
+def running(pids: Sequence[int]) -> Iterator[None]:
+    """They were halted, run meanwhile, and are halted again."""
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            stop(pid)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,13 @@
 """Which package a kernel comes from, what is kept of it, and that the README names the kernels tested."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -121,6 +127,103 @@ def test_what_is_cached_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monke
     facts = {"name": kernel.name, "release": "r", "image": "vmlinuz-r", "packages": {"p": "1"}}
     (directory / "kernel.json").write_text(json.dumps(facts | {"suite": kernel.suite, "fetched": "today"}))
     assert kernels.fetch(kernel).image == directory / "vmlinuz-r"
+
+
+# In place of apt and what unpacks: a mirror that has one image, and ends each
+# download as it is told to.
+_TOOLS = {
+    "apt-get": """
+case "$*" in
+*download*) echo $$ >>"$SCRATCH/downloads"
+    verdict="$SCRATCH/verdict-$(wc -l <"$SCRATCH/downloads")"
+    for _ in $(seq 1200); do [ -s "$verdict" ] && break; sleep 0.05; done
+    [ "$(cat "$verdict")" = good ]
+    echo >image.deb ;;
+esac""",
+    "apt-cache": """
+case "$*" in
+*pkgnames*) echo linux-image-6.1.0-9-amd64 ;;
+*show*) echo "Version: 1" ;;
+esac""",
+    "dpkg-deb": """
+mkdir -p "$3/boot" "$3/lib/modules/6.1.0-9-amd64"
+echo image >"$3/boot/vmlinuz-6.1.0-9-amd64"
+cd "$3/lib/modules/6.1.0-9-amd64"
+touch modules.builtin modules.builtin.modinfo modules.order""",
+    "depmod": 'touch "$2/lib/modules/$3/modules.dep"',
+}
+_FETCH = "from guestlab import kernels; print(kernels.fetch(kernels.supported('6.1')).image)"
+
+
+@contextmanager
+def fetching(scratch: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that fetches Linux 6.1 into a cache in ``scratch``, from a mirror made of _TOOLS."""
+    tools = scratch / "bin"
+    tools.mkdir(exist_ok=True)
+    for name, script in _TOOLS.items():
+        (tools / name).write_text(f"#!/bin/sh\nset -e\n{script}\n")
+        (tools / name).chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FETCH],
+        env=os.environ
+        | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "scripts"),
+            "HOTPAGE_LAB_CACHE": str(scratch / "cache"),
+            "HOTPAGE_LAB_MIRROR": "http://mirror.example/",
+            "SCRATCH": str(scratch),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def downloads(scratch: Path) -> int:
+    """How many have begun."""
+    log = scratch / "downloads"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    return re.search(rf"-> FLOCK +ADVISORY +WRITE {pid} ", Path("/proc/locks").read_text()) is not None
+
+
+def until(happened) -> None:
+    deadline_s = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", ["well", "badly", "killed"])
+def test_of_two_at_once_one_fetches(tmp_path: Path, ending: str) -> None:
+    """The other waits and takes what is there, or fetches by itself where the first one failed."""
+    with fetching(tmp_path) as first:
+        until(lambda: downloads(tmp_path) == 1)
+        with fetching(tmp_path) as second:
+            until(lambda: waits_for_a_lock(second.pid) or downloads(tmp_path) > 1)
+            assert downloads(tmp_path) == 1
+            if ending == "killed":
+                first.kill()
+                first.wait()
+            # Its download goes on after one that was killed.
+            (tmp_path / "verdict-1").write_text("good" if ending == "well" else "bad")
+            (tmp_path / "verdict-2").write_text("good")
+            image, complaint = second.communicate(timeout=60)
+            assert complaint == ""
+        if ending == "well":
+            assert first.communicate(timeout=60) == (image, "")
+        elif ending == "badly":
+            assert "apt-get -q for bookworm: failed" in first.communicate(timeout=60)[1]
+    assert Path(image.strip()).read_text() == "image\n"
+    assert downloads(tmp_path) == (1 if ending == "well" else 2)
+    assert [entry.name for entry in (tmp_path / "cache/kernels").iterdir()] == ["6.1"]
 
 
 def test_the_readme_names_the_supported_kernels() -> None:
