@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's side of tests/guest: boots a guest for each kernel and topology, and takes its reports over.
 
-An emulated machine keeps one processor busy: where there are two, the next guest is at work already while the
-tests of one are reported.
+An emulated machine keeps one processor busy: where there are two, the next guests are at work already while
+the tests of one are reported.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _LIMIT_S = 600.0
 _POLL_S = 0.1
 _PASSED_ON = ("CI", "HOTPAGE_FORCE")
 _OUTPUT_TAIL_BYTES = 4000
+_MOST_AT_ONCE = 2
+"""Guests; as many gigabytes as they have would be too much for many machines otherwise."""
 
 
 class GuestRunner:
@@ -32,8 +35,8 @@ class GuestRunner:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._run: _Run | None = None
-        self._next: _Run | None = None
+        self._runs: list[_Run] | None = None
+        """In the order of their tests; those before the present one's are gone."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -50,37 +53,38 @@ class GuestRunner:
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         if not _can_run(item):
             return None  # what is missing skips it, by the ordinary way
-        machine = _machine_of(item)
-        if self._run is None or self._run.machine != machine:
-            self._go_on(item, machine)
+        run = self._run_of(item)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports(item):
+        for report in self._reports(run, item):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
     def pytest_sessionfinish(self) -> None:
-        for run in (self._run, self._next):
-            if run is not None:
-                run.close()
+        for run in self._runs or ():
+            run.close()
 
-    def _go_on(self, item: pytest.Item, machine: Any) -> None:
-        """To the guest of this item, the first that runs there; and begin with the next one."""
-        if self._run is not None:
-            self._run.close()
-        items = [other for other in item.session.items if _can_run(other)]
-        machines = list(dict.fromkeys(map(_machine_of, items)))
-        ready, self._next = self._next, None
-        self._run = ready if ready is not None and ready.machine == machine else _run_of(machine, items)
-        following = machines[machines.index(machine) + 1 :]
-        if following and (os.cpu_count() or 1) > 1:
-            self._next = _run_of(following[0], items)
-            self._next.begin()
+    def _run_of(self, item: pytest.Item) -> "_Run":
+        """Go on to the guest in which it runs."""
+        if self._runs is None:
+            nodeids: dict[Any, list[str]] = {}
+            for other in filter(_can_run, item.session.items):
+                nodeids.setdefault(_machine_of(other), []).append(other.nodeid)
+            self._runs = list(itertools.starmap(_Run, nodeids.items()))
+        while self._runs[0].machine != _machine_of(item):
+            self._runs.pop(0).close()
+        return self._runs[0]
 
-    def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        assert self._run is not None
+    def _begin_more(self) -> None:
+        """Keep as many guests at work as there are processors for."""
+        runs = self._runs or []
+        free = min(os.cpu_count() or 1, _MOST_AT_ONCE) - sum(run.is_at_work for run in runs)
+        for run in [run for run in runs if not run.has_begun][: max(free, 0)]:
+            run.begin()
+
+    def _reports(self, run: "_Run", item: pytest.Item) -> Iterator[pytest.TestReport]:
         try:
-            for document in self._run.documents(item.nodeid, _limit_s(item)):
+            for document in run.documents(item.nodeid, _limit_s(item), self._begin_more):
                 yield self._config.hook.pytest_report_from_serializable(config=self._config, data=document)
         except LabError as error:
             console = f"\n\n{error.console}" if isinstance(error, GuestError) else ""
@@ -94,6 +98,7 @@ class _Run:
 
     def __init__(self, machine: Any, nodeids: list[str]) -> None:
         self.machine = machine
+        self.has_begun = False
         self._nodeids = nodeids
         self._guest: Guest | None = None
         self._failure: LabError | None = None
@@ -101,20 +106,28 @@ class _Run:
         self._seen = 0
         self._reports: dict[str, list[dict[str, Any]]] = {nodeid: [] for nodeid in nodeids}
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its guest runs."""
+        return self._guest is not None and self._guest.is_running()
+
     def begin(self) -> None:
         """Start the guest; what goes wrong is told to who asks for its reports."""
+        self.has_begun = True
         with contextlib.suppress(LabError):
             self._guest = self._start()
 
-    def documents(self, nodeid: str, limit_s: float) -> list[dict[str, Any]]:
+    def documents(self, nodeid: str, limit_s: float, meanwhile: Callable[[], None]) -> list[dict[str, Any]]:
         """All reports of a test. Raises LabError if the guest will not tell."""
         if self._failure:
             raise LabError(f"not run: in this guest an earlier test failed so: {self._failure}")
         try:
             if self._guest is None:
+                self.has_begun = True
                 self._guest = self._start()
+            meanwhile()
             self._guest.wait_for_boot()
-            return self._wait(self._guest, nodeid, limit_s)
+            return self._wait(self._guest, nodeid, limit_s, meanwhile)
         except LabError as error:
             self._failure = error
             self.close()
@@ -141,7 +154,9 @@ class _Run:
         (guest.exchange / "tests").write_text("".join(f"{nodeid}\n" for nodeid in self._nodeids))
         return guest
 
-    def _wait(self, guest: Guest, nodeid: str, limit_s: float) -> list[dict[str, Any]]:
+    def _wait(
+        self, guest: Guest, nodeid: str, limit_s: float, meanwhile: Callable[[], None]
+    ) -> list[dict[str, Any]]:
         deadline = time.monotonic() + limit_s
         reports = self._reports[nodeid]
         while not reports or reports[-1]["when"] != "teardown":
@@ -154,6 +169,7 @@ class _Run:
                 raise GuestError(f"pytest ended in the guest with status {status}", self._tail())
             if time.monotonic() > deadline:
                 raise guest.failure(f"the test did not end within {limit_s:.0f} s")
+            meanwhile()
             time.sleep(_POLL_S)
         return reports
 
@@ -173,10 +189,6 @@ class _Run:
 
     def _tail(self) -> str:
         return self._output[-_OUTPUT_TAIL_BYTES:].decode(errors="replace")
-
-
-def _run_of(machine: Any, items: list[pytest.Item]) -> _Run:
-    return _Run(machine, [item.nodeid for item in items if _machine_of(item) == machine])
 
 
 def _can_run(item: pytest.Item) -> bool:
