@@ -87,6 +87,8 @@ def test_the_hot_set_ends_on_the_fast_node(workload: Exerciser, machine: object,
     assert after == before
 
 
+# The policy decides here, whatever the kernel: minutes of one guest are enough.
+@pytest.mark.guest(topology="small-dram", kernels=("7.3",), limit_s=600.0)
 def test_hot_and_cold_pages_change_places_on_a_node_that_others_fill(
     workload: Exerciser, tmp_path: Path
 ) -> None:
