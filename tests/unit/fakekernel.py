@@ -29,6 +29,8 @@ class FakeKernel:
     hides_armed: bool = False
     is_old: bool = False
     gone: bool = False
+    errno_when_gone: int = errno.ESRCH
+    """EINVAL of a process that is ending: it is there, its memory is not."""
     on_call: Callable[[int], None] = lambda number: None
     calls: list[list[int]] = field(default_factory=list)
     seconds_per_page: float = 1e-5
@@ -72,7 +74,7 @@ class FakeKernel:
         self.on_call(len(self.calls))
         self.now_s += self.seconds_per_page * addresses.size
         if self.gone:
-            return -errno.ESRCH
+            return -self.errno_when_gone
         count, queue, start, current = addresses.size, [], 0, -1
 
         def flush(end: int) -> int:

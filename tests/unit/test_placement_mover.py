@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The move_pages mover against a kernel with all the traps: every requested page is accounted for."""
 
+import errno
 from collections import Counter
 from typing import Any
 
@@ -136,8 +137,9 @@ def test_a_process_that_has_gone_before() -> None:
     assert kernel.calls == [], "another process may have its pid"
 
 
-def test_a_process_that_ends_in_mid_call() -> None:
-    kernel = FakeKernel(on(1, *range(3000)))
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EINVAL])
+def test_a_process_that_ends_in_mid_call(number: int) -> None:
+    kernel = FakeKernel(on(1, *range(3000)), errno_when_gone=number)
 
     def end(number: int) -> None:
         kernel.gone = number == 2

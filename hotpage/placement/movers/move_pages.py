@@ -363,7 +363,8 @@ class MovePagesMover:
             self._note_moved(work, places, cgroup)
             return folios[:0]
         now = self._kernel.query(handle.pid, work.vpn[places])
-        if not handle.is_same():  # what was said may be about another process
+        is_same = handle.is_same()
+        if not is_same:  # what was said may be about another process
             now[:] = -errno.ESRCH
         there = places[(now == move.target) & (work.results[places] == Result.UNTRIED)]
         self._note_moved(work, there, cgroup)
@@ -371,8 +372,9 @@ class MovePagesMover:
             return folios[:0]
         heads = now[np.cumsum(move.pages[folios], dtype=np.int64) - move.pages[folios]]
         rest = heads != move.target
-        if returned < 0 and _OF_CALL.get(-returned, Result.REFUSED) != Result.NO_ROOM:
-            result = _OF_CALL.get(-returned, Result.REFUSED)
+        # One that is just ending, without memory already, is EINVAL to the kernel.
+        result = _OF_CALL.get(-returned, Result.REFUSED) if is_same else Result.GONE
+        if returned < 0 and result != Result.NO_ROOM:
             work.settle(folios, result)
             if result in _HOPELESS:
                 work.settle(work.pending, result)
