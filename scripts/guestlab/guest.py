@@ -25,6 +25,9 @@ from guestlab.topology import Topology
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _HERE: Final = Path(__file__).resolve().parent
 
+_NO_AVX: Final = [f"{name}=off" for name in ("avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq")]
+"""QEMU emulates AVX since 7.2 only, and Pythons in busy guests have died of segmentation faults, in numpy:
+it does without."""
 BOOT_LIMIT_S: Final = 300.0
 """Until the command starts. 7 to 25 s were seen without KVM, and some machines are busier."""
 _POLL_S: Final = 0.1
@@ -224,7 +227,7 @@ class Guest:
         if not has_kvm(self._image):
             # One thread for all CPUs: with one each, a CPU may still run an instruction that another has just
             # patched, and a kernel that flips a static key (kernel.numa_balancing) dies of "Oops: int3".
-            options += ["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]
+            options += ["-accel", "tcg,thread=single", "-cpu", ",".join(["max", "la57=off", *_NO_AVX])]
         if self.terminal_path:
             options += [
                 "-chardev",
