@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.estimator import accrued_exposure
 
 TICKS_PER_S = 1024
@@ -72,6 +72,14 @@ class PageSums:
             (self.accesses[0][keep], self.accesses[1][keep]),
             (self.exposure[0][keep], self.exposure[1][keep]),
         )
+
+
+def first_of_runs(values: Ints32 | Ints64) -> Ints64:
+    """Where each run of equal neighbours begins."""
+    is_first = np.empty(len(values), bool)
+    is_first[:1] = True
+    np.not_equal(values[1:], values[:-1], out=is_first[1:])
+    return np.flatnonzero(is_first)
 
 
 def sort_order(key: Ints64) -> Ints64:

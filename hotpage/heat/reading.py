@@ -15,7 +15,7 @@ from hotpage.heat.arrays import Bools, Floats16, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
-from hotpage.heat.grouping import Horizon, to_ticks
+from hotpage.heat.grouping import Horizon, first_of_runs, to_ticks
 from hotpage.heat.halves import widened
 from hotpage.heat.keys import SPACE_BITS, PageKeys
 from hotpage.heat.sampling import Evidence, SampledPages
@@ -219,7 +219,7 @@ def pieces_of_rows(
     """All pages of some rows: of the dense chunks in the order of the directory, and of each sparse part."""
     chosen = np.flatnonzero(rows[0])
     space = dense.chunks.take(chosen) >> (SPACE_BITS - CHUNK_BITS)
-    count = np.diff(np.flatnonzero(np.diff(space, prepend=-1)), append=space.size)
+    count = np.diff(first_of_runs(space), append=space.size)
     is_long = np.repeat(count >= _LONG_ROWS, count)
     yield from dense_pieces(dense, keys, chosen[is_long])
     yield from _dense_scatters(dense, keys, chosen[~is_long], _FIRST_TICK)

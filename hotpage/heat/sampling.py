@@ -20,7 +20,7 @@ import numpy as np
 from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
 from hotpage.heat.columns import interleave
 from hotpage.heat.estimator import OBSERVED_SAMPLES, effective_samples
-from hotpage.heat.grouping import TICKS_PER_S, Horizon, sort_order, to_ticks
+from hotpage.heat.grouping import TICKS_PER_S, Horizon, first_of_runs, sort_order, to_ticks
 
 _FRESH_MIN = 4096
 _FRESH_SHARE = 8
@@ -124,7 +124,7 @@ def sum_by_page(vpn: Ints64, tick: Ticks, weight: Floats32, horizons: tuple[Hori
     """One entry per page of a batch (equal lengths, at least one, any order), decayed to its last sample."""
     order = sort_order(vpn)
     vpn, tick, weight = vpn.take(order), tick.take(order), weight.take(order)
-    first = np.flatnonzero(np.diff(vpn, prepend=-1))
+    first = first_of_runs(vpn)
     last = np.maximum.reduceat(tick, first)
     age = np.repeat(last, np.diff(first, append=vpn.size)) - tick
     long = horizons[0].decay(age) * weight

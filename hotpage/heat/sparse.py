@@ -13,6 +13,7 @@ import numpy as np
 from hotpage.heat.arrays import Bools, Bytes8, Ints64
 from hotpage.heat.columns import WRITTEN, PageColumns, interleave
 from hotpage.heat.dense import CHUNK_BITS
+from hotpage.heat.grouping import first_of_runs
 
 CROWDED_PAGES = 192
 """Pages from which a chunk is better off dense: 15 * 512 bytes over 192 pages is 40 bytes a page."""
@@ -105,7 +106,7 @@ class SparsePages:
         self.settled.insert(self.fresh.key, self.fresh.columns)
         self.fresh = SortedPages()
         chunk = self.settled.key >> CHUNK_BITS
-        first = np.flatnonzero(np.diff(chunk, prepend=-1))
+        first = first_of_runs(chunk)
         return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
 
     def extract(self, chunks: Ints64) -> list[SortedPages]:

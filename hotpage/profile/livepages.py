@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.halves import widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
@@ -362,14 +363,6 @@ def _ones(flags: Bools) -> Int64s:
     words = (words + (words >> _SHIFTS[2])) & _MASKS[2]
     count: Int64s = (words * _MASKS[3] >> _SHIFTS[3]).astype(np.int64)
     return count
-
-
-def first_of_runs(values: Int64s | Int32s) -> Int64s:
-    """Where values begin that lie side by side."""
-    is_first = np.empty(len(values), bool)
-    is_first[:1] = True
-    np.not_equal(values[1:], values[:-1], out=is_first[1:])
-    return np.flatnonzero(is_first)
 
 
 def key_of(slot: Int64s | Int32s | int, vpn: Int64s) -> Int64s:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from hotpage.errors import ProfileError
+from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.results import Changes
 from hotpage.profile.fromnow import RecordingFromNow
 from hotpage.profile.livemappings import MappingTable, silence
-from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows, first_of_runs
+from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows
 from hotpage.profile.livesums import (
     Settled,
     choose_hot_bin,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.heat.grouping import first_of_runs
 from hotpage.placement.plan import ABSENT, Int16s
 from hotpage.profile.snapshot import Int64s
 
@@ -73,7 +74,7 @@ class NodeMap:
 
     def _cover(self, vpn: Int64s) -> None:
         chunk = vpn >> _BITS
-        wanted = chunk[np.flatnonzero(np.diff(chunk, prepend=-1))]
+        wanted = chunk[first_of_runs(chunk)]
         if np.array_equal(wanted, self._chunk):
             return
         node = np.full((wanted.size, _PAGES), _UNASKED, np.int8)
