@@ -1,8 +1,14 @@
 """What can go wrong, in one line each: what is wrong, and what to do about it.
 
-Every error that a user can cause or meet is a HotpageError. The command line prints its one line and exits
-with ``exit_status``; library users catch the class.
+Every error that a user can cause or meet is a HotpageError. A program prints its one line and exits with
+``exit_status`` (``status_of``); library users catch the class.
 """
+
+import os
+import sys
+from collections.abc import Callable
+
+_INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
 
 
 class HotpageError(Exception):
@@ -60,3 +66,24 @@ class KnobError(HotpageError):
 
 class SessionConflictError(HotpageError):
     """Another hotpage session stands in the way."""
+
+
+def status_of(program: Callable[[], int]) -> int:
+    """Run a program; its exit status.
+
+    A HotpageError becomes one line ``hotpage: problem: remedy`` on standard error; an interrupt gives 130; a
+    reader that closed the pipe is no news. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        status = program()
+        sys.stdout.flush()
+    except HotpageError as error:
+        print(f"hotpage: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Standard output is flushed once more when Python ends: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one file per verb, and the one place where errors become exit statuses.
+"""The command line: one file per verb.
 
 ``hotpage.cli.VERB`` defines a function of the verb's own name; typer reads options and help from its
 signature and docstring. It may return an exit status. A verb's module is imported only when that verb is
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hotpage import __version__
-from hotpage.errors import HotpageError
+from hotpage.errors import status_of
 
 # A new verb is one new file and one new line here.
 VERBS = {
@@ -33,32 +33,27 @@ VERBS = {
 }
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-_INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's own) and return its exit status.
 
-    Expected failures (HotpageError, wrong usage) become one line ``hotpage: problem: remedy`` on standard
-    error; an interrupt gives 130; a reader that closed the pipe is no news. Anything else is a bug and keeps
-    its traceback.
+    Wrong usage becomes one line on standard error as well; for all else see ``hotpage.errors.status_of``.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    return status_of(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
     try:
         status = _command_line(words)(words, prog_name="hotpage", standalone_mode=False)
-        sys.stdout.flush()
-    except HotpageError as error:
-        return _complain(str(error), error.exit_status)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "hotpage"
-        return _complain(f"{_one_line(error.format_message())} (see {path} --help)", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # Standard output is flushed once more when Python ends: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        print(f"hotpage: {_one_line(error.format_message())} (see {path} --help)", file=sys.stderr)
+        return error.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     return status if isinstance(status, int) else 0
 
 
@@ -112,8 +107,3 @@ def _not_imported() -> None:
 def _one_line(message: str) -> str:
     words = " ".join(message.split()).rstrip(".")
     return words[:1].lower() + words[1:]
-
-
-def _complain(line: str, status: int) -> int:
-    print(f"hotpage: {line}", file=sys.stderr)
-    return status
