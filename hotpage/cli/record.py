@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import ProgressLine, stop_on_signals
+from hotpage.cli.running import run_session
 from hotpage.cli.targets import (
     ArmOption,
     BudgetOption,
@@ -25,7 +25,7 @@ from hotpage.cli.targets import (
 from hotpage.profile.naming import default_directory
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.profile.store import ProfileWriter
-from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options, Recorder
+from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress
 
@@ -88,7 +88,6 @@ def record(
         command_line=tuple(sys.argv),
     )
     target = directory or default_directory(started_unix_s)
-    line = ProgressLine()
     run_info: list[RunInfo] = []
 
     def open_sink(run: RunInfo) -> ProfileWriter:
@@ -99,13 +98,8 @@ def record(
         print(f"hotpage: recording {run.target} into {target}; Ctrl-C ends it", file=sys.stderr)
         return writer
 
-    recorder = Recorder(options, open_sink, line.show)
-    with stop_on_signals() as stop_reason:
-        try:
-            end = recorder.run(stop_reason)
-        finally:
-            line.clear()
-    _print_summary(recorder.progress, end, run_info[0], target)
+    end, progress = run_session(options, open_sink)
+    _print_summary(progress, end, run_info[0], target)
     return end.command_exit_status or 0
 
 

@@ -3,14 +3,14 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.recorder import Options, Recorder
-from hotpage.recording.session import Progress
+from hotpage.recording.session import ProfileSink, Progress
 
 
 class StopReason:
@@ -48,6 +48,12 @@ def look(options: Options) -> tuple[LiveProfile, RunEnd, Progress]:
         profiles.append(LiveProfile(run))
         return profiles[0]
 
+    end, progress = run_session(options, open_sink)
+    return profiles[0], end, progress
+
+
+def run_session(options: Options, open_sink: Callable[[RunInfo], ProfileSink]) -> tuple[RunEnd, Progress]:
+    """Record with a line of progress; a signal ends it early, in good order."""
     line = ProgressLine()
     recorder = Recorder(options, open_sink, line.show)
     with stop_on_signals() as stop_reason:
@@ -55,7 +61,7 @@ def look(options: Options) -> tuple[LiveProfile, RunEnd, Progress]:
             end = recorder.run(stop_reason)
         finally:
             line.clear()
-    return profiles[0], end, recorder.progress
+    return end, recorder.progress
 
 
 class ProgressLine:
