@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """movetarget.py, started, told what to do, and asked where its pages are; and a profile of it by hand."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,23 @@ class Target:
         born_s = self.facts().start_time_ticks / os.sysconf("SC_CLK_TCK")
         while (uptime_s := float(Path("/proc/uptime").read_text().split()[0])) < born_s + seconds:
             time.sleep(born_s + seconds - uptime_s + 0.1)
+
+
+@contextlib.contextmanager
+def filled(node: int) -> Iterator[None]:
+    """Others have the node's memory but for a little (filler.py)."""
+    filler = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("filler.py")), str(node)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert filler.stdout is not None
+        assert filler.stdout.readline().strip() == "full"
+        yield
+    finally:
+        filler.kill()
+        filler.communicate()
 
 
 def write_profile(target: Target, directory: Path, rate_hz: Callable[[int], float]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from movetarget import set_policy
-from moving import FAST, SLOW
+from moving import FAST, SLOW, filled
 from numpy.typing import NDArray
 from toucher import wait_for
 from workload import BALANCING, move, nodes_of
@@ -97,15 +97,5 @@ def test_hot_and_cold_pages_change_places_on_a_node_that_others_fill(
     status = np.empty(cold.size, np.int32)
     MovePages()(workload.pid, cold, np.full(cold.size, FAST, np.int32), status)
     assert (status == FAST).all()
-    filler = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert filler.stdout is not None
-        assert filler.stdout.readline().strip() == "full"
+    with filled(FAST):
         keep_until_hot_pages_are_fast(workload, tmp_path)
-    finally:
-        filler.kill()
-        filler.communicate()

@@ -4,8 +4,6 @@
 The truth is asked for separately: numa_maps, and move_pages in query mode by a call of the test's own.
 """
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from movetarget import HUGE, PAGE, PAGES
-from moving import FAST, SLOW, Target
+from moving import FAST, SLOW, Target, filled
 
 from hotpage.machine.folios import huge_blocks
 from hotpage.machine.knobs import KnobSession
@@ -153,19 +151,11 @@ def test_a_really_full_node() -> None:
     """The fast node is filled but for a few MiB and some page cache, and 128 MiB are to go there."""
     pages = 32768
     target = Target(SLOW, pages=pages)
-    filler = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("filler.py")), str(FAST)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     try:
-        assert filler.stdout is not None
-        assert filler.stdout.readline().strip() == "full"
-        counts = run(target, plan_of(target.vpn))
-        on_fast = target.pages_on(FAST)
+        with filled(FAST):
+            counts = run(target, plan_of(target.vpn))
+            on_fast = target.pages_on(FAST)
     finally:
-        filler.kill()
-        filler.communicate()
         target.end()
     assert counts["NO_ROOM"] > 0
     assert sum(counts.values()) == pages
