@@ -49,11 +49,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class ProgramCost:
-    """What the programs took while it was measured, ``run_time_s`` also after; runs the kernel refused."""
+    """What the programs took while it was measured, ``run_time_s`` also after."""
 
     run_time_s: float
     runs: int
-    missed_runs: int
 
 
 def shards_for(cpus: int) -> int:
@@ -357,7 +356,7 @@ class Capture:
     def cost(self) -> ProgramCost:
         """Totals over hotpage's programs."""
         figures = np.array([bpf.program_statistics(fd) for fd in self._programs.programs.values()])
-        run_time_ns, runs, missed = figures.sum(axis=0)
+        run_time_ns, runs, _ = figures.sum(axis=0)
         counted = self._events_counted()
         if self._statistics_fd is not None:
             self._measured_to = counted
@@ -365,7 +364,20 @@ class Capture:
                 self.measure_cost(False)
         elif self._measured_to > self._measured_from:
             run_time_ns *= (counted - self._measured_from) / (self._measured_to - self._measured_from)
-        return ProgramCost(run_time_ns / 1e9, int(runs), int(missed))
+        return ProgramCost(run_time_ns / 1e9, int(runs))
+
+    def missed_runs(self) -> dict[str, int]:
+        """How often the kernel left out a program of each source, because one was active on that CPU.
+
+        One that is preempted is not run for others there meanwhile. Each may have been an access, of whoever.
+        """
+        missed = {}
+        seen: set[str] = set()  # a program of two sources counts with the first
+        for name, rung in self.rungs.items():
+            functions = {one.function for one in rung.attachments} & self._programs.programs.keys() - seen
+            missed[name] = sum(bpf.program_statistics(self._programs.programs[one])[2] for one in functions)
+            seen |= functions
+        return missed
 
     def _events_counted(self) -> int:
         counters = self.counters()

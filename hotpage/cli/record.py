@@ -132,6 +132,12 @@ def _print_summary(progress: Progress, end: RunEnd, run: RunInfo, directory: Pat
             f"a sample stands for {mean:,.0f} accesses; dropped as of no use: "
             f"{progress.without_address:,} without an address, {progress.cache_hits:,} of cache hits"
         )
+    missed = sum(progress.missed_runs.values())
+    if missed:
+        lines.append(
+            f"the kernel left out hotpage's programs {missed:,} times, for one was active on that CPU: "
+            "at most so many accesses, of whoever, were not seen"
+        )
     lines += progress.notes
     if progress.one_in > 1:
         lines.append(f"to stay within the budget, 1 page fault in {progress.one_in} was kept at the end")

@@ -30,7 +30,7 @@ from hotpage.profile.snapshot import (
 )
 
 FORMAT_MAGIC = "hotpage-profile"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VPN_BITS = 52  # 64-bit addresses in 4 KiB pages
 
 README = """A hotpage profile is a directory of tables, each a folder of Parquet parts, readable on its own.
@@ -55,6 +55,7 @@ _COUNTS = pa.struct(
         pa.field("without_address", pa.int64()),
         pa.field("cache_hits", pa.int64()),
         pa.field("unwatched_s", pa.float64()),
+        pa.field("missed_runs", pa.int64()),
     ]
 )
 

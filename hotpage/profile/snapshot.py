@@ -144,6 +144,9 @@ class SourceCounts:
     without_address: int = 0
     cache_hits: int = 0
     unwatched_s: float = 0.0  # sampling stood still: throttled, or its counters lent to others
+    # Times that the kernel left the program out, for one was active on that CPU: at most as many accesses, of
+    # whoever, that nobody saw.
+    missed_runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -298,4 +301,5 @@ def _sum_counts(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
         left.without_address + right.without_address,
         left.cache_hits + right.cache_hits,
         left.unwatched_s + right.unwatched_s,
+        left.missed_runs + right.missed_runs,
     )

@@ -67,8 +67,10 @@ class Progress:
 
     elapsed_s: float = 0.0
     received: dict[str, int] = field(default_factory=dict)
-    """By source, as the next two."""
+    """By source, as the next three."""
     lost: dict[str, int] = field(default_factory=dict)
+    missed_runs: dict[str, int] = field(default_factory=dict)
+    """Times that the kernel left a program out: at most as many accesses, of whoever, were not seen."""
     sampled_out: dict[str, int] = field(default_factory=dict)
     one_in: int = 1
     stands_for: int = 0
@@ -132,7 +134,7 @@ class Session:
         self._arming = arming
         self._progress = progress
         self._sources = {name: ladders()[name].events for name in capture.rungs}
-        for counts in (progress.received, progress.lost, progress.sampled_out):
+        for counts in (progress.received, progress.lost, progress.missed_runs, progress.sampled_out):
             counts.update(dict.fromkeys(self._sources, 0))
         self._weights = SampleWeights() if "sample" in capture.rungs else None
         self._sampling = SamplingControl(run.budget_percent or 100.0)
@@ -146,13 +148,13 @@ class Session:
         )
         self._target_cpu = TargetCpu()
         self._machine_cpu_before_s = machine_cpu_s()
-        self._counters_before = capture.counters()
+        self._counters_before, self._missed_before = capture.counters(), capture.missed_runs()
         self._changed_mappings: dict[int, Sequence[VmaRecord]] = {}
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
         self._events_cpu_s = 0.0
         self._sampled = (0.0, 0.0)
-        self._written = replace(progress, received={}, lost={}, sampled_out={})
+        self._written = replace(progress, received={}, lost={}, missed_runs={}, sampled_out={})
         self._steered = replace(progress)
 
     def run(
@@ -270,6 +272,8 @@ class Session:
             progress.sampled_out[name] = int(
                 counters.sampled_out[source] - self._counters_before.sampled_out[source]
             )
+        for name, count in self._capture.missed_runs().items():
+            progress.missed_runs[name] = count - self._missed_before[name]
         progress.without_address = counters.without_address - self._counters_before.without_address
         progress.cache_hits = counters.cache_hits - self._counters_before.cache_hits
         if self._weights is not None:
@@ -353,6 +357,7 @@ class Session:
             progress,
             received=dict(progress.received),
             lost=dict(progress.lost),
+            missed_runs=dict(progress.missed_runs),
             sampled_out=dict(progress.sampled_out),
         )
 
@@ -370,6 +375,7 @@ class Session:
             progress.lost[name] - written.lost.get(name, 0),
             progress.sampled_out[name] - written.sampled_out.get(name, 0),
             progress.one_in if name == "fault" else 1,
+            missed_runs=progress.missed_runs[name] - written.missed_runs.get(name, 0),
         )
         if name != "sample":
             return counts

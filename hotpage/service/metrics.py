@@ -72,6 +72,7 @@ class ServiceMetrics(Collector):
         for name, text, counts in (
             ("hotpage_events", "Accesses seen.", progress.received),
             ("hotpage_events_lost", "Accesses lost on the way from the kernel.", progress.lost),
+            ("hotpage_missed_runs", "Times the kernel left a program out.", progress.missed_runs),
             ("hotpage_events_sampled_out", "Accesses left out to keep to the budget.", progress.sampled_out),
         ):
             family = CounterMetricFamily(name, text, labels=["source"])

@@ -379,6 +379,8 @@ def _counts(counts: SourceCounts) -> str:
     text = f"{counts.source} {counts.received:,} received, {counts.lost:,} lost"
     if counts.lost:
         text += f" ({units.percent(counts.lost / emitted)})"
+    if counts.missed_runs:
+        text += f", up to {counts.missed_runs:,} more missed by preempted programs"
     if counts.sampled_one_in > 1:
         text += f", sampled 1 in {counts.sampled_one_in} ({counts.skipped:,} left out)"
     if counts.stands_for and counts.received:

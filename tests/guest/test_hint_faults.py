@@ -45,7 +45,7 @@ class Window:
         self._kernel_count = kernel_count
         self._parts: list[Events] = []
         self._counters = capture.counters()
-        self._missed = capture.cost().missed_runs
+        self._missed = capture.missed_runs()["hint"]
         self._switch(Target.nothing())
         self._begun = self._switch(Target.everything())
 
@@ -110,7 +110,7 @@ class Window:
         """Hold ``seen`` against the kernel's count."""
         least, most = self._ended[0] - self._begun[1], self._ended[1] - self._begun[0]
         # Where a program is preempted, the kernel does not run it for others on that CPU, and counts that.
-        missed = self._capture.cost().missed_runs - self._missed
+        missed = self._capture.missed_runs()["hint"] - self._missed
         print(f"{seen} {self._kernel_count} seen, {missed} runs missed; the kernel: {least} to {most}")
         assert least - missed <= seen <= most
         assert missed <= 0.1 * least, "too much was missed to tell anything"

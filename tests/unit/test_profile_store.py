@@ -50,7 +50,7 @@ def everything() -> list:
             2,
             changes((7, 101, 64.0), (9, 5, 16.0)),
             cleared=[ClearedRange(7, 102, 110)],
-            sources=[SourceCounts("sample", 100, 1, 0, 1, 50_000, 23, 7, 0.25)],
+            sources=[SourceCounts("sample", 100, 1, 0, 1, 50_000, 23, 7, 0.25, 11)],
         ),
     ]
 
@@ -102,7 +102,7 @@ def test_every_part_says_what_it_is_and_how_to_read_it(tmp_path):
     for path in (tmp_path / "p").glob("*/part-*.parquet"):
         stated = pq.read_schema(path).metadata
         assert stated[b"format"] == b"hotpage-profile"
-        assert stated[b"format_version"] == b"1"
+        assert stated[b"format_version"] == b"2"
         assert b"latest time_s" in stated[b"readme"]
 
 
@@ -160,8 +160,8 @@ def test_runs_of_nonsense_length_are_not_expanded(stored):
 
 
 def test_a_newer_format_is_refused_by_name(stored, monkeypatch):
-    monkeypatch.setattr("hotpage.profile.schema.FORMAT_VERSION", 2)
-    with pytest.raises(ProfileError, match="format version 1, this hotpage reads 2"):
+    monkeypatch.setattr("hotpage.profile.schema.FORMAT_VERSION", 3)
+    with pytest.raises(ProfileError, match="format version 2, this hotpage reads 3"):
         ProfileReader(stored).snapshot()
 
 

@@ -40,6 +40,7 @@ class FakeCapture:
         self.lost = np.zeros(8, np.uint64)
         self.useless = (0, 0)
         self.unwatched = 0.0
+        self.missed = 0
 
     def set_target(self, target: Target) -> None:
         self.set_targets.append(target)
@@ -64,7 +65,10 @@ class FakeCapture:
         return self.unwatched
 
     def cost(self) -> ProgramCost:
-        return ProgramCost(0.0, 0, 0)
+        return ProgramCost(0.0, 0)
+
+    def missed_runs(self) -> dict[str, int]:
+        return dict.fromkeys(self.rungs, self.missed)
 
     def attach_new_cpus(self) -> None:
         self.covered_cpus += 1
@@ -294,10 +298,12 @@ def test_what_samples_stand_for_goes_with_their_counts(sleeper: Sleeper) -> None
     pid = sleeper().pid
     bench = Bench(Selection(pids=frozenset({pid})))
     bench.capture.rungs = {"sample": SimpleNamespace(name="pebs")}
+    bench.capture.missed = 40  # before the session
 
     def lose() -> None:
         bench.capture.lost[EventSource.MEMORY_SAMPLE] += 3
         bench.capture.useless = (5, 7)
+        bench.capture.missed += 2
         now_ms = time.monotonic_ns() / 1e6
         bench.capture.batches += [sample(vpn, now_ms, period=100, pid=pid) for vpn in (1, 2)]
 
@@ -308,7 +314,7 @@ def test_what_samples_stand_for_goes_with_their_counts(sleeper: Sleeper) -> None
     snapshot = bench.sink.snapshot()
     (counts,) = snapshot.usage.sources
     assert counts == SourceCounts(
-        "sample", 2, 3, stands_for=200, without_address=5, cache_hits=7, unwatched_s=0.25
+        "sample", 2, 3, stands_for=200, without_address=5, cache_hits=7, unwatched_s=0.25, missed_runs=2
     )
     assert bench.progress.received == {"sample": 2}
     assert snapshot.pages.vpn.tolist() == [1, 2]

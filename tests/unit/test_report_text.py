@@ -55,12 +55,20 @@ def test_golden(name, options):
 def test_samples_say_what_they_stand_for_and_what_was_dropped():
     snapshot = frozen_snapshot()
     counts = SourceCounts(
-        "sample", 2000, 10, stands_for=2_006_000, without_address=77, cache_hits=5, unwatched_s=0.5
+        "sample",
+        2000,
+        10,
+        stands_for=2_006_000,
+        without_address=77,
+        cache_hits=5,
+        unwatched_s=0.5,
+        missed_runs=1234,
     )
     run = replace(snapshot.run, rungs={"sample": "pebs"})
-    shown = text(replace(snapshot, run=run, usage=replace(snapshot.usage, sources=(counts,))), width=200)
+    shown = text(replace(snapshot, run=run, usage=replace(snapshot.usage, sources=(counts,))), width=250)
     assert (
-        "sample 2,000 received, 10 lost (0.5 %), each for 1,003 accesses, 77 more without an address, "
+        "sample 2,000 received, 10 lost (0.5 %), up to 1,234 more missed by preempted programs, "
+        "each for 1,003 accesses, 77 more without an address, "
         "5 more of cache hits, not sampled for 0.5 s (throttled)"
     ) in shown
     assert "sources   sample by pebs\n" in shown, "nothing about arming"

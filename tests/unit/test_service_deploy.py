@@ -35,7 +35,8 @@ def exported() -> set[str]:
     world = World()
     world.rate[100:300] = 1000.0
     step = world.step()
-    progress = Progress(received={"hint": 1}, lost={"hint": 0}, sampled_out={"hint": 0})
+    none = {"hint": 0}
+    progress = Progress(received={"hint": 1}, lost=none, missed_runs=none, sampled_out=none)
     service = SimpleNamespace(
         configuration=world.configuration, session=SimpleNamespace(progress=progress), keeper=world.keeper
     )
