@@ -352,6 +352,14 @@ def test_a_call_is_worth_its_fixed_cost(fixed_s: float, settled: int) -> None:
     assert size.folios == pytest.approx(settled, rel=0.01)
 
 
+@pytest.mark.parametrize(("options", "largest"), [({}, 2048), ({"call_s": 0.2}, 8192)])
+def test_a_call_ends_within_what_it_may_take(options: dict[str, float], largest: int) -> None:
+    kernel = FakeKernel(on(1, *range(30_000)))
+    outcome = run(kernel, plan_of(list(range(30_000))), **options)
+    assert outcome.longest_call_s <= options.get("call_s", 0.02)
+    assert max(map(len, kernel.calls)) > largest / 2
+
+
 def test_bounces_slow_a_cgroup_down_and_stop_it() -> None:
     control = BounceControl()
     assert control.factor("/a", 0) == 1

@@ -29,7 +29,7 @@ from hotpage.machine.numa import (
     measure_call_s,
 )
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
-from hotpage.placement.budget import BatchSize, TokenBucket
+from hotpage.placement.budget import CALL_S, BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move, Plan, ProcessFacts, Uint8s
@@ -128,8 +128,8 @@ class _Work:
 class MovePagesMover:
     """Carries out plans. ``room_bytes(node)``: what a node can still take; ``rates``: token buckets.
 
-    Buckets by node number and by cgroup path; a missing one means no limit. Raises UnsupportedError where the
-    call does not exist.
+    Buckets by node number and by cgroup path; a missing one means no limit. ``call_s``: what a call is to end
+    within. Raises UnsupportedError where there is no such system call.
     """
 
     def __init__(
@@ -138,6 +138,7 @@ class MovePagesMover:
         *,
         room_bytes: Callable[[int], float] = lambda node: float("inf"),
         rates: Mapping[int | str, TokenBucket] | None = None,
+        call_s: float = CALL_S,
         hides_armed: bool | None = None,
         is_present: Callable[[int, Int64s], Bools] = present_pages,
         identify: Callable[[int, int, tuple[int, int]], ProcessHandle | None] = ProcessHandle.open,
@@ -158,7 +159,10 @@ class MovePagesMover:
         self._clock = clock
         self._sleep = sleep
         self._rooms: dict[int, tuple[float, float]] = {}
-        self._sizes = {False: BatchSize(fixed_s), True: BatchSize(fixed_s, first=_FIRST_HUGE_BATCH)}
+        self._sizes = {
+            False: BatchSize(fixed_s, call_s),
+            True: BatchSize(fixed_s, call_s, first=_FIRST_HUGE_BATCH),
+        }
 
     def run(
         self,
