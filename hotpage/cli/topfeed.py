@@ -19,6 +19,7 @@ from hotpage.placement.budget import room_bytes
 from hotpage.placement.chosen import Proposal, Wish, propose
 from hotpage.placement.movelog import MoveLog, PageMoves
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.naming import default_directory
@@ -59,7 +60,7 @@ class TopMoves:
         if profile is None:
             raise ProfileError("nothing has been observed yet", "wait for the first refresh")
         snapshot = profile.snapshot(wish.process, wish.start, wish.end)
-        return propose(wish, snapshot, MovePages(), Topology.read())
+        return propose(wish, snapshot, Whereabouts.here(), Topology.read())
 
 
 class KernelMoves:

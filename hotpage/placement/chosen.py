@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hotpage.errors import ProfileError
-from hotpage.machine.numa import MovePages
 from hotpage.machine.topology import Topology
 from hotpage.placement.movers.dry_run import DryRunMover
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import Outcome
 from hotpage.placement.plan import Aim, Plan, ProcessFacts
 from hotpage.placement.policies import threshold
@@ -45,13 +45,13 @@ class Proposal:
     checked: Outcome
 
 
-def propose(wish: Wish, snapshot: Snapshot, kernel: MovePages, topology: Topology) -> Proposal:
+def propose(wish: Wish, snapshot: Snapshot, where: Whereabouts, topology: Topology) -> Proposal:
     """The plan, after a dry run; ``snapshot`` holds the process and no pages but those that are meant.
 
     Nobody asks whether a move is worth it: somebody did. What there is room for, who may go where, and that
     unobserved pages stay, is as with every plan. Raises ProfileError when the process has gone.
     """
-    situation = gather(snapshot, kernel, topology).situation
+    situation = gather(snapshot, where.kernel, topology).situation
     if wish.process not in situation.processes:
         raise ProfileError("the process has gone, or is another program now")
     everything_hz = 0.0 if wish.promote else float("inf")
@@ -65,4 +65,4 @@ def propose(wish: Wish, snapshot: Snapshot, kernel: MovePages, topology: Topolog
     if wish.hot_hz is None:
         moves = tuple(replace(move, reason="chosen") for move in plan.moves)
         plan = replace(plan, moves=moves, hot_hz=float("nan"))
-    return Proposal(plan, situation.processes, DryRunMover(kernel).run(plan, situation.processes))
+    return Proposal(plan, situation.processes, DryRunMover(where).run(plan, situation.processes))

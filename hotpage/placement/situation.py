@@ -13,11 +13,12 @@ import numpy as np
 from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
-from hotpage.machine.numa import MovePages, Watermarks, read_watermarks
+from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.proc import PROC, read_bytes, read_stat
 from hotpage.machine.topology import Topology, parse_cpulist
 from hotpage.machine.vmas import read_vmas
 from hotpage.placement.budget import headroom_bytes
+from hotpage.placement.movers.whereabouts import Kernel
 from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
 from hotpage.placement.silent import Pages, silent_pages
 from hotpage.profile.snapshot import PAGE_BYTES, Float32s, ProcessRecord, Snapshot
@@ -32,7 +33,7 @@ class Gathered:
 
 
 def gather(
-    snapshot: Snapshot, move_pages: MovePages, topology: Topology, costs: Costs | None = None
+    snapshot: Snapshot, move_pages: Kernel, topology: Topology, costs: Costs | None = None
 ) -> Gathered:
     """Ask the kernel where the profile's pages are now.
 
@@ -113,7 +114,7 @@ def node_rooms(
     return rooms
 
 
-def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: MovePages) -> Candidates:
+def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: Kernel) -> Candidates:
     pages = _with_silent(snapshot, index, pid)
     node = move_pages.query(pid, pages.vpn)
     has_row = np.isin(pages.vpn, snapshot.pages.of(index).vpn)

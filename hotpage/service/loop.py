@@ -139,9 +139,7 @@ class Service:
         self._on_step = on_step
         self._notifier = notifier or Notifier()
         self._state = Path(configuration.state_dir)
-        kernel = MovePages()
-        self._kernel = kernel
-        surveyor = Surveyor(configuration, kernel.query, Topology.read())
+        surveyor = Surveyor(configuration, MovePages().query, Topology.read())
         if not surveyor.has_tiers and not configuration.dry_run:
             raise NoTiersError(
                 "this machine has one tier of memory, so there is nothing to place",
@@ -156,7 +154,7 @@ class Service:
 
     def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
         if self.configuration.dry_run:
-            return DryRunMover(self._kernel)
+            return DryRunMover()
         return MovePagesMover(room_bytes=room_bytes, rates=rates)
 
     def run(self, once_after_s: float | None = None) -> None:

@@ -7,6 +7,7 @@ The truth is asked for separately: numa_maps, and move_pages in query mode by a 
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hotpage.machine.proc import read_stat
 from hotpage.machine.tiering import ARMING_ONLY, PROMOTE_RATE_LIMIT, hold_promotion
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import Outcome
 from hotpage.placement.plan import Move, Plan, ProcessFacts
 
@@ -93,7 +95,9 @@ def test_shared_pages_stay(target: Target) -> None:
 def test_armed_pages(target: Target) -> None:
     """The kernels that hide them from move_pages say so, pages and all; the others move them."""
     target.tell("arm", 0, 500)
+    dry = pages_by_result(DryRunMover().run(plan_of(target.vpn), {0: target.facts()}))
     counts = run(target, plan_of(target.vpn))
+    assert dry["PLANNED"] == counts["MOVED"] and dry.get("ARMED") == counts.get("ARMED")
     if hides_armed_pages(MovePages()):
         assert counts == {"MOVED": PAGES - 500, "ARMED": 500}
     else:
@@ -202,9 +206,7 @@ def test_a_target_that_ends_between_calls(target: Target) -> None:
                 target.kill()
             return super().__call__(*arguments)  # type: ignore[arg-type]
 
-    counts = run(
-        target, plan_of(target.vpn), facts, kernel=Killer(), hides_armed=hides_armed_pages(MovePages())
-    )
+    counts = run(target, plan_of(target.vpn), facts, where=replace(Whereabouts.here(), kernel=Killer()))
     assert sum(counts.values()) == PAGES
     assert set(counts) <= {"MOVED", "GONE", "PINNED", "NOT_PRESENT"}, counts
 
@@ -273,9 +275,7 @@ def test_the_pid_of_a_target_becomes_another_process_s_between_calls() -> None:
 
     kernel = Replacer()
     try:
-        counts = run(
-            gone, plan_of(gone.vpn), facts, kernel=kernel, hides_armed=hides_armed_pages(MovePages())
-        )
+        counts = run(gone, plan_of(gone.vpn), facts, where=replace(Whereabouts.here(), kernel=kernel))
         assert strangers[0].address == gone.address
         # Of the call in whose course the process changed nothing is believed.
         assert 0 < kernel.moved < PAGES and counts == {"GONE": PAGES}

@@ -14,7 +14,7 @@ import pytest
 from fakekernel import FakeKernel
 from profiles import armed, changes, interval, run_info
 from situations import facts
-from test_placement_mover import SameProcess, on, plan_of
+from test_placement_mover import on, plan_of, whereabouts
 
 from hotpage.errors import ProfileError
 from hotpage.machine.proc import PROC
@@ -25,6 +25,7 @@ from hotpage.placement.background import BackgroundMover, MoveJob, Stage
 from hotpage.placement.chosen import Proposal, Wish, propose
 from hotpage.placement.movelog import MoveLog
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Fate
 from hotpage.profile.snapshot import ProcessRecord
@@ -79,7 +80,7 @@ def watched(first: int, start_time_ticks: int | None = None) -> WatchedProfile:
 def proposed(profile: WatchedProfile, wish: Wish, node: int, first: int) -> Proposal:
     kernel = FakeKernel(on(node, *range(first, first + PAGES)))
     snapshot = profile.snapshot(wish.process, wish.start, wish.end)
-    proposal = propose(wish, snapshot, kernel, TOPOLOGY)  # type: ignore[arg-type]
+    proposal = propose(wish, snapshot, Whereabouts(kernel), TOPOLOGY)
     assert not kernel.calls, "a dry run"
     return proposal
 
@@ -161,9 +162,7 @@ class Bench:
     def open(self) -> MovePagesMover:
         self.threads.append(threading.get_ident())
         return MovePagesMover(
-            self.kernel,
-            is_present=self.kernel.is_present,
-            identify=lambda *_: SameProcess(self.kernel),  # type: ignore[return-value]
+            whereabouts(self.kernel),
             clock=self.kernel.clock,
             sleep=self.kernel.sleep,
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from fakekernel import ABSENT, FakeKernel
 from situations import facts
-from test_placement_mover import PAGE, SameProcess, on, pages_by_result
+from test_placement_mover import PAGE, on, pages_by_result, whereabouts
 
 from hotpage.errors import UnsupportedError
 from hotpage.machine.tiering import TieringCounters
@@ -88,10 +88,7 @@ def run(
     mover = KernelMover(
         tiering,
         promotion_s,
-        kernel,
-        hides_armed=kernel.hides_armed,
-        is_present=kernel.is_present,
-        identify=lambda *_: None if kernel.gone else SameProcess(kernel),  # type: ignore[arg-type, return-value]
+        whereabouts(kernel),
         clock=kernel.clock,
         sleep=tiering.sleep,
     )

@@ -22,7 +22,9 @@ from hotpage.placement.budget import (
     room_bytes,
 )
 from hotpage.placement.movers import MoveProgress
+from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import FAILURES, Outcome, Result
 from hotpage.placement.plan import Move, Plan
 
@@ -46,6 +48,15 @@ class SameProcess:
         pass
 
 
+def whereabouts(kernel: FakeKernel) -> Whereabouts:
+    return Whereabouts(
+        kernel,
+        kernel.hides_armed,
+        kernel.is_present,
+        lambda *_: None if kernel.gone else SameProcess(kernel),  # type: ignore[arg-type, return-value]
+    )
+
+
 def plan_of(vpns: list[int], pages: list[int] | None = None, source: int = 1, target: int = 0) -> Plan:
     sizes = np.array(pages or [1] * len(vpns), np.int32)
     move = Move(0, source, target, target < source, "", np.array(vpns, np.int64), sizes, 1.0, 1.0, 1.0)
@@ -56,10 +67,7 @@ def run(kernel: FakeKernel, plan: Plan, **options: Any) -> Outcome:
     stop = options.pop("should_stop", lambda: None)
     progress = options.pop("on_progress", lambda progress: None)
     mover = MovePagesMover(
-        kernel,
-        hides_armed=kernel.hides_armed,
-        is_present=kernel.is_present,
-        identify=lambda *_: None if kernel.gone else SameProcess(kernel),
+        whereabouts(kernel),
         clock=kernel.clock,
         sleep=kernel.sleep,
         **options,
@@ -158,6 +166,20 @@ def test_armed_pages_that_the_kernel_hides_are_no_missing_pages() -> None:
     kernel = FakeKernel({**on(1, *range(10)), 10: ABSENT}, armed={2, 3}, hides_armed=True)
     outcome = run(kernel, plan_of(list(range(11))))
     assert pages_by_result(outcome) == {Result.MOVED: 8, Result.ARMED: 2, Result.NOT_PRESENT: 1}
+
+
+def test_a_dry_run_names_what_will_not_move() -> None:
+    node = {**on(1, *range(10)), **on(0, 10), **on(2, 11), 12: ABSENT}
+    kernel = FakeKernel(node, armed={2, 3}, hides_armed=True)
+    dry = DryRunMover(whereabouts(kernel)).run(plan_of(list(range(13))), {0: facts()})
+    assert pages_by_result(dry) == {
+        Result.PLANNED: 8,
+        Result.ARMED: 2,
+        Result.ALREADY: 1,
+        Result.ELSEWHERE: 1,
+        Result.NOT_PRESENT: 1,
+    }
+    assert not kernel.calls
 
 
 def test_a_page_that_is_accessed_meanwhile_can_move() -> None:

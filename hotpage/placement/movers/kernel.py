@@ -7,20 +7,16 @@ process. So what becomes of the plan's pages is read back page by page, and what
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from hotpage.machine.folios import present_pages
-from hotpage.machine.identity import ProcessHandle
-from hotpage.machine.numa import MovePages, Statuses, hides_armed_pages
 from hotpage.machine.tiering import TieringCounters
 from hotpage.placement.movers import MoveProgress
-from hotpage.placement.movers.move_pages import Kernel
-from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
+from hotpage.placement.movers.whereabouts import Whereabouts
+from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Costs, Move, Plan, ProcessFacts, Uint8s
 from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
 
@@ -94,25 +90,16 @@ class KernelMover:
         self,
         tiering: Tiering,
         promotion_s: float,
-        kernel: Kernel | None = None,
+        where: Whereabouts | None = None,
         *,
         costs: Costs | None = None,
-        hides_armed: bool | None = None,
-        is_present: Callable[[int, Int64s], Bools] = present_pages,
-        identify: Callable[[int, int, tuple[int, int]], ProcessHandle | None] = ProcessHandle.open,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if kernel is None:
-            kernel = MovePages()
-            hides_armed = hides_armed_pages(kernel)
         self._tiering = tiering
         self._promotion_s = promotion_s
-        self._kernel = kernel
+        self._where = where or Whereabouts.here()
         self._costs = costs or Costs()
-        self._hides_armed = bool(hides_armed)
-        self._is_present = is_present
-        self._identify = identify
         self._clock = clock
         self._sleep = sleep
 
@@ -168,37 +155,22 @@ class KernelMover:
         for work in works:
             if not work.pending.size:
                 continue
-            status = self._query(work, work.pending)
-            hidden = (status == -errno.ENOENT) & self._hides_armed
-            if hidden.any():
-                hidden[hidden] = self._is_present(work.facts.pid, work.vpn[work.pending[hidden]])
-            work.is_hidden[work.pending] = hidden
-            result = np.full(status.size, Result.ELSEWHERE, np.uint8)
-            result[status == work.move.target] = there
-            for code in np.unique(status[status < 0]).tolist():
-                result[status == code] = RESULT_OF_ERRNO.get(-code, Result.REFUSED)
-            settled = (status != work.move.source) & ~hidden
-            work.results[work.pending[settled]] = result[settled]
+            results = self._results(work, work.pending)
+            results[results == Result.ALREADY] = there
+            work.is_hidden[work.pending] = results == Result.ARMED
+            settled = (results != Result.UNTRIED) & (results != Result.ARMED)
+            work.results[work.pending[settled]] = results[settled]
             work.pending = work.pending[~settled]
 
-    def _query(self, work: _Work, places: Int64s) -> Statuses:
-        """Where these pages of a move are, or a negative errno."""
-        facts, vpn = work.facts, work.vpn[places]
-        handle = self._identify(facts.pid, facts.start_time_ticks, facts.image)
-        if handle is None:
-            return np.full(vpn.size, -errno.ESRCH, np.int32)
-        with handle:
-            status = self._kernel.query(handle.pid, vpn)
-            if not handle.is_same():  # what the query said may be about another process
-                status[:] = -errno.ESRCH
-        return status
+    def _results(self, work: _Work, places: Int64s) -> Uint8s:
+        return self._where.results(work.move, work.facts, work.vpn[places])
 
     def _look_back(self, works: Sequence[_Work]) -> None:
         """Pages that the kernel moved and has put back since did not stay: they are LEFT after all."""
         for work in works:
             moved = np.flatnonzero(work.results == Result.MOVED)
             if moved.size:
-                back = self._query(work, moved) == work.move.source
+                back = self._results(work, moved) == Result.UNTRIED
                 work.results[moved[back]] = Result.LEFT
 
     def _demote(

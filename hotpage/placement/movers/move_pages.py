@@ -14,26 +14,18 @@ import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from hotpage.machine.folios import present_pages
 from hotpage.machine.identity import ProcessHandle
-from hotpage.machine.numa import (
-    MPOL_MF_MOVE,
-    Addresses,
-    MovePages,
-    Statuses,
-    hides_armed_pages,
-    measure_call_s,
-)
+from hotpage.machine.numa import MPOL_MF_MOVE, MovePages, Statuses, measure_call_s
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
 from hotpage.placement.budget import CALL_S, BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
+from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move, Plan, ProcessFacts, Uint8s
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES, Int64s
 
 _SENTINEL = -(1 << 20)
 """No status that the kernel writes."""
@@ -58,18 +50,6 @@ _OF_CALL = {
 }
 _HOPELESS = frozenset({Result.FORBIDDEN, Result.NO_NODE, Result.GONE, Result.NOT_PERMITTED})
 """What holds for all the rest of a move, too."""
-
-
-class Kernel(Protocol):
-    """What a mover asks of the kernel; machine.numa.MovePages, or a fake one in tests."""
-
-    def __call__(
-        self, pid: int, addresses: Addresses, nodes: Statuses | None, status: Statuses, flags: int
-    ) -> int:
-        """move_pages(2)."""
-
-    def query(self, pid: int, vpn: Int64s) -> Statuses:
-        """Node of each page or negative errno."""
 
 
 @dataclass
@@ -134,28 +114,22 @@ class MovePagesMover:
 
     def __init__(
         self,
-        kernel: Kernel | None = None,
+        where: Whereabouts | None = None,
         *,
         room_bytes: Callable[[int], float] = lambda node: float("inf"),
         rates: Mapping[int | str, TokenBucket] | None = None,
         call_s: float = CALL_S,
-        hides_armed: bool | None = None,
-        is_present: Callable[[int, Int64s], Bools] = present_pages,
-        identify: Callable[[int, int, tuple[int, int]], ProcessHandle | None] = ProcessHandle.open,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         fixed_s = 0.0
-        if kernel is None:
-            kernel = MovePages()
-            hides_armed = hides_armed_pages(kernel)
-            fixed_s = measure_call_s(kernel)
-        self._kernel = kernel
+        if where is None:
+            where = Whereabouts.here()
+            fixed_s = measure_call_s(MovePages())
+        self._where = where
+        self._kernel = where.kernel
         self._room_bytes = room_bytes
         self._rates = rates or {}
-        self._hides_armed = bool(hides_armed)
-        self._is_present = is_present
-        self._identify = identify
         self._clock = clock
         self._sleep = sleep
         self._rooms: dict[int, tuple[float, float]] = {}
@@ -225,7 +199,7 @@ class MovePagesMover:
         report: Callable[[], None],
     ) -> Int64s:
         """Try all pending folios of a move; those that may succeed a little later."""
-        handle = self._identify(facts.pid, facts.start_time_ticks, facts.image)
+        handle = self._where.open(facts)
         if handle is None:
             work.settle(work.pending, Result.GONE)
             return work.pending[:0]
@@ -419,8 +393,8 @@ class MovePagesMover:
             )
         for code in np.unique(status[status < 0]).tolist():
             mine = folios[status == code]
-            if -code == errno.ENOENT and self._hides_armed:
-                present = self._is_present(pid, move.vpn[mine])
+            if -code == errno.ENOENT and self._where.hides_armed:
+                present = self._where.is_present(pid, move.vpn[mine])
                 work.settle(mine[present], Result.ARMED)
                 mine = mine[~present]
             work.settle(mine, RESULT_OF_ERRNO.get(-code, Result.REFUSED))
