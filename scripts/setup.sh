@@ -43,7 +43,10 @@ environment_ready() {
 set_up() {
     say "setting up, once (virtualenv: $venv)"
     install_packages bcc python ${extra:+compiler emulator tmux}
-    [ -z "$extra" ] || install_where_it_can_be_had vagrant vagrant vagrant-libvirt
+    if [ -n "$extra" ]; then
+        install_where_it_can_be_had vagrant vagrant vagrant-libvirt
+        install_where_it_can_be_had systemctl systemd # for guests: it does not become this machine's init
+    fi
     virtualenv_usable || make_virtualenv
     rm -f "$venv"/hotpage-stamp*
     echo unfinished >"$venv/hotpage-stamp"
@@ -163,13 +166,13 @@ install_packages() {
     done
 }
 
-# COMMAND PACKAGE...: what only one test wants and not every release has.
+# COMMAND PACKAGE...: what only one test wants and not every release has. Nothing gives way to it.
 install_where_it_can_be_had() {
     command -v "$1" >/dev/null || ! command -v apt-get >/dev/null && return
     shift
     say "installing Debian packages, if they can be had: $*"
     log=$(mktemp)
-    apt_get install "$@" || say "they cannot; what needs them is skipped"
+    apt_get --no-remove install "$@" || say "they cannot; what needs them is skipped"
     rm -f "$log"
 }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from guestlab.errors import LabError, MirrorError
 from guestlab.kernels import SUPPORTED_KERNELS, SupportedKernel, fetch
@@ -67,6 +68,11 @@ def _emulator() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "there is no qemu-system-x86_64"
 
 
+def _systemd() -> str | None:
+    places = Path("/usr/lib/systemd/systemd"), Path("/lib/systemd/systemd")
+    return None if any(place.exists() for place in places) else "there is no systemd"
+
+
 def _vagrant() -> str | None:
     if not shutil.which("vagrant"):
         return "there is no vagrant"
@@ -103,7 +109,8 @@ REQUIREMENTS = {
     "tmux": Requirement(_tmux),
     "package index": Requirement(_package_index, may_lack=True),
     "emulator": Requirement(_emulator),
-    # Not in every distribution, nor in Debian from 13 on; scripts/test installs it where it can be had.
+    # Not in every distribution (vagrant left Debian with 13): scripts/test installs what can be had.
+    "systemd": Requirement(_systemd, may_lack=True),
     "vagrant": Requirement(_vagrant, may_lack=True),
     **{
         f"Linux {kernel}": Requirement(functools.partial(_kernel_image, kernel), may_lack=True)

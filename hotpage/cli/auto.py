@@ -87,7 +87,7 @@ def auto(
     selection_of(configuration)  # what is not there is said before anything starts
     if not once:
         become(given)
-    run(given)
+    run(given, configuration)
     return 0
 
 

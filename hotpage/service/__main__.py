@@ -10,7 +10,8 @@ from hotpage.service.running import Given, run
 
 def main() -> int:
     """Run as the one word says."""
-    run(Given(**json.loads(sys.argv[1])))
+    given = Given(**json.loads(sys.argv[1]))
+    run(given, given.read())
     return 0
 
 

@@ -30,7 +30,7 @@ class PastMove:
     result: str
 
 
-class MoveLog:
+class RecentMoves:
     """The outcomes of the last moves; bounded."""
 
     def __init__(self, most_pages: int = MOST_PAGES) -> None:
@@ -60,7 +60,7 @@ class MoveLog:
             yield PastMove(time_s, move.source, move.target, RESULT_WORDS[Result(int(result))])
 
 
-def explain(situation: Situation, plan: Plan, log: MoveLog, pid: int, address: int) -> dict[str, Any]:
+def explain(situation: Situation, plan: Plan, log: RecentMoves, pid: int, address: int) -> dict[str, Any]:
     """What there is to say about a page, for programs; ``lines`` says it for people.
 
     "problem" stands alone where there is nothing.

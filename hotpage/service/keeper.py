@@ -17,7 +17,7 @@ from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.policies import policy
 from hotpage.service.bounces import Bounces
 from hotpage.service.configuration import Configuration
-from hotpage.service.decisions import MoveLog
+from hotpage.service.decisions import RecentMoves
 from hotpage.service.heatfeed import Picture
 from hotpage.service.survey import Surveyor
 
@@ -89,7 +89,7 @@ class Keeper:
         self.bounces = Bounces(configuration.placement.horizon)
         self.history = History()
         self.totals = Totals()
-        self.log = MoveLog()
+        self.log = RecentMoves()
         self.pace = Pace(configuration.interval, configuration.budget.plan_percent)
         self._clock = clock
         self._make_mover = make_mover

@@ -57,9 +57,11 @@ def become(given: Given) -> NoReturn:
     os.execve(sys.executable, words, os.environ | {"OPENBLAS_NUM_THREADS": "1"})
 
 
-def run(given: Given) -> None:
-    """Run until a signal says otherwise; root, with all capabilities but the needed ones dropped."""
-    configuration = given.read()
+def run(given: Given, configuration: Configuration) -> None:
+    """Run until a signal says otherwise; root, with all capabilities but the needed ones dropped.
+
+    ``configuration``: what ``given`` has said first.
+    """
     keep_only(NEEDED)
     with _orders(heeds_hang_up=given.config is not None) as orders:
         reporter = Reporter(_say, given.explain, is_once=given.once_after_s is not None)

@@ -18,7 +18,7 @@ from guestlab.guest import CHECKOUT, Guest
 
 _LIMIT_S: Final = 600.0
 _USAGE: Final = """\
-scripts/lab [--kernel NAME|PATH] [--topology NAME] [--limit S] [-- CMD ...]
+scripts/lab [--kernel NAME|PATH] [--topology NAME] [--systemd] [--limit S] [-- CMD ...]
        scripts/lab matrix [-- CMD ...]
        scripts/lab kernels [--fetch]"""
 _DEFAULT_MATRIX_COMMAND: Final = ("hotpage", "tiers")
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
         machine = topology.Topology.load(options.topology)
         image = _image(options.kernel)
         if command:
-            return _run(image, options.kernel, machine, command, options.limit)
+            return _run(image, options.kernel, machine, command, options.limit, systemd=options.systemd)
         return terminal.shell(image, options.kernel, machine, _directory())
     except GuestError as error:
         _say(f"{error}; its console, the end last:")
@@ -73,6 +73,7 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser.add_argument(
         "--limit", type=float, default=_LIMIT_S, help=f"seconds a command may take (default: {_LIMIT_S:.0f})"
     )
+    parser.add_argument("--systemd", action="store_true", help="the host's systemd is its init")
     parser.add_argument("--fetch", action="store_true", help="with kernels: fetch those that are not cached")
     options = parser.parse_args(words[:end])
     command = tuple(words[end + 1 :])
@@ -80,6 +81,8 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         parser.error("kernels takes no command")
     if options.fetch and options.verb != "kernels":
         parser.error("--fetch goes with kernels")
+    if options.systemd and not (command and options.verb is None):
+        parser.error("--systemd goes with a command")
     return options, command
 
 
@@ -100,8 +103,19 @@ def _fetch(kernel: kernels.SupportedKernel) -> kernels.CachedKernel:
     return found
 
 
-def _run(image: Path, kernel: str, machine: topology.Topology, command: Sequence[str], limit_s: float) -> int:
-    with Guest(image, machine, command, kernel=kernel, output=_write, directory=_directory()) as guest:
+def _run(
+    image: Path,
+    kernel: str,
+    machine: topology.Topology,
+    command: Sequence[str],
+    limit_s: float,
+    *,
+    systemd: bool = False,
+) -> int:
+    guest = Guest(
+        image, machine, command, kernel=kernel, output=_write, directory=_directory(), systemd=systemd
+    )
+    with guest:
         return guest.wait(limit_s)
 
 

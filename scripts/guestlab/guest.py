@@ -44,6 +44,7 @@ class Guest:
     ``directory`` with the guest's own environment and ``environment``, the virtualenv's programs first.
     ``kernel``: what it is called there. ``output`` is called with the bytes it writes to standard output (1)
     and standard error (2), from threads; with ``terminal`` it talks to the socket ``terminal_path`` instead.
+    ``systemd``: the host's is the guest's init, and the command one of its units.
 
     Start it in a thread that lives as long as the guest shall: the kernel ends the guest with that thread.
     """
@@ -59,11 +60,13 @@ class Guest:
         directory: Path = CHECKOUT,
         environment: Mapping[str, str] | None = None,
         terminal: bool = False,
+        systemd: bool = False,
     ) -> None:
         if not shutil.which("qemu-system-x86_64"):
             raise LabError("qemu-system-x86_64 is missing: sudo apt install qemu-system-x86")
         self._image = image
         self._topology = topology
+        self._systemd = systemd
         self._output = output
         self._console = bytearray()
         self._started = time.monotonic()
@@ -75,6 +78,9 @@ class Guest:
         if terminal:
             (self.exchange / "terminal").touch()
         told = {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
+        if systemd:
+            told["HOTPAGE_LAB_SYSTEMD"] = "1"
+            shutil.copytree(_HERE / "systemd", self.exchange / "systemd")
         self._write_settings(command, directory, {**(environment or {}), **told})
         self._pumps: list[threading.Thread] = []
         pipes = {number: os.pipe() for number in (0, 1, 2)}  # 0: the console
@@ -234,6 +240,10 @@ class Guest:
                 f"socket,id=lab.terminal,path={_quoted(self.terminal_path)},server=on,wait=off",
             ]
             options += ["-device", "virtconsole,bus=lab.serial.0,chardev=lab.terminal"]
+        if self._systemd:
+            # In place of virtme-ng's line: the last one counts.
+            line = ("console=ttyS0", "panic=-1", *_KERNEL_OPTIONS, f"init={self.exchange}/systemd/init")
+            options += ["-append", " ".join(line)]
         # The guest's own way to QEMU's control socket: to plug memory in, which only the outside can.
         control = f"path={_quoted(Path(self._home.name) / 'control')}"
         options += ["-chardev", f"socket,id=lab.monitor,{control},server=on,wait=off"]

@@ -5,6 +5,8 @@
     @pytest.mark.guest(topology=("flat", "cxl"), kernels=("7.3",), limit_s=120)
     def test_x(): ...                                        # an ordinary test; root; this checkout
 
+With systemd=True the guest's init is the host's systemd.
+
 On the host each test is there once for each kernel and topology. One guest is booted for each such pair; a
 pytest inside it runs that pair's tests and writes its reports to the host as they come (guestrun.py). Inside
 a guest, also one opened by hand with scripts/lab, the tests simply run.
@@ -30,13 +32,18 @@ class Machine:
 
     kernel: str
     topology: str
+    systemd: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kernel}-{self.topology}"
+        return f"{self.kernel}-{self.topology}{'-systemd' if self.systemd else ''}"
 
 
 THIS_GUEST = (
-    Machine(os.environ["HOTPAGE_LAB_KERNEL"], os.environ["HOTPAGE_LAB_TOPOLOGY"])
+    Machine(
+        os.environ["HOTPAGE_LAB_KERNEL"],
+        os.environ["HOTPAGE_LAB_TOPOLOGY"],
+        "HOTPAGE_LAB_SYSTEMD" in os.environ,
+    )
     if "HOTPAGE_LAB_KERNEL" in os.environ
     else None
 )
@@ -72,9 +79,10 @@ def _machines(
     topology: str | tuple[str, ...],
     kernels: tuple[str, ...] = tuple(kernel.name for kernel in SUPPORTED_KERNELS),
     limit_s: float | None = None,
+    systemd: bool = False,
 ) -> list[Machine]:
     names = (topology,) if isinstance(topology, str) else topology
-    return [Machine(kernel, name) for kernel in kernels for name in names]
+    return [Machine(kernel, name, systemd) for kernel in kernels for name in names]
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,8 @@ class GuestRunner:
         for item in items:
             if machine := _machine_of(item):
                 item.add_marker(pytest.mark.needs("emulator", f"Linux {machine.kernel}"))
+                if machine.systemd:
+                    item.add_marker(pytest.mark.needs("systemd"))
         order = {
             str(machine): number for number, machine in enumerate(dict.fromkeys(map(_machine_of, items)))
         }
@@ -145,6 +147,7 @@ class _Run:
             Topology.load(self.machine.topology),
             ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "@/run/lab/tests"],
             kernel=self.machine.kernel,
+            systemd=self.machine.systemd,
             output=lambda _, block: self._output.extend(block),
             environment=environment
             | {"HOTPAGE_LAB_REPORTS": "/run/lab/reports", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

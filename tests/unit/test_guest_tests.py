@@ -20,13 +20,14 @@ from guestlab.errors import GuestError
 WHEN_TOLD = 'until [ -s "$0" ]; do sleep 0.01; done; exec "$@"'
 
 class FakeGuest:
-    def __init__(self, image, topology, command, *, kernel, output, environment):
+    def __init__(self, image, topology, command, *, kernel, systemd, output, environment):
         self.exchange = Path(tempfile.mkdtemp())
         print("BOOT", kernel, topology.name)
         Path(f"booted-{kernel}").touch()
         self.command = [word.replace("/run/lab", str(self.exchange)) for word in command]
         self.environment = {k: v.replace("/run/lab", str(self.exchange)) for k, v in environment.items()}
         self.environment |= {"HOTPAGE_LAB_KERNEL": kernel, "HOTPAGE_LAB_TOPOLOGY": topology.name}
+        self.environment |= {"HOTPAGE_LAB_SYSTEMD": "1"} if systemd else {}
         self.output, self.process = output, None
         if os.environ.get("FAKE") == "no boot":
             return
@@ -133,6 +134,15 @@ def test_a(machine):
     status, output = run(f"CPUS = {cpus}\n" + marked(body, mark).replace("\n\n", "\n"), FAKE_CPUS=cpus)
     assert status == 0, output
     assert "3 passed" in output
+
+
+def test_a_guest_with_systemd_is_another_one(run) -> None:
+    body = "def test_{0}(machine): assert str(machine) == '6.1-flat{1}'"
+    mark = "topology='flat', kernels=('6.1',)"
+    bodies = marked(body.format("a", ""), mark), marked(body.format("b", "-systemd"), f"{mark}, systemd=True")
+    status, output = run("".join(bodies))
+    assert status == 0
+    assert "2 passed" in output and output.count("BOOT") == 2
 
 
 def test_only_what_is_selected_boots(run) -> None:

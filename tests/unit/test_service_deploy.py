@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -165,6 +166,14 @@ def test_installing_and_removing(tmp_path: Path) -> None:
     assert done.returncode == 1 and "there is no " in done.stderr
     done = install(tmp_path, "--purge")
     assert done.returncode == 1 and "unknown option --purge" in done.stderr
+
+
+def test_a_checkout_that_the_service_would_not_see_is_refused() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        shutil.copytree(ROOT / "scripts", Path(directory) / "scripts")
+        command = [f"{directory}/scripts/install-service"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and f"would not find {directory}" in done.stderr
 
 
 def check_with_systemd(program: str, file: Path) -> None:

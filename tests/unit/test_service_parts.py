@@ -25,7 +25,7 @@ from hotpage.placement.plan import Move
 from hotpage.recording.session import Progress
 from hotpage.service import learned
 from hotpage.service.control import Control, ask
-from hotpage.service.decisions import MoveLog, explain, lines
+from hotpage.service.decisions import RecentMoves, explain, lines
 from hotpage.service.figures import DECADES, fast_share, heat_by_tier
 from hotpage.service.metrics import Exporter, ServiceMetrics
 from hotpage.service.nodemap import NodeMap
@@ -275,7 +275,7 @@ def test_every_page_has_a_part_with_a_reason() -> None:
 
 
 def test_the_log_of_moves_is_bounded_and_knows_pages_of_huge_pages() -> None:
-    log = MoveLog(most_pages=2000)
+    log = RecentMoves(most_pages=2000)
     for number in range(10):
         vpn, pages = np.array([10, 512]), np.array([1, 512], np.int32)
         results = np.full(513, Result.MOVED, np.uint8)
