@@ -241,8 +241,6 @@ def silence_of_many(
         views = [(number, one._view()) for number, one in enumerate(some) if one is not None and one._ranges]
         if not views:
             continue
-        if silence is None:
-            silence = np.zeros(vpn.size, dtype=np.float32)
         # One ascending number for a page of any owner, and one for an arming of any range.
         sizes = [view.counts.size for _, view in views]
         base = np.repeat(np.array([number for number, _ in views], dtype=np.int64) << _VPN_BITS, sizes)
@@ -250,8 +248,9 @@ def silence_of_many(
         end = base + np.concatenate([view.ranges.end_vpn for _, view in views])
         times_s = np.concatenate([view.all_times_s for _, view in views])
         counts = np.concatenate([view.counts for _, view in views])
-        arming = np.repeat(np.arange(counts.size) << _TICK_BITS, counts)
-        arming += np.concatenate([view.all_ticks for _, view in views])
+        ticks = np.concatenate([view.all_ticks for _, view in views])
+        newest = ticks.take(np.cumsum(counts) - 2)  # before the end of each
+        arming = (np.repeat(np.arange(counts.size), counts) << _TICK_BITS) + ticks
         pages = slice(bounds[low], bounds[low + len(some)])
         owner = np.repeat(np.arange(len(some)), np.diff(bounds[low : low + len(some) + 1]))
         page = (owner << _VPN_BITS) | vpn[pages]
@@ -259,9 +258,15 @@ def silence_of_many(
         place = np.repeat(np.arange(end.size + 1), np.diff(below, prepend=0, append=page.size))
         inside = np.minimum(place, end.size - 1)
         covered = (place < end.size) & (start.take(inside) <= page)
-        after = np.searchsorted(arming, (inside << _TICK_BITS) | last[pages], side="right")
-        since_s = np.maximum(now_s - times_s.take(after), 0.0)
-        silence[pages] = np.where(covered, since_s, 0.0)
+        # Most pages asked about were accessed a moment ago, and have not been armed since.
+        silent = np.flatnonzero(covered & (last[pages] < newest.take(inside)))
+        if not silent.size:
+            continue
+        if silence is None:
+            silence = np.zeros(vpn.size, dtype=np.float32)
+        last_armed = (inside.take(silent) << _TICK_BITS) | last[pages].take(silent)
+        after = np.searchsorted(arming, last_armed, side="right")
+        silence[pages][silent] = np.maximum(now_s - times_s.take(after), 0.0)
     return silence
 
 

@@ -292,33 +292,36 @@ class HeatTable:
         for piece in self._pieces_to_tell(everything):
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
-            reported = piece.read(piece.home.reported)
+            reported = rates.read("reported")
             moved = (rate < _FALLEN_HZ.take(reported)) | (rate >= _RISEN_HZ.take(reported))
-            touched = np.flatnonzero((rates.last >= self._written_tick) | (reported >= _WARMING_BIT))
-            if touched.size:  # no other page can begin to warm up, or cease to
-                short = rates.some(touched, piece.some(touched)).short()
-                was_warming = reported.take(touched) >= _WARMING_BIT
-                moved[touched] |= _is_warming(short, rate.take(touched), was_warming) != was_warming
-            if everything:
-                short = rates.short()
-                moved |= (short >= 2 * rate) | (2 * short <= rate)
             is_unknown = np.isnan(rate)
             if is_unknown.any():
                 was_unknown = reported & ~_WARMING_BIT == _REPORTED_UNKNOWN
                 # What only samples told becomes unknown again, not cold, once they have faded.
                 news = np.where(rates.is_sampled, ~was_unknown, reported == 0)
                 moved |= is_unknown & news
-            place = np.flatnonzero(moved)
+            # No page but these can begin to warm up, or cease to.
+            asked = moved | (rates.last >= self._written_tick) | (reported >= _WARMING_BIT)
+            place = np.flatnonzero(asked | everything)
             if not place.size:
                 continue
-            pages, rate = piece.some(place), rate.take(place)
+            pages = piece.some(place)
             some = rates.some(place, pages)
-            short = some.short()
+            rate, short = rate.take(place), some.short()
+            was_warming = reported.take(place) >= _WARMING_BIT
+            is_warming = _is_warming(short, rate, was_warming)
+            is_news = moved.take(place) | (is_warming != was_warming)
+            if everything:
+                is_news |= (short >= 2 * rate) | (2 * short <= rate)
+            kept = np.flatnonzero(is_news)
+            if kept.size < place.size:
+                pages = pages.some(kept)
+                some = some.some(kept, pages)
+                rate, short, is_warming = rate.take(kept), short.take(kept), is_warming.take(kept)
             codes = np.clip(rate_bins(rate), _BEFORE_REPORTED + 1, _BEFORE_REPORTED + _HIGHEST_REPORTED)
             codes -= np.uint8(_BEFORE_REPORTED)
             codes[np.isnan(rate)] = _REPORTED_UNKNOWN
-            was_warming = reported.take(place) >= _WARMING_BIT
-            codes[_is_warming(short, rate, was_warming)] |= _WARMING_BIT
+            codes[is_warming] |= _WARMING_BIT
             pages.home.reported[pages.position] = codes
             found.append(Changes(pages.process, pages.vpn, rate, short, relative_error(some.accesses())))
         changes = Changes.joined(found)
