@@ -79,6 +79,7 @@ class ArmedPages:
 
     def __init__(self) -> None:
         self._ranges: list[_Range] = []
+        self._newest_s = -1.0
         self._cached: _View | None = None
 
     @property
@@ -91,11 +92,16 @@ class ArmedPages:
         """Whether no page is covered."""
         return not self._ranges
 
+    def armed_after(self, tick: int) -> bool:
+        """Whether any page was armed after that."""
+        return to_ticks(self._newest_s) > tick
+
     def arm(self, start_vpn: int, end_vpn: int, time_s: float) -> None:
         """Note that all pages of [start_vpn, end_vpn) were armed at ``time_s``."""
         if start_vpn >= end_vpn:
             return
         self._cached = None
+        self._newest_s = max(self._newest_s, time_s)
         low, high = self._overlap(start_vpn, end_vpn)
         old = self._ranges[low:high]
         if len(old) == 1 and old[0].start == start_vpn and old[0].end == end_vpn:
@@ -241,6 +247,8 @@ def silence_of_many(
         views = [(number, one._view()) for number, one in enumerate(some) if one is not None and one._ranges]
         if not views:
             continue
+        if silence is None:
+            silence = np.zeros(vpn.size, dtype=np.float32)
         # One ascending number for a page of any owner, and one for an arming of any range.
         sizes = [view.counts.size for _, view in views]
         base = np.repeat(np.array([number for number, _ in views], dtype=np.int64) << _VPN_BITS, sizes)
@@ -248,9 +256,8 @@ def silence_of_many(
         end = base + np.concatenate([view.ranges.end_vpn for _, view in views])
         times_s = np.concatenate([view.all_times_s for _, view in views])
         counts = np.concatenate([view.counts for _, view in views])
-        ticks = np.concatenate([view.all_ticks for _, view in views])
-        newest = ticks.take(np.cumsum(counts) - 2)  # before the end of each
-        arming = (np.repeat(np.arange(counts.size), counts) << _TICK_BITS) + ticks
+        arming = np.repeat(np.arange(counts.size) << _TICK_BITS, counts)
+        arming += np.concatenate([view.all_ticks for _, view in views])
         pages = slice(bounds[low], bounds[low + len(some)])
         owner = np.repeat(np.arange(len(some)), np.diff(bounds[low : low + len(some) + 1]))
         page = (owner << _VPN_BITS) | vpn[pages]
@@ -258,22 +265,19 @@ def silence_of_many(
         place = np.repeat(np.arange(end.size + 1), np.diff(below, prepend=0, append=page.size))
         inside = np.minimum(place, end.size - 1)
         covered = (place < end.size) & (start.take(inside) <= page)
-        # Most pages asked about were accessed a moment ago, and have not been armed since.
-        silent = np.flatnonzero(covered & (last[pages] < newest.take(inside)))
-        if not silent.size:
-            continue
-        if silence is None:
-            silence = np.zeros(vpn.size, dtype=np.float32)
-        last_armed = (inside.take(silent) << _TICK_BITS) | last[pages].take(silent)
-        after = np.searchsorted(arming, last_armed, side="right")
-        silence[pages][silent] = np.maximum(now_s - times_s.take(after), 0.0)
+        after = np.searchsorted(arming, (inside << _TICK_BITS) | last[pages], side="right")
+        since_s = np.maximum(now_s - times_s.take(after), 0.0)
+        silence[pages] = np.where(covered, since_s, 0.0)
     return silence
 
 
 def _armings_until(ticks: Ticks, last: Ticks) -> Ints64:
     """For each last access the number of arm times (ascending) up to it."""
-    if last.size < _BINARY_SEARCH_BELOW:
-        return np.searchsorted(ticks, last, side="right")
+    later = np.flatnonzero(last >= ticks[0])
+    if later.size < _BINARY_SEARCH_BELOW:
+        found = np.zeros(last.size, dtype=np.int64)
+        found[later] = np.searchsorted(ticks, last.take(later), side="right")
+        return found
     # A handful of comparisons over a whole block is several times faster than a binary search per page.
     count = np.zeros(last.size, dtype=np.uint8)
     for tick in ticks[::-1]:

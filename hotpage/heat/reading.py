@@ -123,11 +123,16 @@ class PieceRates:
         armed: Mapping[int, ArmedPages],
         sampled: Mapping[int, SampledPages],
     ) -> None:
-        bounds = [0, *(np.flatnonzero(np.diff(scatter.process)) + 1).tolist(), scatter.process.size]
-        owners = scatter.process[bounds[:-1]].tolist()
-        self._silence_s = silence_of_many(
-            [armed.get(owner) for owner in owners], bounds, scatter.vpn, self.last, now_s
-        )
+        first = first_of_runs(scatter.process)
+        bounds = [*first.tolist(), scatter.process.size]
+        owners = scatter.process.take(first).tolist()
+        # Most pages asked about were accessed a moment ago, and their process has not been armed since.
+        oldest = np.minimum.reduceat(self.last, first).tolist()
+        silent = [
+            pages if (pages := armed.get(owner)) is not None and pages.armed_after(tick) else None
+            for owner, tick in zip(owners, oldest, strict=True)
+        ]
+        self._silence_s = silence_of_many(silent, bounds, scatter.vpn, self.last, now_s)
         if sampled:
             self.is_sampled = np.isin(scatter.process, list(sampled))
             found = [
@@ -228,18 +233,30 @@ def pieces_of_rows(
         yield from _sparse_scatters(part, keys, some, _FIRST_TICK)
 
 
-def written_since(
-    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, skipped: Sequence[Bools], tick: int
+def single_pages(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, wanted: Ints64, skipped: Sequence[Bools]
 ) -> Iterator[Scatter]:
-    """Pages in marked rows that were last seen at ``tick`` or later: all that were written since, few others.
+    """Some pages, by ascending key. ``skipped``: rows to leave out, as for ``pieces_of_rows``."""
+    skipped_blocks = np.zeros(len(dense.columns) >> CHUNK_BITS, dtype=np.bool_)
+    skipped_blocks[dense.blocks] = skipped[0]
+    stores: tuple[DenseChunks | SortedPages, ...] = (dense, *sparse.parts)
+    for store, skip in zip(stores, (skipped_blocks, *skipped[1:]), strict=True):
+        position, found = store.locate(wanted)
+        place = np.flatnonzero(found)
+        position = position.take(place)
+        kept = ~skip.take(position >> ROW_BITS)
+        kept &= store.columns.last.take(position) != 0
+        yield from _scatters(wanted.take(place[kept]), store.columns, position[kept], keys)
 
-    ``skipped``: rows to leave out, as for ``pieces_of_rows``.
-    """
+
+def seen_since(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, tick: int, skipped: Sequence[Bools]
+) -> Iterator[Scatter]:
+    """The pages last seen at ``tick`` or later."""
     first = np.uint32(tick)
-    rows = np.flatnonzero((dense.marks.take(dense.blocks) != 0) & ~skipped[0])
-    yield from _dense_scatters(dense, keys, rows, first)
+    yield from _dense_scatters(dense, keys, np.flatnonzero(~skipped[0]), first)
     for part, skip in zip(sparse.parts, skipped[1:], strict=True):
-        yield from _sparse_scatters(part, keys, (part.marks != 0) & ~skip, first)
+        yield from _sparse_scatters(part, keys, ~skip, first)
 
 
 def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.uint32) -> Iterator[Scatter]:

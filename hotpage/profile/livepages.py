@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.grouping import first_of_runs
-from hotpage.heat.halves import widened
+from hotpage.heat.halves import narrowed, widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
@@ -216,7 +216,7 @@ class LivePages:
         np.add.at(counts, row + old, -1)
         np.add.at(counts, row + new, 1)
         self._by_bin[:, _ABSENT] = 0
-        error = relative_error.astype(np.float16)
+        error = narrowed(relative_error)
         rate, uncertain = _weights(new, rate_hz, error)
         old_rate, old_uncertain = _weights(old, self._rate.take(at), self._error.take(at))
         rate -= old_rate
