@@ -57,7 +57,7 @@ def test_a_session_in_a_terminal(terminal: Terminal) -> None:
 def look_around(terminal: Terminal, workload: Exerciser) -> None:
     start_top(terminal, "--arm", "-p", str(workload.pid))
     assert BALANCING.exists()
-    terminal.until(lambda shown: "hot from" in shown)  # rates have arrived
+    terminal.until(lambda shown: "hot > " in shown)  # rates have arrived
     if "tier 1" not in terminal.shown():
         terminal.keys("F7")
         terminal.until(lambda shown: "there is nowhere to move pages to" in shown)

@@ -150,6 +150,51 @@ def test_every_name_of_a_key() -> None:
     run(frozen_feed(), script)
 
 
+def test_the_heading_tells_which_end_comes_first_and_only_columns_shown_are_beside() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "ACC/S▼" in shown)
+        await press(pilot, "I")
+        await until(app, pilot, lambda shown: "ACC/S▲" in shown and "▼" not in shown)
+        for _ in range(15):
+            await press(pilot, "greater_than_sign")
+            assert app.level.order.key in {column.key for column in app.grid.columns}
+        assert app.level.order.key == "node1", "ERROR and MOV/S have no room here"
+        for _ in range(15):
+            await press(pilot, "less_than_sign")
+        assert app.level.order.key == "pid"
+
+    run(frozen_feed(2), script)
+
+
+def test_digits_go_to_a_process() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, *"4012")
+        assert app.grid.row.record.process.pid == 4012
+        await press(pilot, *"4003")
+        assert app.grid.row.record.process.pid == 4003
+        await press(pilot, "9")
+        assert app.grid.row.record.process.pid == 4003, "there is none"
+        await press(pilot, "t", *"4012")
+        assert app.grid.row.record.process.pid == 4012
+        await press(pilot, "enter", "1")
+        assert "HEAT STRIP" in screen_text(app)
+
+    run(busy_feed(40), script)
+
+
+def test_only_keys_that_do_something_are_shown() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        keys = [screen_text(app).splitlines()[-1]]
+        for _ in range(3):
+            await press(pilot, "enter")
+            keys.append(screen_text(app).splitlines()[-1])
+        assert ["F4Filter" in line for line in keys] == [True, True, False, False]
+        assert ["F5Tree" in line for line in keys] == [True, False, False, False]
+        assert all("F10Quit" in line and "F7Fast" in line for line in keys)
+
+    run(frozen_feed(2), script)
+
+
 def test_the_cursor_stays_on_its_process() -> None:
     feed = frozen_feed()
 
@@ -203,7 +248,14 @@ def test_search_goes_to_what_matches() -> None:
         first = app.grid.row.name
         assert "job7" in first
         await press(pilot, "n")
-        assert "job7" in app.grid.row.name and app.grid.row.name != first
+        second = app.grid.row.name
+        assert "job7" in second and second != first
+        await press(pilot, "f3", *"job7")
+        assert app.grid.row.name == second
+        await press(pilot, "f3")
+        assert "job7" in app.grid.row.name and app.grid.row.name not in (first, second)
+        await press(pilot, "escape")
+        await until(app, pilot, lambda shown: "F1Help" in shown)
 
     run(busy_feed(100), script)
 

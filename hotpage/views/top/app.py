@@ -28,6 +28,7 @@ from hotpage.views.top.processes import ProcessLevel
 from hotpage.views.top.screens import HelpScreen, SortScreen
 
 _LOOK_S = 0.2
+_MOST_SEARCHED = 100_000
 _FOOTER = (
     ("F1", "Help", "help"),
     ("F3", "Search", "search"),
@@ -66,7 +67,8 @@ class TopApp(App[str]):
         Binding("f10,ctrl+c,ctrl+q", "quit", priority=True),
         Binding("q", "quit"),
         Binding("f1,h,question_mark", "help"),
-        Binding("f3,slash", "search"),
+        Binding("f3", "search", priority=True),
+        Binding("slash", "search"),
         Binding("n", "search_next"),
         Binding("f4,backslash", "filter"),
         Binding("f5,t", "tree"),
@@ -93,6 +95,8 @@ class TopApp(App[str]):
         Binding("pagedown", "move_page(1)"),
         Binding("home", "first"),
         Binding("end", "last"),
+        Binding("ctrl+l", "redraw"),
+        *(Binding(digit, f"pid('{digit}')") for digit in "0123456789"),
     ]
 
     def __init__(
@@ -115,6 +119,7 @@ class TopApp(App[str]):
         self._levels: list[tuple[Level, object]] = [(first, None)]
         self._words: dict[int, str] = {}
         self._search = ""
+        self._pid = ""
         self._asking = ""
         self._view: LiveView | None = None
         self._is_frozen = False
@@ -203,7 +208,12 @@ class TopApp(App[str]):
 
     def _show_keys(self) -> None:
         has_tiers = self._view is not None and self._view.has_tiers
-        keys = [one for one in _FOOTER if has_tiers or one[2] not in _MOVES]
+        hidden = set(() if has_tiers else _MOVES)
+        if not self.level.can_filter:
+            hidden.add("filter")
+        if not isinstance(self.level, ProcessLevel):
+            hidden.add("tree")
+        keys = [one for one in _FOOTER if one[2] not in hidden]
         if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
             keys = [one for one in keys if one[2] != _GIVES_WAY]
         self.screen_stack[0].query_one("#keys", Static).update(self._keys(keys))
@@ -291,7 +301,7 @@ class TopApp(App[str]):
 
     def action_sort_beside(self, step: int) -> None:
         if self._view is not None:
-            keys = [column.key for column in self.level.columns(self._view) if column.value is not None]
+            keys = [column.key for column in self.grid.columns if column.value is not None]
             place = keys.index(self.level.order.key) if self.level.order.key in keys else 0
             self.action_sort_by(keys[min(max(place + step, 0), len(keys) - 1)])
 
@@ -335,6 +345,11 @@ class TopApp(App[str]):
 
     def action_commands(self) -> None:
         self._full_commands = not self._full_commands
+        self.show()
+
+    def action_redraw(self) -> None:
+        """As after another program has written to the terminal."""
+        self.refresh(layout=True, repaint=True)
         self.show()
 
     def action_help(self) -> None:
@@ -398,7 +413,21 @@ class TopApp(App[str]):
     # Words to look for
 
     def action_search(self) -> None:
-        self._ask("search")
+        """While words are typed: to the next row that has them."""
+        if self._asking == "search":
+            self.action_search_next()
+        elif not self._asking and not isinstance(self.screen, ModalScreen):
+            self._ask("search")
+
+    def action_pid(self, digit: str) -> None:
+        """To the process whose number is typed, digit by digit."""
+        if isinstance(self.level, ProcessLevel):
+            for typed in (self._pid + digit, digit):
+                self._pid = typed
+                place = self.level.place_of_pid(self.grid.rows, typed)
+                if place is not None:
+                    self.grid.move_to(place)
+                    return
 
     def action_filter(self) -> None:
         if self.level.can_filter:
@@ -438,7 +467,8 @@ class TopApp(App[str]):
         """Go to the first row from ``start`` on that matches, then from the top."""
         rows = self.grid.rows
         if self._search and rows:
-            for place in (*range(start, len(rows)), *range(min(start, len(rows)))):
+            places = (*range(start, len(rows)), *range(min(start, len(rows))))
+            for place in places[:_MOST_SEARCHED]:
                 if self.level.matches(rows[place], self._search):
                     self.grid.move_to(place)
                     return

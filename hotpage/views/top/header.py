@@ -111,10 +111,10 @@ def _heat(view: LiveView, width: int) -> Text:
     ]
     if view.has_tiers:
         misplaced = units.size(heat.misplaced_bytes)
-        parts.append((0, _fact("misplaced", misplaced, ALERT if heat.misplaced_bytes else FAINT)))
+        parts.append((0, _fact("mispl", misplaced, ALERT if heat.misplaced_bytes else FAINT)))
     if heat.accesses_per_s:
         hot_hz = units.rate(view.threshold.hot_hz)
-        parts.append((1, _fact("hot from", f"{hot_hz}/s", "")))
+        parts.append((1, _fact("hot >", f"{hot_hz}/s", "")))
         parts.append((2, Text(f"a page: {view.threshold.rule}", FAINT)))
     return _line("memory", parts, width)
 
