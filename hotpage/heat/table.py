@@ -11,6 +11,7 @@ How the parts fit together:
     sample ---------> sampling.py memory samples, 24 bytes a sampled page
                                                               |
     rates, take_changes, histogram <-- reading.py, estimator.py
+                  take_changes <-- written.py  which pages something happened to since the last call
 
 A chunk (2 MiB of addresses) starts sparse and moves to the dense part when 192 of its 512 pages are known.
 
