@@ -123,6 +123,29 @@ def test_sorting_by_key_heading_and_menu() -> None:
     run(frozen_feed(), script)
 
 
+def test_the_table_stays_in_sight_beside_the_sort_menu() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "f6")
+        await until(app, pilot, lambda shown: "Sort by" in shown and "252M" in shown)
+
+    run(frozen_feed(), script, (160, 50))
+
+
+def test_help_scrolls_where_it_is_longer_than_the_screen() -> None:
+    feed = frozen_feed(advice=("the last line of all",))
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "f1")
+        await until(app, pilot, lambda shown: "arrows PgUp" in shown)
+        assert "the last line" not in screen_text(app)
+        await press(pilot, "end")
+        await until(app, pilot, lambda shown: "the last line of all" in shown)
+        await press(pilot, "home", "pagedown", "down", "up", "escape")
+        assert app.grid.cursor == 0, "the table below keeps its row"
+
+    run(feed, script, (80, 16))
+
+
 def test_every_name_of_a_key() -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         for key, column in (("greater_than_sign", "error"), ("less_than_sign", "accesses"), ("M", "rss")):
@@ -254,6 +277,10 @@ def test_search_goes_to_what_matches() -> None:
         assert app.grid.row.name == second
         await press(pilot, "f3")
         assert "job7" in app.grid.row.name and app.grid.row.name not in (first, second)
+        await press(pilot, *"xyz")
+        await until(app, pilot, lambda shown: "not found: job7xyz" in shown)
+        await press(pilot, "backspace", "backspace", "backspace")
+        await until(app, pilot, lambda shown: "search: job7" in shown)
         await press(pilot, "escape")
         await until(app, pilot, lambda shown: "F1Help" in shown)
 
@@ -290,6 +317,7 @@ def test_rows_beyond_the_screen_are_reached() -> None:
 def test_any_size(size: tuple[int, int]) -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         await pilot.resize_terminal(*size)
+        assert size[1] < 10 or screen_text(app).splitlines()[-1].endswith("F10Quit")
         for keys in (("enter",), ("enter",), ("enter",), ("f1",), ("escape",)):
             await press(pilot, *keys)
             assert all(len(line) <= size[0] for line in screen_text(app).splitlines())

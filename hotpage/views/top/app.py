@@ -10,6 +10,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -43,7 +44,7 @@ _FOOTER = (
     ("F10", "Quit", "quit"),
 )
 _MOVES = ("promote", "demote")
-_GIVES_WAY = "freeze"
+_GIVE_WAY = ("freeze", "search", "tree", "sort", "filter", "record", "leave", "promote", "demote")
 
 
 class TopApp(App[str]):
@@ -53,12 +54,15 @@ class TopApp(App[str]):
 
     CSS = """
     Screen { layout: vertical; background: #1e1e1e; color: #e0e0e0; overflow: hidden; }
+    SortScreen { background: #1e1e1e 30%; }
     #header { height: 1; }
     Grid { height: 1fr; }
     #path { height: 1; background: #2a2a2a; }
     #detail { height: 1; background: #2a2a2a; color: #b0b0b0; }
     #keys { height: 1; link-color: #1e1e1e; link-background: #87b38d; link-style: none; }
-    #words { height: 1; border: none; padding: 0; display: none; background: #3a3a2a; }
+    #asking { height: 1; display: none; background: #3a3a2a; }
+    #question { width: auto; }
+    #words { width: 1fr; height: 1; border: none; padding: 0; background: #3a3a2a; }
     #words:focus { border: none; }
     """
     ENABLE_COMMAND_PALETTE = False
@@ -135,7 +139,7 @@ class TopApp(App[str]):
         yield Static(id="path")
         yield Static(id="detail")
         yield Static(id="keys")
-        yield Input(id="words")
+        yield Horizontal(Static(id="question"), Input(id="words"), id="asking")
 
     def on_mount(self) -> None:
         self.set_interval(_LOOK_S, self._look)
@@ -214,8 +218,9 @@ class TopApp(App[str]):
         if not isinstance(self.level, ProcessLevel):
             hidden.add("tree")
         keys = [one for one in _FOOTER if one[2] not in hidden]
-        if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
-            keys = [one for one in keys if one[2] != _GIVES_WAY]
+        for action in _GIVE_WAY:
+            if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
+                keys = [one for one in keys if one[2] != action]
         self.screen_stack[0].query_one("#keys", Static).update(self._keys(keys))
 
     def _keys(self, keys: Sequence[tuple[str, str, str]]) -> Text:
@@ -439,9 +444,10 @@ class TopApp(App[str]):
     def _ask(self, what: str) -> None:
         words = self.query_one("#words", Input)
         self._asking = what
-        words.placeholder = f"{what}: words, a|b for either; Enter keeps, Esc leaves"
+        words.placeholder = "words, a|b for either; Enter keeps, Esc leaves"
         words.value = self._words.get(id(self.level), "") if what == "filter" else ""
-        words.display = True
+        self._show_question()
+        self.query_one("#asking").display = True
         self.query_one("#keys").display = False
         words.focus()
 
@@ -451,19 +457,22 @@ class TopApp(App[str]):
             self.show()
         elif self._asking == "search":
             self._search = event.value.lower()
-            self._find(self.grid.cursor)
+            self._show_question(is_found=self._find(self.grid.cursor))
 
     def on_input_submitted(self) -> None:
         self._end_asking()
 
     def _end_asking(self) -> None:
         self._asking = ""
-        words = self.query_one("#words", Input)
-        words.display = False
+        self.query_one("#asking").display = False
         self.query_one("#keys").display = True
         self.set_focus(None)
 
-    def _find(self, start: int) -> None:
+    def _show_question(self, is_found: bool = True) -> None:
+        question = Text(f"{self._asking}: ") if is_found else Text("not found: ", ALERT)
+        self.query_one("#question", Static).update(question)
+
+    def _find(self, start: int) -> bool:
         """Go to the first row from ``start`` on that matches, then from the top."""
         rows = self.grid.rows
         if self._search and rows:
@@ -471,4 +480,5 @@ class TopApp(App[str]):
             for place in places[:_MOST_SEARCHED]:
                 if self.level.matches(rows[place], self._search):
                     self.grid.move_to(place)
-                    return
+                    return True
+        return not self._search

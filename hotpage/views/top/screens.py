@@ -39,8 +39,9 @@ _NUMBERS = (
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys, and what the numbers mean. Any key closes it."""
+    """Keys, and what the numbers mean."""
 
+    AUTO_FOCUS = "VerticalScroll"  # or no key would scroll
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
     HelpScreen VerticalScroll { width: 100%; height: 100%; padding: 0 1; background: $surface; }
@@ -81,7 +82,7 @@ class SortScreen(ModalScreen[str]):
 
     AUTO_FOCUS = "OptionList"
     DEFAULT_CSS = """
-    SortScreen { align: left top; background: $background 30%; }
+    SortScreen { align: left top; }
     SortScreen OptionList { width: 30; height: auto; max-height: 100%; border: round #87b38d; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", show=False)]
