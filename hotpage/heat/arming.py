@@ -168,7 +168,11 @@ class ArmedPages:
             if silence is None:
                 silence = np.zeros(vpn.size, dtype=np.float32)
             since = np.maximum(now_s - view.times_s[i], 0.0).astype(np.float32)
-            silence[pages] = since.take(_armings_until(view.ticks[i], last[pages]))
+            ticks, seen = view.ticks[i], last[pages]
+            silence[pages] = since[0]
+            later = np.flatnonzero(seen >= ticks[0])  # few, in memory that is mostly silent
+            if later.size:
+                silence[pages][later] = since.take(_armings_until(ticks, seen.take(later)))
         return silence
 
     def _parts(self, vpn: Ints64) -> Iterator[tuple[int, slice]]:
@@ -273,11 +277,8 @@ def silence_of_many(
 
 def _armings_until(ticks: Ticks, last: Ticks) -> Ints64:
     """For each last access the number of arm times (ascending) up to it."""
-    later = np.flatnonzero(last >= ticks[0])
-    if later.size < _BINARY_SEARCH_BELOW:
-        found = np.zeros(last.size, dtype=np.int64)
-        found[later] = np.searchsorted(ticks, last.take(later), side="right")
-        return found
+    if last.size < _BINARY_SEARCH_BELOW:
+        return np.searchsorted(ticks, last, side="right")
     # A handful of comparisons over a whole block is several times faster than a binary search per page.
     count = np.zeros(last.size, dtype=np.uint8)
     for tick in ticks[::-1]:

@@ -304,7 +304,8 @@ class HeatTable:
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
             reported = rates.read("reported")
-            moved = (rate < _FALLEN_HZ.take(reported)) | (rate >= _RISEN_HZ.take(reported))
+            code = reported.astype(np.intp)
+            moved = (rate < _FALLEN_HZ.take(code, mode="clip")) | (rate >= _RISEN_HZ.take(code, mode="clip"))
             is_unknown = np.isnan(rate)
             if is_unknown.any():
                 was_unknown = reported & ~_WARMING_BIT == _REPORTED_UNKNOWN

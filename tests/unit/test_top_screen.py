@@ -21,6 +21,7 @@ from topfeed import FrozenFeed, busy_feed, frozen_feed
 from hotpage.cli.topfeed import KernelMoves
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
+from hotpage.views.top.columns import Context, amount
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -390,6 +391,11 @@ def test_bytes_pages_and_shares() -> None:
         await until(app, pilot, lambda shown: rss() == units.size(resident))
 
     run(frozen_feed(), script)
+
+
+def test_pages_are_whole() -> None:
+    assert amount(14.5 * 4096, 100 * 4096, Context(unit="pages")) == "14"
+    assert amount(1500 * 4096, 2000 * 4096, Context(unit="pages")) == "1.5k"
 
 
 def test_cgroups_fold() -> None:

@@ -121,7 +121,10 @@ def test_the_token_moves_from_the_address_into_a_cookie(tmp_path: Path) -> None:
         assert (response.status, response.headers["Location"]) == (302, "/")
         cookie = response.headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
-        assert server.get("/", Cookie=cookie.split(";")[0]).status == 200
+        page = server.get("/", Cookie=cookie.split(";")[0])
+        assert page.status == 200
+        policy = page.headers["Content-Security-Policy"]
+        assert "style-src 'self'" in policy and "font-src 'self'" in policy, "nothing from other servers"
         # The token in the address opens the front page only.
         assert server.get(f"/ws?token={server.token}", **WEBSOCKET).status == 403
 

@@ -23,6 +23,8 @@ from hotpage.errors import UsageError
 
 _HOST = "127.0.0.1"
 _COOKIE = "hotpage-token"
+_NOTHING_FROM_ELSEWHERE = "style-src 'self' 'unsafe-inline'; font-src 'self' data:"
+"""textual-serve's page asks a public server for its font."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -116,6 +118,7 @@ class _TokenServer(Server):
             raise web.HTTPForbidden(text="wrong or missing token: use the address that hotpage printed\n")
         response_ = await handler(request)
         response_.headers.setdefault("Referrer-Policy", "no-referrer")
+        response_.headers.setdefault("Content-Security-Policy", _NOTHING_FROM_ELSEWHERE)
         return response_
 
     def _matches(self, token: str) -> bool:
