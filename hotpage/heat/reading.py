@@ -241,12 +241,15 @@ def single_pages(
     skipped_blocks[dense.blocks] = skipped[0]
     stores: tuple[DenseChunks | SortedPages, ...] = (dense, *sparse.parts)
     for store, skip in zip(stores, (skipped_blocks, *skipped[1:]), strict=True):
+        if not wanted.size:
+            return
         position, found = store.locate(wanted)
         place = np.flatnonzero(found)
         position = position.take(place)
         kept = ~skip.take(position >> ROW_BITS)
         kept &= store.columns.last.take(position) != 0
         yield from _scatters(wanted.take(place[kept]), store.columns, position[kept], keys)
+        wanted = wanted[~found]
 
 
 def seen_since(
@@ -278,6 +281,8 @@ def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.
 
 def _sparse_scatters(part: SortedPages, keys: PageKeys, rows: Bools, first: np.uint32) -> Iterator[Scatter]:
     """The same of a sparse part; ``rows`` is a mask."""
+    if not rows.any():
+        return
     inside = np.repeat(rows, 1 << ROW_BITS)[: part.key.size]
     position = np.flatnonzero(inside & (part.columns.last >= first))
     yield from _scatters(part.key.take(position), part.columns, position, keys)

@@ -424,8 +424,11 @@ class HeatTable:
         else:
             whole = np.zeros(count, dtype=np.bool_)
             left = min(max(-(-count // COOLING_TURNS), COOLING_ROWS), count)
-            while left and sum(map(len, found)) < COOLING_CHANGES:
-                some = (self._next_row + np.arange(min(left, COOLING_ROWS))) % count
+            step = min(left, COOLING_ROWS)
+            while left and (told := sum(map(len, found))) < COOLING_CHANGES:
+                if told < COOLING_CHANGES // 4 and whole.any():  # few change: the rest in long pieces
+                    step = left
+                some = (self._next_row + np.arange(min(left, step))) % count
                 self._next_row = int(some[-1]) + 1
                 left -= some.size
                 turn = np.zeros(count, dtype=np.bool_)

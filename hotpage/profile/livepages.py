@@ -173,18 +173,23 @@ class LivePages:
 
     # Inside
 
-    def _upto(self, by_block: Counts | Float64s) -> Float64s:
-        """What lies in all blocks before each place of the directory."""
-        sums = np.zeros(len(self._row) + 1)
-        sums[1:] = by_block.take(self._row)
-        return np.cumsum(sums, out=sums)
+    def _upto(self, by_block: Counts | Float64s, places: Int64s) -> Float64s:
+        """What lies in all blocks before some places of the directory."""
+        blocks = len(self._row)
+        cuts = np.unique(np.append(places, 0))
+        inside = cuts[cuts < blocks]
+        sums = np.zeros(len(inside) + 1)
+        if blocks:
+            values = by_block.take(self._row)
+            np.cumsum(np.add.reduceat(values, inside, dtype=np.float64), out=sums[1:])
+        return sums.take(np.searchsorted(cuts, places))
 
-    def _upto_of_level(self, level: int) -> Float64s:
-        if level != _PRESENT:
-            return self._upto(self._counts[level])
+    def _present_below(self, places: Int64s) -> Float64s:
+        """The same of pages, whatever their rate."""
         if self._present_upto is None:
-            self._present_upto = self._upto(self._counts[_PRESENT])
-        return self._present_upto
+            self._present_upto = np.zeros(len(self._row) + 1)
+            np.cumsum(self._counts[_PRESENT].take(self._row), out=self._present_upto[1:])
+        return self._present_upto.take(places)
 
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
@@ -335,7 +340,7 @@ class Bounds:
     def rate_hz(self) -> Float64s:
         """Sum of the known rates below each address."""
         pages = self._pages
-        upto = pages._upto(pages._rates).take(self._place)
+        upto = pages._upto(pages._rates, self._place)
         is_below = self._below & (self._bins >= _LOWEST)
         rate_hz = pages._rate.reshape(-1, _BLOCK).take(self._rows, axis=0)
         upto[self._cut] += np.where(is_below, rate_hz, np.float32(0)).sum(axis=1, dtype=np.float64)
@@ -343,7 +348,10 @@ class Bounds:
 
     def _upto(self, level: int) -> Float64s:
         pages = self._pages
-        upto = pages._upto_of_level(level).take(self._place)
+        if level == _PRESENT:
+            upto = pages._present_below(self._place)
+        else:
+            upto = pages._upto(pages._counts[level], self._place)
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
         upto[self._cut] += _ones(self._below & (self._bins >= lowest))
         return upto
