@@ -57,7 +57,7 @@ from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SparsePages
 from hotpage.heat.written import PageLog
 
 EVENTS_AT_ONCE = 1 << 19
-COOLING_TURNS, COOLING_ROWS, COOLING_CHANGES = 32, 256, 1 << 17
+COOLING_TURNS, COOLING_ROWS, COOLING_CHANGES = 32, 256, 1 << 16
 """Of the rows of 512 pages that nothing happened to, take_changes looks at one in so many, but at least so
 many (128 Ki pages), at others each time. It leaves the rest of them for the next time where so many pages
 have changed, as when all memory was armed at once.
