@@ -63,8 +63,8 @@ many (128 Ki pages), at others each time. It leaves the rest of them for the nex
 have changed, as when all memory was armed at once.
 """
 MOST_LOGGED, MOST_SAMPLED = 128, 16
-"""take_changes looks pages up one by one if no more than one in so many was written, or sampled; of more it
-looks at the last accesses of all, and at everything.
+"""take_changes looks up written and sampled pages one by one, up to one in so many. Where more were written
+it looks at the last access of all pages, and where more were sampled at all of all pages.
 """
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
