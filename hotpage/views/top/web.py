@@ -109,6 +109,9 @@ class _TokenServer(Server):
         if not self._is_own(request):
             raise web.HTTPForbidden(text="not for requests from other sites\n")
         if self._matches(request.query.get("token", "")) and request.path == "/":
+            if request.headers["Host"] != f"{_HOST}:{self.port}":
+                # What the page loads is under the other name, for which there would be no cookie.
+                raise web.HTTPFound(f"http://{_HOST}:{self.port}/?token={self.token}")
             # The address bar and the history keep no token.
             response = web.HTTPFound("/")
             response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
