@@ -22,6 +22,7 @@ from hotpage.cli.topfeed import KernelMoves
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
 from hotpage.views.top.columns import Context, amount
+from hotpage.views.top.feed import WAITS
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -465,6 +466,18 @@ def test_what_is_missing_is_said() -> None:
         await press(pilot, "question_mark")
         await until(app, pilot, lambda shown: "could not be held" in shown and "balancing is off" in shown)
         assert isinstance(app.screen, HelpScreen)
+
+    run(feed, script)
+
+
+def test_why_arming_waits_is_said() -> None:
+    feed = frozen_feed()
+    feed.state = replace(feed.state, arming=WAITS)
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "arming waits for the budget" in shown)
+        await press(pilot, "f1", "end")
+        await until(app, pilot, lambda shown: "a longer -d" in shown)
 
     run(feed, script)
 
