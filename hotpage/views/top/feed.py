@@ -17,7 +17,6 @@ from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import Int64s, VmaRecord
 from hotpage.profile.strips import HeatStrip
 
-
 WAITS = "waits for the budget"
 
 
