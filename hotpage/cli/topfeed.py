@@ -28,7 +28,7 @@ from hotpage.profile.snapshot import PAGE_BYTES, Int64s, VmaRecord
 from hotpage.profile.strips import HeatStrip
 from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession
-from hotpage.views.top.feed import Status
+from hotpage.views.top.feed import WAITS, Status
 
 _NEEDED_TO_MOVE = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_ADMIN)
 """Of the thread that moves. move_pages(2) asks for ptrace access and, for pages that no other process maps,
@@ -132,7 +132,7 @@ class SessionFeed:
         if profile is None or not profile.run.armed:
             is_armed = profile is not None and profile.run.numa_balancing
             return "by the kernel" if is_armed else "off"
-        return "on" if self._session.progress.is_arming else "waits for the budget"
+        return "on" if self._session.progress.is_arming else WAITS
 
     def mappings(self, process: int) -> list[LiveMapping]:
         return self._profile.mappings(process)

@@ -79,6 +79,7 @@ class ArmedPages:
 
     def __init__(self) -> None:
         self._ranges: list[_Range] = []
+        self._newest_s = -1.0
         self._cached: _View | None = None
 
     @property
@@ -91,11 +92,16 @@ class ArmedPages:
         """Whether no page is covered."""
         return not self._ranges
 
+    def armed_after(self, tick: int) -> bool:
+        """Whether any page was armed after that."""
+        return to_ticks(self._newest_s) > tick
+
     def arm(self, start_vpn: int, end_vpn: int, time_s: float) -> None:
         """Note that all pages of [start_vpn, end_vpn) were armed at ``time_s``."""
         if start_vpn >= end_vpn:
             return
         self._cached = None
+        self._newest_s = max(self._newest_s, time_s)
         low, high = self._overlap(start_vpn, end_vpn)
         old = self._ranges[low:high]
         if len(old) == 1 and old[0].start == start_vpn and old[0].end == end_vpn:
@@ -162,7 +168,11 @@ class ArmedPages:
             if silence is None:
                 silence = np.zeros(vpn.size, dtype=np.float32)
             since = np.maximum(now_s - view.times_s[i], 0.0).astype(np.float32)
-            silence[pages] = since.take(_armings_until(view.ticks[i], last[pages]))
+            ticks, seen = view.ticks[i], last[pages]
+            silence[pages] = since[0]
+            later = np.flatnonzero(seen >= ticks[0])  # few, in memory that is mostly silent
+            if later.size:
+                silence[pages][later] = since.take(_armings_until(ticks, seen.take(later)))
         return silence
 
     def _parts(self, vpn: Ints64) -> Iterator[tuple[int, slice]]:

@@ -26,11 +26,6 @@ from hotpage.heat.estimator import ALPHA, BETA_S, EXPOSURE_FLOOR_S
 from hotpage.heat.grouping import Horizon, PageSums
 from hotpage.heat.halves import narrowed, widened
 
-WRITTEN, SAMPLED = 1, 2
-"""Marks of 512 neighbouring positions, by what happened since changes were last taken: to pages whose
-``last`` tells it; to pages that do not show it.
-"""
-
 Index = Ints64 | Bools | slice
 
 

@@ -7,8 +7,8 @@ columns grow by 1/16 at a time, so that the spare room stays below one byte per 
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Bytes8, Ints64
-from hotpage.heat.columns import WRITTEN, PageColumns
+from hotpage.heat.arrays import Bools, Ints64
+from hotpage.heat.columns import PageColumns
 
 CHUNK_BITS = 9
 CHUNK_PAGES = 1 << CHUNK_BITS
@@ -17,13 +17,12 @@ _REMOVED_AT_ONCE = 1024
 
 
 class DenseChunks:
-    """A growing set of chunks; ``columns`` holds the pages, ``marks`` what was done to each block since."""
+    """A growing set of chunks; ``columns`` holds the pages."""
 
     def __init__(self) -> None:
         self.columns = PageColumns.empty(0)
         self.chunks = np.empty(0, dtype=np.int64)
         self.blocks = np.empty(0, dtype=np.int32)
-        self.marks: Bytes8 = np.empty(0, dtype=np.uint8)
         self.pages = 0
         self._free_blocks: list[int] = []
 
@@ -31,17 +30,16 @@ class DenseChunks:
     def nbytes(self) -> int:
         """Bytes held, spare room included."""
         free = 8 * len(self._free_blocks)
-        return self.columns.nbytes + self.chunks.nbytes + self.blocks.nbytes + self.marks.nbytes + free
+        return self.columns.nbytes + self.chunks.nbytes + self.blocks.nbytes + free
 
-    def locate(self, key: Ints64, mark: int = WRITTEN) -> tuple[Ints64, Bools]:
-        """(position, found) of ascending keys; a position not found is undefined. Marks the chunks."""
+    def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
+        """(position, found) of ascending keys; a position not found is undefined."""
         chunk = key >> CHUNK_BITS
         is_first = np.empty(key.size, dtype=np.bool_)
         is_first[:1] = True
         np.not_equal(chunk[1:], chunk[:-1], out=is_first[1:])
         first = np.flatnonzero(is_first)
         block, known = self._find(chunk.take(first))
-        self.marks[block[known]] |= mark
         count = np.diff(first, append=key.size)
         position = np.repeat(block << CHUNK_BITS, count)
         position += key & (CHUNK_PAGES - 1)
@@ -85,16 +83,13 @@ class DenseChunks:
         return self.blocks.take(place).astype(np.int64), self.chunks.take(place) == chunk
 
     def _reserve(self, blocks: int) -> None:
-        room = self.marks.size
+        room = len(self.columns) >> CHUNK_BITS
         if blocks > room:
-            room = max(blocks, int(room * (1 + _GROWTH)))
-            self.columns.resized(room << CHUNK_BITS)
-            self.marks = np.concatenate([self.marks, np.zeros(room - self.marks.size, dtype=np.uint8)])
+            self.columns.resized(max(blocks, int(room * (1 + _GROWTH))) << CHUNK_BITS)
 
     def _compact(self) -> None:
         """Renumber blocks in chunk order and give the free ones back to the system."""
         rows = (self.blocks.astype(np.int64)[:, None] << CHUNK_BITS) + np.arange(CHUNK_PAGES)
         self.columns = self.columns.take(rows.ravel())
-        self.marks = self.marks[self.blocks]
         self.blocks = np.arange(self.chunks.size, dtype=np.int32)
         self._free_blocks = []

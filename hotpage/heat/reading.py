@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages, silence_of_many
-from hotpage.heat.arrays import Bools, Floats16, Floats32, Ints32, Ints64, Ticks
-from hotpage.heat.columns import PageColumns
+from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
+from hotpage.heat.columns import PageColumns, float32s
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, first_of_runs, to_ticks
@@ -78,11 +78,14 @@ class Scatter:
 
     def some(self, place: Ints64) -> "Scatter":
         """Those of these pages that are at ``place``."""
+        if place.size == self.vpn.size:
+            return self
         return Scatter(self.process.take(place), self.vpn.take(place), self.home, self.position.take(place))
 
 
 class PieceRates:
-    """Rates of a piece at a moment; what several of them need is computed once. ``last`` is in ticks.
+    """Rates of a piece at a moment; what several of them need is read and computed once: single pages lie
+    far apart in memory. ``last`` is in ticks.
 
     By process: what was ``armed`` of it, and ``sampled``.
     """
@@ -98,7 +101,8 @@ class PieceRates:
         self.piece = piece
         self._horizons = horizons
         self._now = np.uint32(to_ticks(now_s))
-        self.last = piece.read(piece.home.last)
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self.last: Ticks = self.read("last")
         self._silence_s: Floats32 | None = None
         self.is_sampled: Bools | bool = False
         """Of all pages, or each."""
@@ -119,11 +123,16 @@ class PieceRates:
         armed: Mapping[int, ArmedPages],
         sampled: Mapping[int, SampledPages],
     ) -> None:
-        bounds = [0, *(np.flatnonzero(np.diff(scatter.process)) + 1).tolist(), scatter.process.size]
-        owners = scatter.process[bounds[:-1]].tolist()
-        self._silence_s = silence_of_many(
-            [armed.get(owner) for owner in owners], bounds, scatter.vpn, self.last, now_s
-        )
+        first = first_of_runs(scatter.process)
+        bounds = [*first.tolist(), scatter.process.size]
+        owners = scatter.process.take(first).tolist()
+        # Most pages asked about were accessed a moment ago, and their process has not been armed since.
+        oldest = np.minimum.reduceat(self.last, first).tolist()
+        silent = [
+            pages if (pages := armed.get(owner)) is not None and pages.armed_after(tick) else None
+            for owner, tick in zip(owners, oldest, strict=True)
+        ]
+        self._silence_s = silence_of_many(silent, bounds, scatter.vpn, self.last, now_s)
         if sampled:
             self.is_sampled = np.isin(scatter.process, list(sampled))
             found = [
@@ -136,7 +145,11 @@ class PieceRates:
     def some(self, place: Ints64, pages: Scatter) -> "PieceRates":
         """Those of ``pages``, which are at ``place`` (ascending); what has been looked up serves again."""
         part = copy(self)
-        part.piece, part.last = pages, self.last.take(place)
+        part.piece = pages
+        if place.size == self.last.size:
+            return part
+        part._columns = {name: values.take(place) for name, values in self._columns.items()}
+        part.last = part._columns["last"]
         if self._silence_s is not None:
             part._silence_s = self._silence_s.take(place)
         if not isinstance(self.is_sampled, bool):
@@ -145,21 +158,25 @@ class PieceRates:
             part._samples = self._samples.among(place)
         return part
 
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """These pages' entries of a column; may be a view."""
+        if name not in self._columns:
+            self._columns[name] = self.piece.read(getattr(self.piece.home, name))
+        return self._columns[name]
+
     def long(self) -> Floats32:
         """Long-horizon rates in Hz, NaN where unknown."""
-        home = self.piece.home
-        rate = self._rate(self._horizons[0], home.accesses_long, home.exposure_long)
+        rate = self._rate(self._horizons[0], "long")
         if (seen := self._samples) is not None:
-            hints = self._hint_accesses(self._horizons[0], home.accesses_long)[seen.place]
+            hints = self._hint_accesses(self._horizons[0], "long")[seen.place]
             rate[seen.place] = mixed_rate(rate[seen.place], hints, seen.samples, seen.exposure_s)
         return rate
 
     def short(self) -> Floats32:
         """Short-horizon rates in Hz, NaN where unknown."""
-        home = self.piece.home
-        rate = self._rate(self._horizons[1], home.accesses_short, home.exposure_short)
+        rate = self._rate(self._horizons[1], "short")
         if (seen := self._samples) is not None:
-            hints = self._hint_accesses(self._horizons[1], home.accesses_short)[seen.place]
+            hints = self._hint_accesses(self._horizons[1], "short")[seen.place]
             alone = rate[seen.place]
             mixed = mixed_rate(alone, hints, seen.samples_short, seen.exposure_short_s)
             # Samples that this horizon has forgotten observe nothing, and pull no rate down.
@@ -169,7 +186,7 @@ class PieceRates:
 
     def accesses(self) -> Floats32:
         """Long-horizon accesses and samples that the rates rest on, decayed to now."""
-        accesses = self._hint_accesses(self._horizons[0], self.piece.home.accesses_long)
+        accesses = self._hint_accesses(self._horizons[0], "long")
         if self._samples is not None:
             accesses[self._samples.place] += self._samples.samples
         return accesses
@@ -182,17 +199,12 @@ class PieceRates:
         last[self._samples.place] = np.maximum(last[self._samples.place], self._samples.last)
         return last
 
-    def _hint_accesses(self, horizon: Horizon, column: Floats16 | Floats32) -> Floats32:
-        return self._read(column) * self._decay(horizon)
+    def _hint_accesses(self, horizon: Horizon, name: str) -> Floats32:
+        return float32s(self.read(f"accesses_{name}")) * self._decay(horizon)
 
-    def _rate(
-        self,
-        horizon: Horizon,
-        accesses_column: Floats16 | Floats32,
-        exposure_column: Floats16,
-    ) -> Floats32:
-        accesses = self._read(accesses_column)
-        exposure = widened(self.piece.read(exposure_column))
+    def _rate(self, horizon: Horizon, name: str) -> Floats32:
+        accesses = float32s(self.read(f"accesses_{name}"))
+        exposure = widened(self.read(f"exposure_{name}"))
         exposure *= np.float32(horizon.unit_s)
         if self._silence_s is None:
             rate = posterior_rate(accesses, exposure)
@@ -202,12 +214,6 @@ class PieceRates:
         if not exposure.all():
             rate[exposure == 0] = np.nan
         return rate
-
-    def _read(self, column: Floats16 | Floats32) -> Floats32:
-        """Of a column of sums; may be a view."""
-        if column.dtype == np.float16:
-            return widened(self.piece.read(cast(Floats16, column)))
-        return self.piece.read(cast(Floats32, column))
 
     def _decay(self, horizon: Horizon) -> Floats32:
         return horizon.decay(np.maximum(self._now, self.last) - self.last)
@@ -227,18 +233,33 @@ def pieces_of_rows(
         yield from _sparse_scatters(part, keys, some, _FIRST_TICK)
 
 
-def written_since(
-    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, skipped: Sequence[Bools], tick: int
+def single_pages(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, wanted: Ints64, skipped: Sequence[Bools]
 ) -> Iterator[Scatter]:
-    """Pages in marked rows that were last seen at ``tick`` or later: all that were written since, few others.
+    """Some pages, by ascending key. ``skipped``: rows to leave out, as for ``pieces_of_rows``."""
+    skipped_blocks = np.zeros(len(dense.columns) >> CHUNK_BITS, dtype=np.bool_)
+    skipped_blocks[dense.blocks] = skipped[0]
+    stores: tuple[DenseChunks | SortedPages, ...] = (dense, *sparse.parts)
+    for store, skip in zip(stores, (skipped_blocks, *skipped[1:]), strict=True):
+        if not wanted.size:
+            return
+        position, found = store.locate(wanted)
+        place = np.flatnonzero(found)
+        position = position.take(place)
+        kept = ~skip.take(position >> ROW_BITS)
+        kept &= store.columns.last.take(position) != 0
+        yield from _scatters(wanted.take(place[kept]), store.columns, position[kept], keys)
+        wanted = wanted[~found]
 
-    ``skipped``: rows to leave out, as for ``pieces_of_rows``.
-    """
+
+def seen_since(
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, tick: int, skipped: Sequence[Bools]
+) -> Iterator[Scatter]:
+    """The pages last seen at ``tick`` or later."""
     first = np.uint32(tick)
-    rows = np.flatnonzero((dense.marks.take(dense.blocks) != 0) & ~skipped[0])
-    yield from _dense_scatters(dense, keys, rows, first)
+    yield from _dense_scatters(dense, keys, np.flatnonzero(~skipped[0]), first)
     for part, skip in zip(sparse.parts, skipped[1:], strict=True):
-        yield from _sparse_scatters(part, keys, (part.marks != 0) & ~skip, first)
+        yield from _sparse_scatters(part, keys, ~skip, first)
 
 
 def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.uint32) -> Iterator[Scatter]:
@@ -260,6 +281,8 @@ def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.
 
 def _sparse_scatters(part: SortedPages, keys: PageKeys, rows: Bools, first: np.uint32) -> Iterator[Scatter]:
     """The same of a sparse part; ``rows`` is a mask."""
+    if not rows.any():
+        return
     inside = np.repeat(rows, 1 << ROW_BITS)[: part.key.size]
     position = np.flatnonzero(inside & (part.columns.last >= first))
     yield from _scatters(part.key.take(position), part.columns, position, keys)
@@ -306,8 +329,7 @@ def _origin(keys: PageKeys, key: int) -> tuple[int, np.int64]:
 
 
 def _cuts(space: Ints64, limit: int) -> Iterator[tuple[int, int]]:
-    """Half-open runs of equal space, none longer than ``limit``."""
-    bounds = [0, *(np.flatnonzero(np.diff(space)) + 1).tolist(), space.size]
-    for low, high in pairwise(bounds):
-        for start in range(low, high, limit):
-            yield start, min(start + limit, high)
+    """Half-open runs of equal space, long ones in even parts of about ``limit``."""
+    for low, high in pairwise([*first_of_runs(space).tolist(), space.size]):
+        parts = max(round((high - low) / limit), 1)
+        yield from pairwise([low + (high - low) * part // parts for part in range(parts + 1)])

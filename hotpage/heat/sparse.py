@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Bytes8, Ints64
-from hotpage.heat.columns import WRITTEN, PageColumns, interleave
+from hotpage.heat.arrays import Bools, Ints64
+from hotpage.heat.columns import PageColumns, interleave
 from hotpage.heat.dense import CHUNK_BITS
 from hotpage.heat.grouping import first_of_runs
 
@@ -24,26 +24,23 @@ _FRESH_SHARE = 8
 
 @dataclass(slots=True)
 class SortedPages:
-    """Keys ascending, their state, and one mark per 512 positions."""
+    """Keys, ascending, and their state."""
 
     key: Ints64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     columns: PageColumns = field(default_factory=lambda: PageColumns.empty(0))
-    marks: Bytes8 = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.key.nbytes + self.columns.nbytes + self.marks.nbytes
+        return self.key.nbytes + self.columns.nbytes
 
-    def locate(self, key: Ints64, mark: int = WRITTEN) -> tuple[Ints64, Bools]:
-        """(position, found) of ascending keys; finding a page marks its row."""
+    def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
+        """(position, found) of ascending keys; a position not found is undefined."""
         if not self.key.size:
             return np.zeros(key.size, dtype=np.int64), np.zeros(key.size, dtype=np.bool_)
         place = np.searchsorted(self.key, key)
         np.minimum(place, self.key.size - 1, out=place)
-        found = self.key.take(place) == key
-        self.marks[place[found] >> ROW_BITS] |= mark
-        return place, found
+        return place, self.key.take(place) == key
 
     def insert(self, key: Ints64, columns: PageColumns) -> None:
         """Add pages (ascending, none of them present)."""
@@ -52,13 +49,11 @@ class SortedPages:
         is_old[place] = False
         self.key = interleave(self.key, key, place, is_old)
         self.columns.merged(place, columns)
-        self._mark_all()
 
     def keep(self, kept: Bools) -> None:
         """Drop the pages that are not ``kept``."""
         self.key = self.key[kept]
         self.columns.keep(kept)
-        self._mark_all()
 
     def remove(self, start_key: int, end_key: int) -> None:
         """Forget the pages with start_key <= key < end_key."""
@@ -67,11 +62,6 @@ class SortedPages:
             kept = np.ones(self.key.size, dtype=np.bool_)
             kept[low:high] = False
             self.keep(kept)
-
-    def _mark_all(self) -> None:
-        """Pages have other positions now."""
-        mark = self.marks.max(initial=0) | WRITTEN
-        self.marks = np.full((self.key.size >> ROW_BITS) + 1, mark, dtype=np.uint8)
 
 
 class SparsePages:

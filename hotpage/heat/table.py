@@ -11,6 +11,7 @@ How the parts fit together:
     sample ---------> sampling.py memory samples, 24 bytes a sampled page
                                                               |
     rates, take_changes, histogram <-- reading.py, estimator.py
+                  take_changes <-- written.py  which pages something happened to since the last call
 
 A chunk (2 MiB of addresses) starts sparse and moves to the dense part when 192 of its 512 pages are known.
 
@@ -19,7 +20,7 @@ larger than the caches, more events per pass share cache lines; for the sort, fe
 not safe for use by several threads at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from hotpage.heat.arming import ArmedPages
 from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints32, Ints64, Ticks
-from hotpage.heat.columns import SAMPLED, WRITTEN, PageColumns
+from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
@@ -45,18 +46,25 @@ from hotpage.heat.reading import (
     Scatter,
     dense_pieces,
     pieces_of_rows,
+    seen_since,
+    single_pages,
     sorted_pieces,
-    written_since,
 )
 from hotpage.heat.results import ArmedRanges, Changes, Rates
 from hotpage.heat.sampling import SampledPages
 from hotpage.heat.sampling import sum_by_page as sum_samples
-from hotpage.heat.sparse import CROWDED_PAGES, SparsePages
+from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SparsePages
+from hotpage.heat.written import PageLog
 
 EVENTS_AT_ONCE = 1 << 19
-COOLING_TURNS, COOLING_ROWS = 32, 256
+COOLING_TURNS, COOLING_ROWS, COOLING_CHANGES = 32, 256, 1 << 16
 """Of the rows of 512 pages that nothing happened to, take_changes looks at one in so many, but at least so
-many (128 Ki pages), at others each time.
+many (128 Ki pages), at others each time. It leaves the rest of them for the next time where so many pages
+have changed, as when all memory was armed at once.
+"""
+MOST_LOGGED, MOST_SAMPLED = 128, 16
+"""take_changes looks up written and sampled pages one by one, up to one in so many. Where more were written
+it looks at the last access of all pages, and where more were sampled at all of all pages.
 """
 CHANGE_BINS = 2
 """Quarter octaves by which a rate must have moved to be a change."""
@@ -106,8 +114,9 @@ class HeatTable:
         self._sparse = SparsePages()
         self._armed: dict[int, ArmedPages] = {}
         self._sampled: dict[int, SampledPages] = {}
-        self._turn = 0
-        self._written_tick = _NEVER
+        self._next_row = 0
+        # Pages since changes were last taken: those whose ``last`` tells it, and those that were sampled.
+        self._written, self._written_tick, self._resampled = PageLog(), _NEVER, PageLog()
 
     @property
     def tracked_pages(self) -> int:
@@ -119,6 +128,7 @@ class HeatTable:
         """Bytes held between calls, directories and spare room included."""
         apart = sum(pages.nbytes for pages in self._armed.values())
         apart += sum(pages.nbytes for pages in self._sampled.values())
+        apart += self._written.nbytes + self._resampled.nbytes
         return self._dense.nbytes + self._sparse.nbytes + self._keys.nbytes + apart
 
     def observe(
@@ -177,7 +187,8 @@ class HeatTable:
         key = self._keys.encode(np.full(sums.vpn.size, process, dtype=np.int32), sums.vpn)
         order = sort_order(key)
         key, page, tick = key.take(order), sums.vpn.take(order), sums.last.take(order)
-        last = self._last(key, SAMPLED)
+        self._resampled.add(key, self.tracked_pages // MOST_SAMPLED)
+        last = self._last(key)
         changes = last == 0
         if process in self._armed:
             known = np.flatnonzero(~changes)
@@ -288,37 +299,41 @@ class HeatTable:
         without events; or at ``everything``, as at the end, when those come as well whose short rate is an
         octave off the long one.
         """
-        found = []
-        for piece in self._pieces_to_tell(everything):
+        found: list[Changes] = []
+        for piece in self._pieces_to_tell(everything, found):
             rates = self._rates_of(piece, now_s)
             rate = rates.long()
-            reported = piece.read(piece.home.reported)
-            moved = (rate < _FALLEN_HZ.take(reported)) | (rate >= _RISEN_HZ.take(reported))
-            touched = np.flatnonzero((rates.last >= self._written_tick) | (reported >= _WARMING_BIT))
-            if touched.size:  # no other page can begin to warm up, or cease to
-                short = rates.some(touched, piece.some(touched)).short()
-                was_warming = reported.take(touched) >= _WARMING_BIT
-                moved[touched] |= _is_warming(short, rate.take(touched), was_warming) != was_warming
-            if everything:
-                short = rates.short()
-                moved |= (short >= 2 * rate) | (2 * short <= rate)
+            reported = rates.read("reported")
+            code = reported.astype(np.intp)
+            moved = (rate < _FALLEN_HZ.take(code, mode="clip")) | (rate >= _RISEN_HZ.take(code, mode="clip"))
             is_unknown = np.isnan(rate)
             if is_unknown.any():
                 was_unknown = reported & ~_WARMING_BIT == _REPORTED_UNKNOWN
                 # What only samples told becomes unknown again, not cold, once they have faded.
                 news = np.where(rates.is_sampled, ~was_unknown, reported == 0)
                 moved |= is_unknown & news
-            place = np.flatnonzero(moved)
+            # No page but these can begin to warm up, or cease to.
+            asked = moved | (rates.last >= self._written_tick) | (reported >= _WARMING_BIT)
+            place = np.flatnonzero(asked | everything)
             if not place.size:
                 continue
-            pages, rate = piece.some(place), rate.take(place)
+            pages = piece.some(place)
             some = rates.some(place, pages)
-            short = some.short()
+            rate, short = rate.take(place), some.short()
+            was_warming = reported.take(place) >= _WARMING_BIT
+            is_warming = _is_warming(short, rate, was_warming)
+            is_news = moved.take(place) | (is_warming != was_warming)
+            if everything:
+                is_news |= (short >= 2 * rate) | (2 * short <= rate)
+            kept = np.flatnonzero(is_news)
+            if kept.size < place.size:
+                pages = pages.some(kept)
+                some = some.some(kept, pages)
+                rate, short, is_warming = rate.take(kept), short.take(kept), is_warming.take(kept)
             codes = np.clip(rate_bins(rate), _BEFORE_REPORTED + 1, _BEFORE_REPORTED + _HIGHEST_REPORTED)
             codes -= np.uint8(_BEFORE_REPORTED)
             codes[np.isnan(rate)] = _REPORTED_UNKNOWN
-            was_warming = reported.take(place) >= _WARMING_BIT
-            codes[_is_warming(short, rate, was_warming)] |= _WARMING_BIT
+            codes[is_warming] |= _WARMING_BIT
             pages.home.reported[pages.position] = codes
             found.append(Changes(pages.process, pages.vpn, rate, short, relative_error(some.accesses())))
         changes = Changes.joined(found)
@@ -349,6 +364,7 @@ class HeatTable:
         """Update the pages of a batch where they are stored, and store those that are new."""
         if sums.tick.size:
             self._written_tick = min(self._written_tick, int(sums.tick.min()))
+            self._written.add(sums.key, self.tracked_pages // MOST_LOGGED)
         position, is_dense = self._dense.locate(sums.key)
         if is_dense.all():
             self._dense.pages += update(self._dense.columns, position, sums)
@@ -375,7 +391,7 @@ class HeatTable:
         """Make chunks dense, and move their pages there."""
         self._dense.add(chunks)
         for pages in self._sparse.extract(chunks):
-            position, _ = self._dense.locate(pages.key, WRITTEN | SAMPLED)
+            position, _ = self._dense.locate(pages.key)
             self._dense.columns.put(position, pages.columns)
             self._dense.pages += pages.key.size
 
@@ -387,32 +403,45 @@ class HeatTable:
     def _rates_of(self, piece: Piece | Scatter, now_s: float) -> PieceRates:
         return PieceRates(piece, now_s, self._horizons, self._armed, self._sampled)
 
-    def _last(self, key: Ints64, mark: int = 0) -> Ticks:
+    def _last(self, key: Ints64) -> Ticks:
         """Last access of ascending pages in ticks, 0 where not tracked."""
         last = np.zeros(key.size, dtype=np.uint32)
         for store in (self._dense, *self._sparse.parts):
-            position, found = store.locate(key, mark)
+            position, found = store.locate(key)
             last[found] = store.columns.last[position[found]]
         return last
 
-    def _pieces_to_tell(self, everything: bool) -> Iterator[Piece | Scatter]:
-        """Whole rows of 512 pages whose turn it is or that were sampled, then the pages written elsewhere."""
+    def _pieces_to_tell(self, everything: bool, found: Sequence[Changes]) -> Iterator[Piece | Scatter]:
+        """Whole rows of 512 pages whose turn it is, then the pages written or sampled elsewhere. ``found``:
+        what has come of those before.
+        """
         dense, parts = self._dense, self._sparse.parts
-        marks = [dense.marks.take(dense.blocks), *(part.marks for part in parts)]
-        chosen = np.concatenate(marks) >= SAMPLED
-        count = max(-(-chosen.size // COOLING_TURNS), COOLING_ROWS)
-        first = self._turn * count % max(chosen.size, 1)
-        self._turn += 1
-        chosen[first : first + count] = True
-        chosen[: max(first + count - chosen.size, 0)] = True
-        whole = np.split(chosen | everything, np.cumsum([one.size for one in marks])[:-1])
-        if everything:
+        rows = [dense.chunks.size, *(-(-part.key.size >> ROW_BITS) for part in parts)]
+        cuts, count = np.cumsum(rows)[:-1], sum(rows)
+        if everything or self._resampled.is_full:
+            whole = np.ones(count, dtype=np.bool_)
             yield from self._pieces()
         else:
-            yield from pieces_of_rows(dense, self._sparse, self._keys, whole)
-        yield from written_since(dense, self._sparse, self._keys, whole, self._written_tick)
-        for one in (dense, *parts):
-            one.marks[:] = 0
+            whole = np.zeros(count, dtype=np.bool_)
+            left = min(max(-(-count // COOLING_TURNS), COOLING_ROWS), count)
+            step = min(left, COOLING_ROWS)
+            while left and (told := sum(map(len, found))) < COOLING_CHANGES:
+                if told < COOLING_CHANGES // 4 and whole.any():  # few change: the rest in long pieces
+                    step = left
+                some = (self._next_row + np.arange(min(left, step))) % count
+                self._next_row = int(some[-1]) + 1
+                left -= some.size
+                turn = np.zeros(count, dtype=np.bool_)
+                turn[some] = True
+                yield from pieces_of_rows(dense, self._sparse, self._keys, np.split(turn, cuts))
+                whole |= turn
+        skipped = np.split(whole, cuts)
+        if self._written.is_full:
+            yield from seen_since(dense, self._sparse, self._keys, self._written_tick, skipped)
+        for log in (self._written, self._resampled):
+            yield from single_pages(dense, self._sparse, self._keys, log.keys(), skipped)
+        self._written.clear()
+        self._resampled.clear()
         self._written_tick = _NEVER
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.heat.grouping import first_of_runs
-from hotpage.heat.halves import widened
+from hotpage.heat.halves import narrowed, widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
@@ -173,18 +173,23 @@ class LivePages:
 
     # Inside
 
-    def _upto(self, by_block: Counts | Float64s) -> Float64s:
-        """What lies in all blocks before each place of the directory."""
-        sums = np.zeros(len(self._row) + 1)
-        sums[1:] = by_block.take(self._row)
-        return np.cumsum(sums, out=sums)
+    def _upto(self, by_block: Counts | Float64s, places: Int64s) -> Float64s:
+        """What lies in all blocks before some places of the directory."""
+        blocks = len(self._row)
+        cuts = np.unique(np.append(places, 0))
+        inside = cuts[cuts < blocks]
+        sums = np.zeros(len(inside) + 1)
+        if blocks:
+            values = by_block.take(self._row)
+            np.cumsum(np.add.reduceat(values, inside, dtype=np.float64), out=sums[1:])
+        return sums.take(np.searchsorted(cuts, places))
 
-    def _upto_of_level(self, level: int) -> Float64s:
-        if level != _PRESENT:
-            return self._upto(self._counts[level])
+    def _present_below(self, places: Int64s) -> Float64s:
+        """The same of pages, whatever their rate."""
         if self._present_upto is None:
-            self._present_upto = self._upto(self._counts[_PRESENT])
-        return self._present_upto
+            self._present_upto = np.zeros(len(self._row) + 1)
+            np.cumsum(self._counts[_PRESENT].take(self._row), out=self._present_upto[1:])
+        return self._present_upto.take(places)
 
     def _lowest_bins(self) -> tuple[tuple[int, int], ...]:
         return (_WARM, max(self._hot_bin - _OCTAVE_BINS, _LOWEST)), (_HOT, max(self._hot_bin, _LOWEST))
@@ -216,7 +221,7 @@ class LivePages:
         np.add.at(counts, row + old, -1)
         np.add.at(counts, row + new, 1)
         self._by_bin[:, _ABSENT] = 0
-        error = relative_error.astype(np.float16)
+        error = narrowed(relative_error)
         rate, uncertain = _weights(new, rate_hz, error)
         old_rate, old_uncertain = _weights(old, self._rate.take(at), self._error.take(at))
         rate -= old_rate
@@ -335,7 +340,7 @@ class Bounds:
     def rate_hz(self) -> Float64s:
         """Sum of the known rates below each address."""
         pages = self._pages
-        upto = pages._upto(pages._rates).take(self._place)
+        upto = pages._upto(pages._rates, self._place)
         is_below = self._below & (self._bins >= _LOWEST)
         rate_hz = pages._rate.reshape(-1, _BLOCK).take(self._rows, axis=0)
         upto[self._cut] += np.where(is_below, rate_hz, np.float32(0)).sum(axis=1, dtype=np.float64)
@@ -343,7 +348,10 @@ class Bounds:
 
     def _upto(self, level: int) -> Float64s:
         pages = self._pages
-        upto = pages._upto_of_level(level).take(self._place)
+        if level == _PRESENT:
+            upto = pages._present_below(self._place)
+        else:
+            upto = pages._upto(pages._counts[level], self._place)
         lowest = {_PRESENT: _UNKNOWN, _KNOWN: _LOWEST, **dict(pages._lowest_bins())}[level]
         upto[self._cut] += _ones(self._below & (self._bins >= lowest))
         return upto

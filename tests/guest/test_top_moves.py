@@ -62,7 +62,7 @@ def test_the_keys_move_pages_between_nodes(terminal: Terminal) -> None:
         with halted([workload.pid]):
             start_top(terminal, "--arm", "--budget", "50", "-p", str(workload.pid))
         await_passes([workload.pid], 3)
-        terminal.until(lambda shown: "hot from" in shown)
+        terminal.until(lambda shown: "hot > " in shown)
         stop(workload.pid)
         assert nodes() == [FAST]
 

@@ -57,14 +57,17 @@ def test_a_session_in_a_terminal(terminal: Terminal) -> None:
 def look_around(terminal: Terminal, workload: Exerciser) -> None:
     start_top(terminal, "--arm", "-p", str(workload.pid))
     assert BALANCING.exists()
-    terminal.until(lambda shown: "hot from" in shown)  # rates have arrived
+    terminal.until(lambda shown: "hot > " in shown)  # rates have arrived
     if "tier 1" not in terminal.shown():
         terminal.keys("F7")
         terminal.until(lambda shown: "there is nowhere to move pages to" in shown)
+    terminal.until(lambda shown: "ACC/S▼" in shown)
     terminal.keys("M")
+    terminal.until(lambda shown: "RSS▼" in shown)
     terminal.keys("Enter")
     terminal.until(lambda shown: "HEAT STRIP" in shown and "[anon]" in shown)
     terminal.keys("M")
+    terminal.until(lambda shown: "RSS▼" in shown)
     terminal.keys("Home", "Enter")
     terminal.until(lambda shown: "RATE, LOG" in shown and f"{workload.base:x}"[:6] in shown)
     terminal.keys("Home", "Enter")
@@ -111,6 +114,17 @@ def test_a_closed_terminal_restores_the_knobs(terminal: Terminal, workload: Exer
     pid = start_top(terminal, "--arm", "-p", str(workload.pid))
     terminal.close()
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "top has ended")
+
+
+def test_the_screen_is_drawn_anew_over_what_others_wrote(terminal: Terminal, workload: Exerciser) -> None:
+    start_top(terminal, "-p", str(workload.pid))
+    tty = Path(terminal._tmux("display-message", "-p", "#{pane_tty}").strip())
+    tty.write_text("\033[22;1Hsomebody's message")
+    terminal.until(lambda shown: "somebody's message" in shown)
+    terminal.keys("C-l")
+    terminal.until(lambda shown: "somebody's message" not in shown and "1 of 1" in shown)
+    terminal.keys("q")
+    check_left(terminal, 0)
 
 
 def test_control_c(terminal: Terminal, workload: Exerciser) -> None:

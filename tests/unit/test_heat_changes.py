@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from hotpage.heat.histogram import rate_bins
 from hotpage.heat.results import Changes
-from hotpage.heat.table import CHANGE_BINS, COOLING_TURNS, HeatTable
+from hotpage.heat.table import (
+    CHANGE_BINS,
+    COOLING_ROWS,
+    COOLING_TURNS,
+    MOST_LOGGED,
+    MOST_SAMPLED,
+    HeatTable,
+)
 
 PROCESSES = 40
 SPREAD = 700
@@ -160,3 +167,59 @@ def test_asking_when_pages_were_armed_is_no_change() -> None:
     table.arm(0, 0, pages.size, 2.0)
     table.armed_at(0, pages, np.full(pages.size, 3.0))
     assert len(table.take_changes(30.0)) == 512
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("batches", [1, 40])
+@pytest.mark.parametrize("share", [MOST_LOGGED // 2, MOST_LOGGED * 2])
+def test_many_written_pages_and_few_are_told_at_once(share: int, batches: int) -> None:
+    """Beside the written ones only those whose turn it is: all pages have cooled."""
+    table = HeatTable()
+    pages = np.arange(COOLING_TURNS * 512)
+    table.observe(0, pages, 1.0, 0.01)
+    table.take_changes(1.0)
+    table.arm(0, 0, pages.size, 2.0)
+    written = pages[::share]
+    for part in np.array_split(np.repeat(written, 4), batches):
+        table.observe(0, part, 30.0, 28.0)
+    told = set(table.take_changes(30.0).vpn.tolist())
+    assert set(written.tolist()) <= told
+    assert len(told) < written.size + 1024
+    assert table.take_changes(30.0).vpn.size <= 512, "they are told once"
+
+
+@pytest.mark.usefixtures("large")
+def test_samples_of_more_pages_than_are_kept_apart_are_told_at_once() -> None:
+    table = HeatTable()
+    pages = np.arange(COOLING_TURNS * 512)
+    table.observe(0, pages, 1.0, 1.0)
+    table.take_changes(1.0)
+    sampled = pages[:: MOST_SAMPLED // 2]
+    table.sample(0, np.repeat(sampled, 50), 1.5, 1e6)
+    assert set(sampled.tolist()) <= set(table.take_changes(1.5).vpn.tolist())
+
+
+def test_pages_forgotten_after_they_were_written_are_not_told() -> None:
+    table = HeatTable()
+    pages = np.arange(COOLING_ROWS * 512 * 2)
+    table.observe(0, pages, 1.0, 1.0)
+    table.take_changes(1.0)
+    table.observe(0, pages[-100:], 2.0, 0.001)
+    table.forget(0, int(pages[-50]))
+    assert table.take_changes(2.0).vpn.tolist() == pages[-100:-50].tolist()
+
+
+@pytest.mark.usefixtures("large")
+def test_where_all_cools_at_once_a_turn_ends_early_and_goes_on_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hotpage.heat.table.COOLING_CHANGES", 1000)
+    table = HeatTable()
+    pages = np.arange(4 * COOLING_TURNS * 512)
+    table.observe(0, pages, 1.0, 0.01)
+    while table.take_changes(1.0).vpn.size:
+        pass
+    table.arm(0, 0, pages.size, 2.0)
+    told = [table.take_changes(30.0) for _ in range(pages.size // 1024)]
+    assert {len(changes) for changes in told} == {1024}, "half of what a turn would be"
+    assert sorted(np.concatenate([changes.vpn for changes in told]).tolist()) == pages.tolist()

@@ -98,6 +98,16 @@ def test_the_row_says_what_is_to_move(row: str, key: str, promote: bool) -> None
     run(feed, script)
 
 
+def test_a_plan_that_is_longer_than_the_screen_scrolls() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await propose(app, pilot)
+        assert "would move" not in screen_text(app)
+        await press(pilot, "end")
+        await until(app, pilot, lambda shown: "12.5M would move" in shown)
+
+    run(frozen_feed(2), script, (80, 9))
+
+
 def test_nothing_moves_unless_it_is_confirmed() -> None:
     feed = frozen_feed(2)
 

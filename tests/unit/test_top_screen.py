@@ -21,6 +21,8 @@ from topfeed import FrozenFeed, busy_feed, frozen_feed
 from hotpage.cli.topfeed import KernelMoves
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
+from hotpage.views.top.columns import Context, amount
+from hotpage.views.top.feed import WAITS
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -123,6 +125,29 @@ def test_sorting_by_key_heading_and_menu() -> None:
     run(frozen_feed(), script)
 
 
+def test_the_table_stays_in_sight_beside_the_sort_menu() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "f6")
+        await until(app, pilot, lambda shown: "Sort by" in shown and "252M" in shown)
+
+    run(frozen_feed(), script, (160, 50))
+
+
+def test_help_scrolls_where_it_is_longer_than_the_screen() -> None:
+    feed = frozen_feed(advice=("the last line of all",))
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "f1")
+        await until(app, pilot, lambda shown: "arrows PgUp" in shown)
+        assert "the last line" not in screen_text(app)
+        await press(pilot, "end")
+        await until(app, pilot, lambda shown: "the last line of all" in shown)
+        await press(pilot, "home", "pagedown", "down", "up", "escape")
+        assert app.grid.cursor == 0, "the table below keeps its row"
+
+    run(feed, script, (80, 16))
+
+
 def test_every_name_of_a_key() -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         for key, column in (("greater_than_sign", "error"), ("less_than_sign", "accesses"), ("M", "rss")):
@@ -148,6 +173,51 @@ def test_every_name_of_a_key() -> None:
         await until(app, pilot, lambda shown: "Sort by" in shown)
 
     run(frozen_feed(), script)
+
+
+def test_the_heading_tells_which_end_comes_first_and_only_columns_shown_are_beside() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "ACC/S▼" in shown)
+        await press(pilot, "I")
+        await until(app, pilot, lambda shown: "ACC/S▲" in shown and "▼" not in shown)
+        for _ in range(15):
+            await press(pilot, "greater_than_sign")
+            assert app.level.order.key in {column.key for column in app.grid.columns}
+        assert app.level.order.key == "node1", "ERROR and MOV/S have no room here"
+        for _ in range(15):
+            await press(pilot, "less_than_sign")
+        assert app.level.order.key == "pid"
+
+    run(frozen_feed(2), script)
+
+
+def test_digits_go_to_a_process() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, *"4012")
+        assert app.grid.row.record.process.pid == 4012
+        await press(pilot, *"4003")
+        assert app.grid.row.record.process.pid == 4003
+        await press(pilot, "9")
+        assert app.grid.row.record.process.pid == 4003, "there is none"
+        await press(pilot, "t", *"4012")
+        assert app.grid.row.record.process.pid == 4012
+        await press(pilot, "enter", "1")
+        assert "HEAT STRIP" in screen_text(app)
+
+    run(busy_feed(40), script)
+
+
+def test_only_keys_that_do_something_are_shown() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        keys = [screen_text(app).splitlines()[-1]]
+        for _ in range(3):
+            await press(pilot, "enter")
+            keys.append(screen_text(app).splitlines()[-1])
+        assert ["F4Filter" in line for line in keys] == [True, True, False, False]
+        assert ["F5Tree" in line for line in keys] == [True, False, False, False]
+        assert all("F10Quit" in line and "F7Fast" in line for line in keys)
+
+    run(frozen_feed(2), script)
 
 
 def test_the_cursor_stays_on_its_process() -> None:
@@ -203,7 +273,18 @@ def test_search_goes_to_what_matches() -> None:
         first = app.grid.row.name
         assert "job7" in first
         await press(pilot, "n")
-        assert "job7" in app.grid.row.name and app.grid.row.name != first
+        second = app.grid.row.name
+        assert "job7" in second and second != first
+        await press(pilot, "f3", *"job7")
+        assert app.grid.row.name == second
+        await press(pilot, "f3")
+        assert "job7" in app.grid.row.name and app.grid.row.name not in (first, second)
+        await press(pilot, *"xyz")
+        await until(app, pilot, lambda shown: "not found: job7xyz" in shown)
+        await press(pilot, "backspace", "backspace", "backspace")
+        await until(app, pilot, lambda shown: "search: job7" in shown)
+        await press(pilot, "escape")
+        await until(app, pilot, lambda shown: "F1Help" in shown)
 
     run(busy_feed(100), script)
 
@@ -238,6 +319,7 @@ def test_rows_beyond_the_screen_are_reached() -> None:
 def test_any_size(size: tuple[int, int]) -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         await pilot.resize_terminal(*size)
+        assert size[1] < 10 or screen_text(app).splitlines()[-1].endswith("F10Quit")
         for keys in (("enter",), ("enter",), ("enter",), ("f1",), ("escape",)):
             await press(pilot, *keys)
             assert all(len(line) <= size[0] for line in screen_text(app).splitlines())
@@ -312,6 +394,11 @@ def test_bytes_pages_and_shares() -> None:
     run(frozen_feed(), script)
 
 
+def test_pages_are_whole() -> None:
+    assert amount(14.5 * 4096, 100 * 4096, Context(unit="pages")) == "14"
+    assert amount(1500 * 4096, 2000 * 4096, Context(unit="pages")) == "1.5k"
+
+
 def test_cgroups_fold() -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         await press(pilot, "t", "home", "enter")
@@ -379,6 +466,18 @@ def test_what_is_missing_is_said() -> None:
         await press(pilot, "question_mark")
         await until(app, pilot, lambda shown: "could not be held" in shown and "balancing is off" in shown)
         assert isinstance(app.screen, HelpScreen)
+
+    run(feed, script)
+
+
+def test_why_arming_waits_is_said() -> None:
+    feed = frozen_feed()
+    feed.state = replace(feed.state, arming=WAITS)
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "arming waits for the budget" in shown)
+        await press(pilot, "f1", "end")
+        await until(app, pilot, lambda shown: "a longer -d" in shown)
 
     run(feed, script)
 

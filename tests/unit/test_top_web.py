@@ -121,9 +121,20 @@ def test_the_token_moves_from_the_address_into_a_cookie(tmp_path: Path) -> None:
         assert (response.status, response.headers["Location"]) == (302, "/")
         cookie = response.headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
-        assert server.get("/", Cookie=cookie.split(";")[0]).status == 200
+        page = server.get("/", Cookie=cookie.split(";")[0])
+        assert page.status == 200
+        policy = page.headers["Content-Security-Policy"]
+        assert "style-src 'self'" in policy and "font-src 'self'" in policy, "nothing from other servers"
         # The token in the address opens the front page only.
         assert server.get(f"/ws?token={server.token}", **WEBSOCKET).status == 403
+
+
+def test_under_the_name_of_localhost_it_leads_to_where_the_page_is(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        here = {"Host": f"localhost:{server.port}"}
+        response = server.get(f"/?token={server.token}", **here)
+        assert (response.status, response.headers["Location"]) == (302, server.url)
+        assert server.get("/?token=wrong", **here).status == 403
 
 
 def test_other_sites_and_names_are_refused(tmp_path: Path) -> None:

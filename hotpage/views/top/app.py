@@ -10,6 +10,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -28,6 +29,7 @@ from hotpage.views.top.processes import ProcessLevel
 from hotpage.views.top.screens import HelpScreen, SortScreen
 
 _LOOK_S = 0.2
+_MOST_SEARCHED = 100_000
 _FOOTER = (
     ("F1", "Help", "help"),
     ("F3", "Search", "search"),
@@ -42,7 +44,7 @@ _FOOTER = (
     ("F10", "Quit", "quit"),
 )
 _MOVES = ("promote", "demote")
-_GIVES_WAY = "freeze"
+_GIVE_WAY = ("freeze", "search", "tree", "sort", "filter", "record", "leave", "promote", "demote")
 
 
 class TopApp(App[str]):
@@ -52,12 +54,15 @@ class TopApp(App[str]):
 
     CSS = """
     Screen { layout: vertical; background: #1e1e1e; color: #e0e0e0; overflow: hidden; }
+    SortScreen { background: #1e1e1e 30%; }
     #header { height: 1; }
     Grid { height: 1fr; }
     #path { height: 1; background: #2a2a2a; }
     #detail { height: 1; background: #2a2a2a; color: #b0b0b0; }
     #keys { height: 1; link-color: #1e1e1e; link-background: #87b38d; link-style: none; }
-    #words { height: 1; border: none; padding: 0; display: none; background: #3a3a2a; }
+    #asking { height: 1; display: none; background: #3a3a2a; }
+    #question { width: auto; }
+    #words { width: 1fr; height: 1; border: none; padding: 0; background: #3a3a2a; }
     #words:focus { border: none; }
     """
     ENABLE_COMMAND_PALETTE = False
@@ -66,7 +71,8 @@ class TopApp(App[str]):
         Binding("f10,ctrl+c,ctrl+q", "quit", priority=True),
         Binding("q", "quit"),
         Binding("f1,h,question_mark", "help"),
-        Binding("f3,slash", "search"),
+        Binding("f3", "search", priority=True),
+        Binding("slash", "search"),
         Binding("n", "search_next"),
         Binding("f4,backslash", "filter"),
         Binding("f5,t", "tree"),
@@ -93,6 +99,8 @@ class TopApp(App[str]):
         Binding("pagedown", "move_page(1)"),
         Binding("home", "first"),
         Binding("end", "last"),
+        Binding("ctrl+l", "redraw"),
+        *(Binding(digit, f"pid('{digit}')") for digit in "0123456789"),
     ]
 
     def __init__(
@@ -115,6 +123,7 @@ class TopApp(App[str]):
         self._levels: list[tuple[Level, object]] = [(first, None)]
         self._words: dict[int, str] = {}
         self._search = ""
+        self._pid = ""
         self._asking = ""
         self._view: LiveView | None = None
         self._is_frozen = False
@@ -130,7 +139,7 @@ class TopApp(App[str]):
         yield Static(id="path")
         yield Static(id="detail")
         yield Static(id="keys")
-        yield Input(id="words")
+        yield Horizontal(Static(id="question"), Input(id="words"), id="asking")
 
     def on_mount(self) -> None:
         self.set_interval(_LOOK_S, self._look)
@@ -203,9 +212,15 @@ class TopApp(App[str]):
 
     def _show_keys(self) -> None:
         has_tiers = self._view is not None and self._view.has_tiers
-        keys = [one for one in _FOOTER if has_tiers or one[2] not in _MOVES]
-        if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
-            keys = [one for one in keys if one[2] != _GIVES_WAY]
+        hidden = set(() if has_tiers else _MOVES)
+        if not self.level.can_filter:
+            hidden.add("filter")
+        if not isinstance(self.level, ProcessLevel):
+            hidden.add("tree")
+        keys = [one for one in _FOOTER if one[2] not in hidden]
+        for action in _GIVE_WAY:
+            if sum(len(key) + len(label) + 1 for key, label, _ in keys) - 1 > self.size.width:
+                keys = [one for one in keys if one[2] != action]
         self.screen_stack[0].query_one("#keys", Static).update(self._keys(keys))
 
     def _keys(self, keys: Sequence[tuple[str, str, str]]) -> Text:
@@ -291,7 +306,7 @@ class TopApp(App[str]):
 
     def action_sort_beside(self, step: int) -> None:
         if self._view is not None:
-            keys = [column.key for column in self.level.columns(self._view) if column.value is not None]
+            keys = [column.key for column in self.grid.columns if column.value is not None]
             place = keys.index(self.level.order.key) if self.level.order.key in keys else 0
             self.action_sort_by(keys[min(max(place + step, 0), len(keys) - 1)])
 
@@ -335,6 +350,11 @@ class TopApp(App[str]):
 
     def action_commands(self) -> None:
         self._full_commands = not self._full_commands
+        self.show()
+
+    def action_redraw(self) -> None:
+        """As after another program has written to the terminal."""
+        self.refresh(layout=True, repaint=True)
         self.show()
 
     def action_help(self) -> None:
@@ -398,7 +418,21 @@ class TopApp(App[str]):
     # Words to look for
 
     def action_search(self) -> None:
-        self._ask("search")
+        """While words are typed: to the next row that has them."""
+        if self._asking == "search":
+            self.action_search_next()
+        elif not self._asking and not isinstance(self.screen, ModalScreen):
+            self._ask("search")
+
+    def action_pid(self, digit: str) -> None:
+        """To the process whose number is typed, digit by digit."""
+        if isinstance(self.level, ProcessLevel):
+            for typed in (self._pid + digit, digit):
+                self._pid = typed
+                place = self.level.place_of_pid(self.grid.rows, typed)
+                if place is not None:
+                    self.grid.move_to(place)
+                    return
 
     def action_filter(self) -> None:
         if self.level.can_filter:
@@ -410,9 +444,10 @@ class TopApp(App[str]):
     def _ask(self, what: str) -> None:
         words = self.query_one("#words", Input)
         self._asking = what
-        words.placeholder = f"{what}: words, a|b for either; Enter keeps, Esc leaves"
+        words.placeholder = "words, a|b for either; Enter keeps, Esc leaves"
         words.value = self._words.get(id(self.level), "") if what == "filter" else ""
-        words.display = True
+        self._show_question()
+        self.query_one("#asking").display = True
         self.query_one("#keys").display = False
         words.focus()
 
@@ -422,23 +457,28 @@ class TopApp(App[str]):
             self.show()
         elif self._asking == "search":
             self._search = event.value.lower()
-            self._find(self.grid.cursor)
+            self._show_question(is_found=self._find(self.grid.cursor))
 
     def on_input_submitted(self) -> None:
         self._end_asking()
 
     def _end_asking(self) -> None:
         self._asking = ""
-        words = self.query_one("#words", Input)
-        words.display = False
+        self.query_one("#asking").display = False
         self.query_one("#keys").display = True
         self.set_focus(None)
 
-    def _find(self, start: int) -> None:
+    def _show_question(self, is_found: bool = True) -> None:
+        question = Text(f"{self._asking}: ") if is_found else Text("not found: ", ALERT)
+        self.query_one("#question", Static).update(question)
+
+    def _find(self, start: int) -> bool:
         """Go to the first row from ``start`` on that matches, then from the top."""
         rows = self.grid.rows
         if self._search and rows:
-            for place in (*range(start, len(rows)), *range(min(start, len(rows)))):
+            places = (*range(start, len(rows)), *range(min(start, len(rows))))
+            for place in places[:_MOST_SEARCHED]:
                 if self.level.matches(rows[place], self._search):
                     self.grid.move_to(place)
-                    return
+                    return True
+        return not self._search

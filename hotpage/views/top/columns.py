@@ -99,7 +99,7 @@ def _least(columns: Sequence[Column]) -> int:
 def amount(count_bytes: float, of_bytes: float, context: Context) -> str:
     """Memory in the unit chosen."""
     if context.unit == "pages":
-        return units.rate(count_bytes / PAGE_BYTES)
+        return units.rate(round(count_bytes / PAGE_BYTES))
     if context.unit == UNITS[2]:
         return f"{100 * count_bytes / of_bytes:.0f}%" if of_bytes else "?"
     return units.size(count_bytes)

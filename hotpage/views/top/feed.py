@@ -17,13 +17,15 @@ from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import Int64s, VmaRecord
 from hotpage.profile.strips import HeatStrip
 
+WAITS = "waits for the budget"
+
 
 @dataclass(frozen=True)
 class Status:
     """How the session itself is doing."""
 
     arming: str
-    """For people: "on", "waiting for the budget", "by the kernel", "off"."""
+    """For people: "on", WAITS, "by the kernel", "off"."""
     kept_one_in: int = 1
     """Page faults."""
     target_cost_percent: float = 0.0

@@ -60,6 +60,11 @@ class Grid(Widget, can_focus=False):
         return self.rows[self.cursor] if self.cursor < len(self.rows) else None
 
     @property
+    def columns(self) -> list[Column]:
+        """Those that have room."""
+        return [column for column, _ in self._columns]
+
+    @property
     def page(self) -> int:
         """Rows on the screen."""
         return max(self.size.height - 1, 1)
@@ -111,15 +116,17 @@ class Grid(Widget, can_focus=False):
         return Strip(segments).adjust_cell_length(width, style)
 
     def _headings(self) -> list[Segment]:
+        """A sign behind the one that rows are sorted by says which end comes first."""
         segments: list[Segment] = []
-        for number, (column, room) in enumerate(self._columns):
-            if number:
-                segments.append(Segment(" ", _HEADING))
-            is_sorted = self.level is not None and column.key == self.level.order.key
+        for column, room in self._columns:
             text = column.header[:room]
             padded = text.rjust(room) if column.right else text.ljust(room)
-            segments.append(Segment(padded, _SORTED if is_sorted else _HEADING))
-        return segments
+            style, sign = _HEADING, " "
+            if self.level is not None and column.key == self.level.order.key:
+                signs = "▲▼" if self.context.unicode else "^v"
+                style, sign = _SORTED, signs[self.level.order.descending]
+            segments += (Segment(padded, style), Segment(sign, style))
+        return segments[:-1]
 
     def _found(self) -> int:
         """Where the row is that the cursor was on; where the cursor was, if it has gone."""

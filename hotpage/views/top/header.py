@@ -13,7 +13,7 @@ from hotpage.profile.snapshot import SourceCounts
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 from hotpage.views.top.columns import ALERT, FAINT, HEAT_STYLES, STRONG
-from hotpage.views.top.feed import Status
+from hotpage.views.top.feed import WAITS, Status
 
 _LABEL = 9
 _MOST_TIERS = 4
@@ -111,10 +111,10 @@ def _heat(view: LiveView, width: int) -> Text:
     ]
     if view.has_tiers:
         misplaced = units.size(heat.misplaced_bytes)
-        parts.append((0, _fact("misplaced", misplaced, ALERT if heat.misplaced_bytes else FAINT)))
+        parts.append((0, _fact("mispl", misplaced, ALERT if heat.misplaced_bytes else FAINT)))
     if heat.accesses_per_s:
         hot_hz = units.rate(view.threshold.hot_hz)
-        parts.append((1, _fact("hot from", f"{hot_hz}/s", "")))
+        parts.append((1, _fact("hot >", f"{hot_hz}/s", "")))
         parts.append((2, Text(f"a page: {view.threshold.rule}", FAINT)))
     return _line("memory", parts, width)
 
@@ -165,6 +165,11 @@ def notes(view: LiveView | None, status: Status) -> Iterator[str]:
     """What could not be had, for the help screen."""
     if view is not None:
         yield from view.run.advice
+    if status.arming == WAITS:
+        yield (
+            "arming waits until its cost and hotpage's own CPU time are within the budget: give a higher "
+            "--budget, a longer -d, or fewer targets"
+        )
     yield from status.notes
     if status.recording_problem:
         yield status.recording_problem

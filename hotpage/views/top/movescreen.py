@@ -30,6 +30,7 @@ _KEY, _LABEL = "bold #e0e0e0", "#1e1e1e on #87b38d"
 class MoveScreen(ModalScreen[None]):
     """A job from the plan to its outcome. ``hot_hz``: the rate of hot pages, for a plan of just those."""
 
+    AUTO_FOCUS = "VerticalScroll"  # or no key would scroll
     DEFAULT_CSS = """
     MoveScreen { align: center middle; }
     MoveScreen VerticalScroll { width: 100%; height: 1fr; padding: 0 1; background: $surface; }

@@ -130,6 +130,13 @@ class ProcessLevel(Level):
             self._folded.discard(name)
         return name
 
+    def place_of_pid(self, rows: Sequence[ProcessRow], digits: str) -> int | None:
+        """Where the process is; else the first whose number begins so."""
+        pids = [str(row.record.process.pid) if row.record else "" for row in rows]
+        if digits in pids:
+            return pids.index(digits)
+        return next((place for place, pid in enumerate(pids) if pid.startswith(digits)), None)
+
     def wish(self, row: ProcessRow, promote: bool, view: LiveView) -> Wish | str:
         if row.record is None:
             return "choose a process: this is a cgroup, for which there is hotpage move --cgroup"

@@ -20,10 +20,10 @@ _KEYS = (
     ("arrows PgUp PgDn Home End", "move; so do the wheel and a click"),
     ("Enter, double click", "into a process, mapping, range; fold a cgroup"),
     ("Esc Backspace Left", "back; a filter goes first"),
-    ("F3 /  n    F4 \\", "search, next; filter (a|b is either)"),
+    ("F3 /  n    F4 \\    0-9", "search, next; filter (a|b is either); a PID"),
     ("F5 t  + -  F6 s < >", "tree by cgroup, unfold, fold; sort by another"),
     ("I   P M N  click a heading", "other end first; by ACC/S, RSS, PID; by that"),
-    ("Z   e   p", "freeze; bytes, pages or % of RSS; full commands"),
+    ("Z   e   p   Ctrl-L", "freeze; bytes, pages, % of RSS; commands; redraw"),
     ("F7 ]      F8 [", "move to fast memory, or to slow; asks first"),
     ("R", "record into hotpage-<date>-<time>; again: end"),
     ("F1 h ?     F10 q Ctrl-C", "this help; quit"),
@@ -39,8 +39,9 @@ _NUMBERS = (
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys, and what the numbers mean. Any key closes it."""
+    """Keys, and what the numbers mean."""
 
+    AUTO_FOCUS = "VerticalScroll"  # or no key would scroll
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
     HelpScreen VerticalScroll { width: 100%; height: 100%; padding: 0 1; background: $surface; }
@@ -81,7 +82,7 @@ class SortScreen(ModalScreen[str]):
 
     AUTO_FOCUS = "OptionList"
     DEFAULT_CSS = """
-    SortScreen { align: left top; background: $background 30%; }
+    SortScreen { align: left top; }
     SortScreen OptionList { width: 30; height: auto; max-height: 100%; border: round #87b38d; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", show=False)]

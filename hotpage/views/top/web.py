@@ -23,6 +23,8 @@ from hotpage.errors import UsageError
 
 _HOST = "127.0.0.1"
 _COOKIE = "hotpage-token"
+_NOTHING_FROM_ELSEWHERE = "style-src 'self' 'unsafe-inline'; font-src 'self' data:"
+"""textual-serve's page asks a public server for its font."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -107,6 +109,9 @@ class _TokenServer(Server):
         if not self._is_own(request):
             raise web.HTTPForbidden(text="not for requests from other sites\n")
         if self._matches(request.query.get("token", "")) and request.path == "/":
+            if request.headers["Host"] != f"{_HOST}:{self.port}":
+                # What the page loads is under the other name, for which there would be no cookie.
+                raise web.HTTPFound(f"http://{_HOST}:{self.port}/?token={self.token}")
             # The address bar and the history keep no token.
             response = web.HTTPFound("/")
             response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
@@ -116,6 +121,7 @@ class _TokenServer(Server):
             raise web.HTTPForbidden(text="wrong or missing token: use the address that hotpage printed\n")
         response_ = await handler(request)
         response_.headers.setdefault("Referrer-Policy", "no-referrer")
+        response_.headers.setdefault("Content-Security-Policy", _NOTHING_FROM_ELSEWHERE)
         return response_
 
     def _matches(self, token: str) -> bool:
