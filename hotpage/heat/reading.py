@@ -14,7 +14,7 @@ from hotpage.heat.arming import ArmedPages, silence_of_many
 from hotpage.heat.arrays import Bools, Floats16, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
-from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
+from hotpage.heat.estimator import OBSERVED_SAMPLES, contradicts, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, first_of_runs, to_ticks
 from hotpage.heat.halves import widened
 from hotpage.heat.keys import SPACE_BITS, PageKeys
@@ -167,12 +167,25 @@ class PieceRates:
             rate[seen.place] = np.where(use, mixed, alone)
         return rate
 
-    def accesses(self) -> Floats32:
-        """Long-horizon accesses and samples that the rates rest on, decayed to now."""
-        accesses = self._hint_accesses(self._horizons[0], self.piece.home.accesses_long)
-        if self._samples is not None:
-            accesses[self._samples.place] += self._samples.samples
+    def accesses(self, short: bool = False) -> Floats32:
+        """Accesses and samples that the rates of a horizon rest on, decayed to now."""
+        home = self.piece.home
+        column = home.accesses_short if short else home.accesses_long
+        accesses = self._hint_accesses(self._horizons[short], column)
+        if (seen := self._samples) is not None:
+            accesses[seen.place] += seen.samples_short if short else seen.samples
         return accesses
+
+    def current(self) -> tuple[Floats32, Floats32]:
+        """Rates in Hz for who has to choose one, and the accesses that they rest on.
+
+        Those of the long horizon, unless the short one contradicts it: then the page has another rate since.
+        """
+        rate, short = self.long(), self.short()
+        accesses, few = self.accesses(), self.accesses(short=True)
+        changed = np.flatnonzero(contradicts(rate, accesses, short, few))
+        rate[changed], accesses[changed] = short.take(changed), few.take(changed)
+        return rate, accesses
 
     def last_seen(self) -> Ticks:
         """The last access or first touch, samples included; in ticks."""
