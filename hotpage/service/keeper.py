@@ -135,7 +135,10 @@ class Keeper:
         most = self.configuration.budget.move_rate * self.pace.period_s
         named = self.configuration.placement.policy
         return Aim(
-            most_bytes=most if named == "random" else float("inf"), seed=self.totals.plans, explain=True
+            most_bytes=most if named == "random" else float("inf"),
+            seed=self.totals.plans,
+            explain=True,
+            can_wait=True,
         )
 
     def _remember(self, outcome: Outcome) -> None:
