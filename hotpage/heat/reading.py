@@ -182,7 +182,9 @@ class PieceRates:
         Those of the long horizon, unless the short one contradicts it: then the page has another rate since.
         """
         rate, short = self.long(), self.short()
-        accesses, few = self.accesses(), self.accesses(short=True)
+        accesses = self.accesses()
+        # What the short horizon has forgotten since the last access is still the newest there is.
+        few = np.maximum(self.accesses(short=True), self._read(self.piece.home.accesses_short))
         changed = np.flatnonzero(contradicts(rate, accesses, short, few))
         rate[changed], accesses[changed] = short.take(changed), few.take(changed)
         return rate, accesses
