@@ -270,7 +270,7 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
         f'state_dir = "{directory / method}-{workload.pids[0]}"\n'
         f"{workload.targets()}"
         # An emulated CPU does a tenth of a real one's work, or less. And as a brake the budget switches
-        # numa_balancing on and off, which patches code: emulated CPUs die of that now and then.
+        # numa_balancing on and off: twice the workload died of a kernel oops soon after that (7.3).
         "[budget]\ncpu_percent = 100.0\nplan_percent = 50.0\n"
         # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
         "[placement]\nheadroom_percent = 0.0\n"
