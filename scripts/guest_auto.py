@@ -46,10 +46,12 @@ FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
 WORKLOAD_MIB, CAPACITY_MIB = 96, 24
 CAPACITY = CAPACITY_MIB * MIB // PAGE
+SLACK_MIB = 2
+"""What the kernel may want itself of a node that a sweep has filled."""
 CEILING_MIB = 6
 """Of the second of two cgroups: less than what its pages would get by their accesses."""
-SETTLE_S = {"zipf": 100.0, "shift": 80.0, "sweep": 60.0, "groups": 80.0}
-LOOK_S = 2.0
+SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 60.0}
+WARM_UP_S, LOOK_S = 3.0, 3.0
 METRICS = "127.0.0.1:9753"
 _FILL_ROUNDS = 8
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
@@ -154,7 +156,7 @@ class Part:
 
     def is_fast(self) -> npt.NDArray[np.bool_]:
         node = MOVE.query(self.exerciser.pid, self.vpn)
-        assert (node >= 0).all(), "the workload has ended"
+        assert (node >= 0).any(), "the workload has ended"  # a page on its way has no node
         there: npt.NDArray[np.bool_] = node == FAST
         return there
 
@@ -271,7 +273,7 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
         f"{workload.targets()}"
         # An emulated CPU does a tenth of a real one's work, or less. And as a brake the budget switches
         # numa_balancing on and off: twice the workload died of a kernel oops soon after that (7.3).
-        "[budget]\ncpu_percent = 100.0\nplan_percent = 50.0\n"
+        "[budget]\ncpu_percent = 100.0\nplan_percent = 20.0\n"
         # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
         "[placement]\nheadroom_percent = 0.0\n"
         f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = "{METRICS}"\n'
@@ -331,11 +333,14 @@ def reached_s(seen: list[Look], share: float) -> float:
 def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) -> dict[str, float]:
     with ExitStack() as stack:
         workload = Workload(kind, seed, stack)
+        workload.send(signal.SIGCONT)  # what the kernel needs for it, it takes now
+        time.sleep(WARM_UP_S)
+        workload.send(signal.SIGSTOP)
         room_mib = CAPACITY_MIB
         if kind == "sweep":
             filler.leave(CAPACITY_MIB)
             workload.parts[0].move(FAST, CAPACITY)
-            room_mib = 0
+            room_mib = SLACK_MIB
         with placed_by(method, workload, directory):
             figures = {"room_mib": filler.leave(room_mib)}
             moved = vmstat("pgmigrate_success")

@@ -56,7 +56,7 @@ _NOT_SEEN = 0.85
 """Relative error from which on a page was seen less than once lately."""
 _SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
 _HARDLY_SEEN = 0.65
-"""Relative error from which on a page was seen accessed less than twice lately."""
+"""Relative error from which on a page was seen accessed less than about twice lately."""
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
 _Floats = TypeVar("_Floats", Float32s, Floats64)
 _OTHER, _GONE, _FAST, _SLOW = range(4)
