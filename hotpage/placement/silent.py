@@ -10,7 +10,7 @@ import numpy as np
 
 from hotpage.heat.estimator import silent_rate
 from hotpage.heat.results import ArmedRanges
-from hotpage.placement.ranking import CHUNK
+from hotpage.placement.ranking import SMALL_CHUNK
 from hotpage.profile.coverage import Coverage
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
@@ -66,7 +66,7 @@ def silent_pages(
 def _armed_pages(
     armed: ArmedRanges, spans: Iterable[tuple[int, int]], most_pages: int | None
 ) -> Iterator[Int64s]:
-    """Ascending, some ``CHUNK`` at a time: most of them are tracked."""
+    """Ascending, some ``SMALL_CHUNK`` at a time: most of them are tracked."""
     parts: list[Int64s] = []
     size, room = 0, most_pages
     for start, end in spans:
@@ -77,10 +77,10 @@ def _armed_pages(
             if room is not None:
                 last = min(last, first + room)
                 room -= last - first
-            for low in range(first, last, CHUNK):
-                parts.append(np.arange(low, min(low + CHUNK, last)))
+            for low in range(first, last, SMALL_CHUNK):
+                parts.append(np.arange(low, min(low + SMALL_CHUNK, last)))
                 size += parts[-1].size
-                if size >= CHUNK:
+                if size >= SMALL_CHUNK:
                     yield np.concatenate(parts)
                     parts, size = [], 0
     yield np.concatenate([np.empty(0, np.int64), *parts])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hotpage.placement.plan import Situation
-from hotpage.placement.ranking import chunks
+from hotpage.placement.ranking import SMALL_CHUNK, chunks
 from hotpage.profile.snapshot import PAGE_BYTES
 
 DECADES = tuple(range(-2, 7))
@@ -33,7 +33,7 @@ def heat_by_tier(situation: Situation) -> dict[int, TierHeat]:
     tiers = sorted(set(tier_of.values()))
     pages = np.zeros((len(tiers), len(DECADES) + 1), np.int64)
     unknown, accesses_hz = [0] * len(tiers), [0.0] * len(tiers)
-    for part in chunks(len(rows)):
+    for part in chunks(len(rows), SMALL_CHUNK):
         node, rate_hz, size = rows.node[part], rows.rate_hz[part], rows.pages[part]
         decade = np.searchsorted(edges, np.nan_to_num(rate_hz), side="left")
         is_known = ~np.isnan(rate_hz)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hotpage.heat.grouping import first_of_runs
 from hotpage.placement.plan import ABSENT, Int16s
-from hotpage.placement.ranking import chunks
+from hotpage.placement.ranking import SMALL_CHUNK, chunks
 from hotpage.profile.snapshot import Int64s
 
 _BITS = 9
@@ -39,7 +39,7 @@ class NodeMap:
         """
         self._cover(vpn)
         nodes = np.empty(vpn.size, np.int16)
-        for part in chunks(vpn.size):
+        for part in chunks(vpn.size, SMALL_CHUNK):
             nodes[part] = self._of_some(vpn[part], query)
         return nodes
 
@@ -79,7 +79,7 @@ class NodeMap:
         return row, found
 
     def _cover(self, vpn: Int64s) -> None:
-        parts = [vpn[part] >> _BITS for part in chunks(vpn.size)]
+        parts = [vpn[part] >> _BITS for part in chunks(vpn.size, SMALL_CHUNK)]
         parts = [chunk[first_of_runs(chunk)] for chunk in parts]
         wanted = np.concatenate([np.empty(0, np.int64), *parts])
         wanted = wanted[first_of_runs(wanted)]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of the service on a machine of our own: what moves, what does not, and what is learned from it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from profiles import armed
@@ -260,3 +262,16 @@ def test_plans_are_made_as_often_as_they_are_cheap() -> None:
     pace.planned(6.0, 0.001, 50)
     assert not pace.is_due(9.0, 50), "nothing was accessed"
     assert pace.is_due(6.0 + IDLE_S, 50)
+
+
+def test_a_plan_holds_sixty_bytes_a_page_while_it_is_made() -> None:
+    one = world(pages=1 << 17)
+    one.step()
+    one.step()  # now it has its own tables
+    picture = one.picture()
+    tracemalloc.start()
+    try:
+        one.keeper.step(picture)
+        assert tracemalloc.get_traced_memory()[1] < 60 * one.vpn.size
+    finally:
+        tracemalloc.stop()
