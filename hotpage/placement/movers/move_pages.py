@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from hotpage.machine.numa import (
     measure_call_s,
 )
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
+from hotpage.machine.tiering import tier_changes
 from hotpage.placement.budget import BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
@@ -145,8 +147,10 @@ class MovePagesMover:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         fixed_s = 0.0
+        self._around: Callable[[], AbstractContextManager[None]] = nullcontext
         if kernel is None:
             kernel = MovePages()
+            self._around = tier_changes
             hides_armed = hides_armed_pages(kernel)
             fixed_s = measure_call_s(kernel)
         self._kernel = kernel
@@ -168,6 +172,17 @@ class MovePagesMover:
         on_progress: Callable[[MoveProgress], None] = lambda progress: None,
     ) -> Outcome:
         """Carry the plan out, in its order; what is not tried when ``should_stop`` is said so."""
+        is_upward = any(move.is_promotion for move in plan.moves)
+        with self._around() if is_upward else nullcontext():
+            return self._run(plan, processes, should_stop, on_progress)
+
+    def _run(
+        self,
+        plan: Plan,
+        processes: Mapping[int, ProcessFacts],
+        should_stop: Callable[[], object],
+        on_progress: Callable[[MoveProgress], None],
+    ) -> Outcome:
         begun_s = self._clock()
         calls = _Calls()
         works = [_Work(move) for move in plan.moves]
