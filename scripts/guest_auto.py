@@ -342,6 +342,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
             workload.parts[0].move(FAST, CAPACITY)
             room_mib = SLACK_MIB
         with placed_by(method, workload, directory):
+            time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
             figures = {"room_mib": filler.leave(room_mib)}
             moved = vmstat("pgmigrate_success")
             workload.send(signal.SIGCONT)
