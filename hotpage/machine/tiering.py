@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from hotpage.errors import KnobError, TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory
-from hotpage.machine.knobs import NUMA_BALANCING, KnobSession, read_knob
+from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
 from hotpage.machine.proc import PROC, read_bytes
 from hotpage.machine.topology import SYSFS, Topology
 
@@ -58,18 +58,26 @@ _balancing_changes = threading.Lock()
 @contextmanager
 def tier_changes() -> Iterator[None]:
     """While pages are moved to a faster tier: what is on stays on, and balancing that is off has bit 2 alone
-    and promotes nothing. Raises KnobError where that cannot be had.
+    and promotes nothing. Where it cannot be set, nobody here has armed anything.
     """
     with _balancing_changes, KnobSession() as knobs:
-        if PROMOTE_RATE_LIMIT.exists() and NUMA_BALANCING.exists():
-            switch = knobs.knob(NUMA_BALANCING)  # a session that ends meanwhile does not put it back yet
-            if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
-                try:
-                    yield
-                finally:
-                    switch.set(0)
-                return
-        yield
+        switch = _tiering_switched_on(knobs)
+        try:
+            yield
+        finally:
+            if switch is not None:
+                switch.set(0)
+
+
+def _tiering_switched_on(knobs: KnobSession) -> Knob | None:
+    """The switch, if it was off. Relied on in any case: a session that ends meanwhile does not put it back."""
+    try:
+        switch = knobs.knob(NUMA_BALANCING)
+        if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
+            return switch
+    except KnobError:
+        pass
+    return None
 
 
 @contextmanager
