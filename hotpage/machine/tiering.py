@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -71,12 +71,10 @@ def tier_changes() -> Iterator[None]:
 
 def _tiering_switched_on(knobs: KnobSession) -> Knob | None:
     """The switch, if it was off. Relied on in any case: a session that ends meanwhile does not put it back."""
-    try:
+    with suppress(KnobError):
         switch = knobs.knob(NUMA_BALANCING)
         if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
             return switch
-    except KnobError:
-        pass
     return None
 
 
