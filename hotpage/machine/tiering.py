@@ -70,7 +70,7 @@ def tier_changes() -> Iterator[None]:
 
 
 def _tiering_switched_on(knobs: KnobSession) -> Knob | None:
-    """The switch, if it was off. Relied on in any case: a session that ends meanwhile does not put it back."""
+    """The switch, if it was off. Relied on in any case: what ends meanwhile does not put it back."""
     with suppress(KnobError):
         switch = knobs.knob(NUMA_BALANCING)
         if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
