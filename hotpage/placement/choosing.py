@@ -54,6 +54,8 @@ _BOUND_ERRORS, _LONE_ERRORS = 1.25, 2.0
 """Standard errors from a rate to its bounds: in a swap, and of a page that was hardly seen."""
 _NOT_SEEN = 0.85
 """Relative error from which on a page was seen less than once lately."""
+_ENOUGH_PASSES = 4.0
+"""Arming passes over a process after which no page is waited for."""
 _SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
 _HARDLY_SEEN = 0.65
 """Relative error from which on a page was seen accessed less than about twice lately."""
@@ -500,6 +502,9 @@ class Gate:
         self._slow = sorted(choice.places.slow)
         self._processes = list(choice.situation.processes)
         self._mean_log, self._spread = self._population()
+        self._passes = np.full(max(self._processes, default=-1) + 1, np.inf)
+        for process, facts in choice.situation.processes.items():
+            self._passes[process] = facts.passes
         known = {i: one.horizon_s for i, one in choice.situation.processes.items()}
         self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
         for process, horizon_s in known.items():
@@ -528,10 +533,14 @@ class Gate:
         return rows.take(np.argsort(lower, kind="stable")), np.argsort(upper, kind="stable")
 
     def is_hot_for_sure(self, rows: Int64s, key: Uint16s, hot_key: int) -> Bools:
-        """Whether a page was seen more than once, or its rate's lower bound is hot as well."""
+        """Whether a page was seen more than once, or its rate's lower bound is hot as well.
+
+        Or its process has been looked at so often that this page will not be surer.
+        """
         error = self._errors(rows)
+        passes = self._of(self._passes, self._processes, self._candidates.process, rows)
         lower = key.take(rows) - error * np.float32(_LONE_ERRORS * OCTAVE / np.log(2))
-        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key)
+        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | (passes >= _ENOUGH_PASSES)
         return sure
 
     def is_cooling(self, rows: Int64s) -> Bools:

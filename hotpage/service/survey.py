@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.results import Folios
+from hotpage.heat.results import ArmedRanges, Folios
 from hotpage.machine.cgroups import memory_by_node
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
@@ -85,7 +85,8 @@ class Surveyor:
             found = self._facts(picture.processes[index])
             if found is None:
                 continue
-            facts[index] = replace(found, horizon_s=horizon_s(index))
+            passes = _passes(picture.armed.get(index))
+            facts[index] = replace(found, horizon_s=horizon_s(index), passes=passes)
             nodes_known = self._maps.setdefault(index, NodeMap())
             nodes_known.age(elapsed_s / REFRESH_S)
             tables.append(self._candidates(picture, index, found, nodes_known, fast))
@@ -198,6 +199,12 @@ class Surveyor:
             there = record.residency
             if there is None or any(there.bytes_by_node.get(node, 0) for node in fast):
                 yield record.vma.start // PAGE_BYTES, record.vma.end // PAGE_BYTES
+
+
+def _passes(armed: ArmedRanges | None) -> float:
+    if armed is None or not len(armed):
+        return float("inf")
+    return float(np.average(armed.passes, weights=armed.end_vpn - armed.start_vpn))
 
 
 def _is_below(cgroup: str, path: str) -> bool:

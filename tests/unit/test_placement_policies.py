@@ -222,12 +222,16 @@ def test_fit_waits_for_a_second_look_where_others_follow() -> None:
     situation = two_nodes(1, *rows, (0, 4, 1, 1, 50.0))
     lone = replace(situation.candidates, relative_error=np.full(4, 0.81, np.float32))
     assert moved(policy("fit")(replace(situation, candidates=lone), Aim())) == [(1, 0, [3])]
+    often = replace(situation, processes={0: facts()})
+    situation = replace(situation, processes={0: replace(facts(), passes=2)})
     plan = policy("fit")(replace(situation, candidates=lone), Aim(can_wait=True))
     assert moved(plan) == [(1, 0, [3])], "sure enough"
     rows[2] = (0, 3, 1, 1, 200.0)
     less = replace(lone, rate_hz=candidates([*rows, (0, 4, 1, 1, 50.0)]).rate_hz)
     plan = policy("fit")(replace(situation, candidates=less), Aim(can_wait=True))
     assert moved(plan) == [] and plan.kept_bytes[Fate.UNCERTAIN] == 2 * PAGE
+    plan = policy("fit")(replace(often, candidates=less), Aim(can_wait=True))
+    assert moved(plan) == [(1, 0, [3])], "it will not be surer"
     twice = replace(less, relative_error=np.full(4, 0.6, np.float32))
     assert moved(policy("fit")(replace(situation, candidates=twice), Aim(can_wait=True))) == [(1, 0, [3])]
 
