@@ -479,6 +479,12 @@ def _log_variance(error: Float32s) -> Float32s:
     return variance
 
 
+def _was_seen(rate_hz: Float32s, error: Float32s) -> Bools:
+    """Which pages were; of others only an upper limit of the rate is known."""
+    seen: Bools = (error < _NOT_SEEN) & (rate_hz > 0)
+    return seen
+
+
 def _bound_hz(rate_hz: Float32s, error: Float32s, errors: float) -> Float32s:
     """So many standard errors away from the rate, on the logarithmic scale."""
     bound: Float32s = rate_hz * np.exp(np.float32(errors) * error)
@@ -562,22 +568,18 @@ class Gate:
         bounds = np.searchsorted(self._candidates.process, both)
         for process, (low, high) in zip(self._processes, bounds.tolist(), strict=True):
             rows = np.arange(low, high, max((high - low) // _SAMPLE_ROWS, 1))
-            rows = rows[self._was_seen(rows)]
-            if rows.size >= _LEAST_ROWS:
-                logs = np.log(self._candidates.rate_hz.take(rows).astype(np.float64))
-                noise = _log_variance(self._errors(rows)).mean(dtype=np.float64)
+            rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
+            seen = _was_seen(rate_hz, error)
+            if np.count_nonzero(seen) >= _LEAST_ROWS:
+                logs = np.log(rate_hz[seen].astype(np.float64))
+                noise = _log_variance(error[seen]).mean(dtype=np.float64)
                 mean[process], spread[process] = logs.mean(), max(logs.var() - noise, _LEAST_SPREAD)
         return mean, spread
-
-    def _was_seen(self, rows: Int64s) -> Bools:
-        """Of others only an upper limit of the rate is known."""
-        seen: Bools = (self._errors(rows) < _NOT_SEEN) & (self._candidates.rate_hz.take(rows) > 0)
-        return seen
 
     def _believed(self, rows: Int64s) -> tuple[Float32s, Float32s]:
         """Rates and their errors with regard to those of the process (empirical Bayes on logarithms)."""
         rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
-        seen = np.flatnonzero(self._was_seen(rows))
+        seen = np.flatnonzero(_was_seen(rate_hz, error))
         some = rows.take(seen)
         spread = self._of(self._spread, self._processes, self._candidates.process, some)
         if not np.isfinite(spread).any():
