@@ -4,25 +4,35 @@
     guest_auto.py SEED KIND [METHOD,...]
 
 Fast memory is filled, by a process that holds it locked, until CAPACITY_MIB above the high watermark are left
-when the workload begins. Each workload starts with everything on the slow node. What counts is known to the
+when the workload begins. Each workload starts with everything on the slow node, so that with nobody to place
+its pages no access goes to fast memory; but a sweep starts with as much on the fast node as fits there, and
+nothing is left to gain. What counts is known to the
 workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
 shares that they were dealt, and where the kernel says that they are. The oracle has the most accessed
 CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
+
+All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
+turns. Beside a sweep the same sweep runs with a memory policy of its own, which keeps the kernel from arming
+it: what it does in a second of its CPU time, on the same machine at the same time, is what the placed one
+would do without hint faults and moves.
+What everybody else needs is on the slow node, so that nothing but the workload can give way on the fast one.
 """
 
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,15 +46,21 @@ FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
 WORKLOAD_MIB, CAPACITY_MIB = 96, 24
 CAPACITY = CAPACITY_MIB * MIB // PAGE
+SLACK_MIB = 2
+"""What the kernel may want itself of a node that a sweep has filled."""
 CEILING_MIB = 6
 """Of the second of two cgroups: less than what its pages would get by their accesses."""
-SETTLE_S = {"zipf": 60.0, "shift": 60.0, "sweep": 20.0, "groups": 60.0}
-WINDOW_S, LOOK_S = 10.0, 2.0
+SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 60.0}
+WARM_UP_S, LOOK_S = 3.0, 3.0
+METRICS = "127.0.0.1:9753"
 _FILL_ROUNDS = 8
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
-_SET_MEMPOLICY, MPOL_PREFERRED, MPOL_BIND = 238, 1, 2  # x86-64; linux/mempolicy.h
-METHODS = ("none", "kernel", "random", "auto")
+_SET_MEMPOLICY, MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND = 238, 0, 1, 2  # x86-64; linux/mempolicy.h
+METHODS = {"zipf": ("kernel", "random", "auto")}
+OTHER_METHODS = ("kernel", "auto")
 MOVE = MovePages()
+AUTO = [sys.executable, "-m", "hotpage", "auto"]
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def vmstat(name: str) -> int:
@@ -57,6 +73,8 @@ class Filler:
 
     CODE = (
         "import ctypes, mmap, sys\n"
+        f"assert not ctypes.CDLL(None).syscall({_SET_MEMPOLICY}, {MPOL_BIND},"
+        f" ctypes.byref(ctypes.c_ulong(1 << {FAST})), 64)\n"
         "held, size = [], 1 << 20\n"
         "for line in sys.stdin:\n"
         "    while len(held) < int(line):\n"
@@ -75,7 +93,6 @@ class Filler:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: set_policy(MPOL_BIND, FAST),
         )
         stack.enter_context(self._process)
         stack.callback(self._process.kill)
@@ -96,11 +113,21 @@ class Filler:
         return (marks.available - marks.high) / MIB
 
 
-def set_policy(mode: int, node: int) -> None:
+def set_policy(mode: int, node: int | None = None) -> None:
     """set_mempolicy(2) of this process."""
-    mask = ctypes.c_ulong(1 << node)
+    mask = ctypes.c_ulong(0 if node is None else 1 << node)
     if ctypes.CDLL(None).syscall(_SET_MEMPOLICY, mode, ctypes.byref(mask), 64):
         raise OSError("set_mempolicy failed")
+
+
+@contextmanager
+def without_policy() -> Iterator[None]:
+    """What is started meanwhile may have its memory anywhere."""
+    set_policy(MPOL_DEFAULT)
+    try:
+        yield
+    finally:
+        set_policy(MPOL_PREFERRED, SLOW)
 
 
 @dataclass
@@ -114,14 +141,23 @@ class Part:
     def __post_init__(self) -> None:
         self.vpn = self.exerciser.base // PAGE + np.arange(self.exerciser.pages, dtype=np.int64)
 
-    def to_slow(self) -> None:
-        status = np.empty(self.vpn.size, np.int32)
-        addresses = self.vpn.astype(np.uint64) * np.uint64(PAGE)
-        MOVE(self.exerciser.pid, addresses, np.full(self.vpn.size, SLOW, np.int32), status)
-        assert (MOVE.query(self.exerciser.pid, self.vpn) == SLOW).all()
+    def move(self, node: int, pages: int) -> None:
+        """The first pages go there; the part is halted."""
+        vpn = self.vpn[:pages]
+        status = np.empty(vpn.size, np.int32)
+        addresses = vpn.astype(np.uint64) * np.uint64(PAGE)
+        MOVE(self.exerciser.pid, addresses, np.full(vpn.size, node, np.int32), status)
+        assert (MOVE.query(self.exerciser.pid, vpn) == node).all()
+
+    def accesses_per_cpu_s(self) -> float:
+        """Since it was started."""
+        fields = Path(f"/proc/{self.exerciser.pid}/stat").read_text().rpartition(")")[2].split()
+        return self.exerciser.accesses() / (sum(map(int, fields[11:13])) * TICK_S)
 
     def is_fast(self) -> npt.NDArray[np.bool_]:
-        there: npt.NDArray[np.bool_] = MOVE.query(self.exerciser.pid, self.vpn) == FAST
+        node = MOVE.query(self.exerciser.pid, self.vpn)
+        assert (node >= 0).any(), "the workload has ended"  # a page on its way has no node
+        there: npt.NDArray[np.bool_] = node == FAST
         return there
 
 
@@ -129,6 +165,9 @@ class Workload:
     """Exercisers on the slow node, and the share of their accesses that fast memory serves."""
 
     def __init__(self, kind: str, seed: int, stack: ExitStack) -> None:
+        self.control: Part | None = None
+        if kind == "sweep":
+            self.control = _part(kind, seed, WORKLOAD_MIB, stack, is_armed=False)
         if kind == "groups":  # like each other, but for their shares of fast memory
             halves = [("/bench-a", CAPACITY), ("/bench-b", CEILING_MIB * MIB // PAGE)]
             self.parts = [
@@ -142,17 +181,13 @@ class Workload:
     def pids(self) -> list[int]:
         return [part.exerciser.pid for part in self.parts]
 
-    def go_on(self) -> None:
-        for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+    def send(self, number: signal.Signals) -> None:
+        for part in [*self.parts, *([self.control] if self.control else [])]:
+            os.kill(part.exerciser.pid, number)
 
     def shift(self) -> None:
         for part in self.parts:
             part.exerciser.shift()
-
-    def accesses(self) -> int:
-        return sum(part.exerciser.accesses() for part in self.parts)
 
     def fast_share(self) -> float:
         shares = [float(part.exerciser.page_shares[part.is_fast()].sum()) for part in self.parts]
@@ -174,23 +209,31 @@ class Workload:
 
 
 def _part(
-    kind: str, seed: int, mib: int, stack: ExitStack, cgroup: str | None = None, ceiling: int = CAPACITY
+    kind: str,
+    seed: int,
+    mib: int,
+    stack: ExitStack,
+    cgroup: str | None = None,
+    ceiling: int = CAPACITY,
+    *,
+    is_armed: bool = True,
 ) -> Part:
-    """A part of a workload, halted."""
+    """A part of a workload, halted, on the slow node."""
     pages = mib * MIB // PAGE
     more: dict[str, Any] = {"pattern": "sweep"} if kind == "sweep" else {}
     if kind == "zipf":
         more["page_shares"] = zipf_shares(pages, seed=seed)
     if kind == "shift":  # a hot set as large as what fits
         more |= {"hot_fraction": CAPACITY_MIB / mib, "shift_pages": pages // 2, "seed": seed}
-    with _inside(cgroup):  # memory counts for the cgroup in which it was touched first
+    # Memory counts for the cgroup in which it was touched first, and is not armed under a policy of its own.
+    with _inside(cgroup), without_policy() if is_armed else nullcontext():
         exerciser = Exerciser.start(mib=mib, threads=2, work=100, **more)
     stack.callback(exerciser.stop)
     os.kill(exerciser.pid, signal.SIGSTOP)
-    for thread in Path(f"/proc/{exerciser.pid}/task").iterdir():  # one thread emulates all CPUs
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+    for thread in Path(f"/proc/{exerciser.pid}/task").iterdir():
+        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
     part = Part(exerciser, cgroup, ceiling)
-    part.to_slow()
+    part.move(SLOW, part.vpn.size)
     return part
 
 
@@ -214,9 +257,6 @@ def _inside(cgroup: str | None) -> Iterator[None]:
 @contextmanager
 def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None]:
     """Have the workload's pages placed by this method meanwhile; the workload is halted until it begins."""
-    if method == "none":
-        yield
-        return
     if method == "kernel":
         before = NUMA_BALANCING.read_text(), DEMOTION.read_text()
         DEMOTION.write_text("1")
@@ -231,22 +271,22 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
     config.write_text(
         f'state_dir = "{directory / method}-{workload.pids[0]}"\n'
         f"{workload.targets()}"
-        # An emulated CPU does a tenth of a real one's work, or less.
-        "[budget]\ncpu_percent = 50.0\nplan_percent = 50.0\n"
+        # An emulated CPU does a tenth of a real one's work, or less. And as a brake the budget switches
+        # numa_balancing on and off: twice the workload died of a kernel oops soon after that (7.3).
+        "[budget]\ncpu_percent = 100.0\nplan_percent = 20.0\n"
         # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
         "[placement]\nheadroom_percent = 0.0\n"
-        f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = ""\n'
+        f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = "{METRICS}"\n'
     )
     with subprocess.Popen(
-        [sys.executable, "-m", "hotpage", "auto", "--config", str(config)],
+        [*AUTO, "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
         text=True,
-        preexec_fn=lambda: set_policy(MPOL_PREFERRED, SLOW),  # it is not to fill what it manages
     ) as service:
         assert service.stdout is not None
-        line = service.stdout.readline()
-        assert " moves pages of " in line, line
+        while " moves pages of " not in (line := service.stdout.readline()):
+            assert line, "hotpage auto did not start: its words are above"
         log = subprocess.Popen(["sed", f"s/^/{method}: /"], stdin=service.stdout, stdout=sys.stderr)
         try:
             yield
@@ -256,37 +296,63 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
             log.wait()
 
 
-def watch(workload: Workload, seconds: float) -> list[tuple[float, float]]:
-    """(seconds since now, fast share), every ``LOOK_S``."""
+class Look(NamedTuple):
+    """``seconds`` since the first look; the share of hotpage's own moves that bounced in the last minute."""
+
+    seconds: float
+    fast_share: float
+    bounce_share: float
+
+
+def watch(workload: Workload, seconds: float) -> list[Look]:
+    """A look every ``LOOK_S``."""
     begun_s, seen = time.monotonic(), []
     while (now_s := time.monotonic() - begun_s) < seconds:
-        seen.append((now_s, workload.fast_share()))
+        seen.append(Look(now_s, workload.fast_share(), bounce_share()))
         time.sleep(LOOK_S)
+    print("fast share:", *(f"{one.seconds:.0f}s {one.fast_share:.3f}" for one in seen), file=sys.stderr)
     return seen
 
 
-def reached_s(seen: list[tuple[float, float]], share: float) -> float:
+def bounce_share() -> float:
+    """As the service says; 0 without one, or without moves."""
+    try:
+        with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return 0.0
+    share = next(float(line.split()[1]) for line in lines if line.startswith("hotpage_bounce_ratio "))
+    return 0.0 if math.isnan(share) else share
+
+
+def reached_s(seen: list[Look], share: float) -> float:
     """When the fast share came to so much for the first time; the whole time if it never did."""
-    return next((now_s for now_s, fast in seen if fast >= share), seen[-1][0])
+    return next((one.seconds for one in seen if one.fast_share >= share), seen[-1].seconds)
 
 
 def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) -> dict[str, float]:
     with ExitStack() as stack:
         workload = Workload(kind, seed, stack)
-        stack.callback(workload.go_on)
-        settle_s = LOOK_S if method == "none" else SETTLE_S[kind]
+        workload.send(signal.SIGCONT)  # what the kernel needs for it, it takes now
+        time.sleep(WARM_UP_S)
+        workload.send(signal.SIGSTOP)
+        room_mib = CAPACITY_MIB
+        if kind == "sweep":
+            filler.leave(CAPACITY_MIB)
+            workload.parts[0].move(FAST, CAPACITY)
+            room_mib = SLACK_MIB
         with placed_by(method, workload, directory):
-            figures = {"room_mib": filler.leave(CAPACITY_MIB)}
+            time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
+            figures = {"room_mib": filler.leave(room_mib)}
             moved = vmstat("pgmigrate_success")
-            workload.go_on()
-            seen = watch(workload, settle_s)
+            workload.send(signal.SIGCONT)
+            looks = seen = watch(workload, SETTLE_S[kind])
             figures["first_s"] = reached_s(seen, 0.95 * workload.oracle_share)
             if kind == "shift":
                 workload.shift()
-                seen = watch(workload, settle_s)
-            before, begun_s = workload.accesses(), time.monotonic()
-            time.sleep(WINDOW_S)
-            figures["accesses_per_s"] = (workload.accesses() - before) / (time.monotonic() - begun_s)
+                seen = watch(workload, SETTLE_S[kind])
+                looks = looks + seen
+            workload.send(signal.SIGSTOP)  # numbers of one moment; and numa_balancing is switched next
             figures["moved_mib"] = (vmstat("pgmigrate_success") - moved) * PAGE / MIB
             figures["fast_share"] = workload.fast_share()
             figures["oracle_share"] = workload.oracle_share
@@ -295,6 +361,11 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
                 figures[f"on_fast{name}_mib"] = float(part.is_fast().sum()) * PAGE / MIB
             marks = read_watermarks()[FAST]
             figures["room_left_mib"] = (marks.available - marks.high) / MIB
+            if method == "auto":
+                figures["bounce_share"] = max(one.bounce_share for one in looks)
+            if workload.control is not None:
+                placed = workload.parts[0].accesses_per_cpu_s()
+                figures["throughput_to_control"] = placed / workload.control.accesses_per_cpu_s()
             if kind == "shift":
                 figures["back_s"] = reached_s(seen, 0.95 * figures["fast_share"])
         return {name: round(value, 4) for name, value in figures.items()}
@@ -302,8 +373,8 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
 
 def main() -> None:
     seed, kind = int(sys.argv[1]), sys.argv[2]
-    methods = sys.argv[3].split(",") if len(sys.argv) > 3 else METHODS
-    numbers: dict[str, Any] = {"kernel": os.uname().release}
+    methods = sys.argv[3].split(",") if len(sys.argv) > 3 else METHODS.get(kind, OTHER_METHODS)
+    numbers: dict[str, Any] = {"kernel_release": os.uname().release}
     NUMA_BALANCING.write_text("0")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         filler = Filler(stack)
@@ -314,5 +385,16 @@ def main() -> None:
     print(json.dumps(numbers))
 
 
+def begin() -> None:
+    """On the slow node, this interpreter included, and on one CPU."""
+    if "on-slow-node" in sys.argv:
+        sys.argv.remove("on-slow-node")
+        main()
+        return
+    os.sched_setaffinity(0, {0})
+    set_policy(MPOL_PREFERRED, SLOW)
+    os.execv(sys.executable, [sys.executable, *sys.argv, "on-slow-node"])
+
+
 if __name__ == "__main__":
-    main()
+    begin()

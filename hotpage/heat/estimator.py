@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.arrays import Floats32, Floats64
+from hotpage.heat.arrays import Bools, Floats32, Floats64
 from hotpage.heat.histogram import BINS_PER_OCTAVE, RateHistogram
 
 ALPHA = 0.5
@@ -43,6 +43,9 @@ OBSERVED_SAMPLES = 0.5
 """A lone sample keeps its page observed for one half-life."""
 EXPOSURE_FLOOR_S = 1e-6
 """Exposures at or below zero (arm times are interpolated, clocks differ) count as this many seconds."""
+
+CONTRADICTION = 2.25
+"""Standard errors between the rates of two horizons from which on the page has changed its rate."""
 
 NATURAL_SEPARATION = 0.5
 """Depth of the valley from which two classes are worth naming: half as dense as the smaller heap's peak."""
@@ -115,6 +118,20 @@ def relative_error(accesses: Floats32) -> Floats32:
     """Relative standard error of a rate that rests on so many (decayed) accesses: 1/√(n + ALPHA)."""
     error: Floats32 = np.float32(1.0) / np.sqrt(accesses + np.float32(ALPHA))
     return error
+
+
+def contradicts(rate_hz: Floats32, accesses: Floats32, other_hz: Floats32, others: Floats32) -> Bools:
+    """Whether two rates that rest on so many ``accesses`` and ``others`` are hardly of one unchanged page.
+
+    By the likelihood ratio of one rate against two, for accesses a and b in the time that the rates say: with
+    the pooled rate r, 2 (a ln(rate/r) + b ln(other/r)) is the square of so many standard errors. False where
+    one of them is NaN.
+    """
+    a, b = accesses + np.float32(ALPHA), others + np.float32(ALPHA)
+    pooled_hz = (a + b) / (a / rate_hz + b / other_hz)
+    squared = 2 * (a * np.log(rate_hz / pooled_hz) + b * np.log(other_hz / pooled_hz))
+    different: Bools = squared > np.float32(CONTRADICTION**2)
+    return different
 
 
 def working_set_bytes(rate_hz: npt.ArrayLike, window_s: float, page_bytes: npt.ArrayLike = 4096) -> float:

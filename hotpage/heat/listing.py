@@ -15,24 +15,29 @@ from hotpage.heat.results import Rates
 class _Listing:
     """Rates under construction, with room for ``count`` pages."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, current: bool) -> None:
+        self._current = current
         self.vpn: Ints64 = np.empty(count, dtype=np.int64)
         self.columns: list[Floats32] = [np.empty(count, dtype=np.float32) for _ in range(4)]
 
     def write(self, place: slice | Ints64, rates: PieceRates) -> None:
         self.vpn[place] = rates.piece.vpn
         long, short, error, last = self.columns
-        long[place] = rates.long()
+        rate, accesses = rates.current() if self._current else (rates.long(), rates.accesses())
+        long[place] = rate
         short[place] = rates.short()
-        error[place] = relative_error(rates.accesses())
+        error[place] = relative_error(accesses)
         last[place] = (rates.last_seen() - np.uint32(1)) / TICKS_PER_S
 
     def cut(self, count: int) -> Rates:
         return Rates(self.vpn[:count], *(column[:count] for column in self.columns))
 
 
-def list_rates(dense: Iterable[PieceRates], dense_limit: int, sparse: Iterable[PieceRates]) -> Rates:
+def list_rates(
+    dense: Iterable[PieceRates], dense_limit: int, sparse: Iterable[PieceRates], current: bool = False
+) -> Rates:
     """Rates of all pieces; ``dense`` ascends, with at most ``dense_limit`` pages, ``sparse`` in any order.
+    ``current``: see ``HeatTable.rates``.
 
     Each piece is written to its final place at once: the results are the largest arrays of a session.
     """
@@ -40,7 +45,7 @@ def list_rates(dense: Iterable[PieceRates], dense_limit: int, sparse: Iterable[P
     scattered_vpn = np.sort(
         np.concatenate([np.empty(0, np.int64), *(rates.piece.vpn for rates in scattered)])
     )
-    listing = _Listing(dense_limit + scattered_vpn.size)
+    listing = _Listing(dense_limit + scattered_vpn.size, current)
     is_dense = np.zeros(listing.vpn.size if scattered else 0, dtype=np.bool_)
     count = 0
     for rates in dense:

@@ -14,7 +14,7 @@ from hotpage.heat.arming import ArmedPages, silence_of_many
 from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns, float32s
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
-from hotpage.heat.estimator import OBSERVED_SAMPLES, mixed_rate, posterior_rate
+from hotpage.heat.estimator import OBSERVED_SAMPLES, contradicts, mixed_rate, posterior_rate
 from hotpage.heat.grouping import Horizon, first_of_runs, to_ticks
 from hotpage.heat.halves import widened
 from hotpage.heat.keys import SPACE_BITS, PageKeys
@@ -184,12 +184,25 @@ class PieceRates:
             rate[seen.place] = np.where(use, mixed, alone)
         return rate
 
-    def accesses(self) -> Floats32:
-        """Long-horizon accesses and samples that the rates rest on, decayed to now."""
-        accesses = self._hint_accesses(self._horizons[0], "long")
-        if self._samples is not None:
-            accesses[self._samples.place] += self._samples.samples
+    def accesses(self, short: bool = False) -> Floats32:
+        """Accesses and samples that the rates of a horizon rest on, decayed to now."""
+        accesses = self._hint_accesses(self._horizons[short], "short" if short else "long")
+        if (seen := self._samples) is not None:
+            accesses[seen.place] += seen.samples_short if short else seen.samples
         return accesses
+
+    def current(self) -> tuple[Floats32, Floats32]:
+        """Rates in Hz for who has to choose one, and the accesses that they rest on.
+
+        Those of the long horizon, unless the short one contradicts it: then the page has another rate since.
+        """
+        rate, short = self.long(), self.short()
+        accesses = self.accesses()
+        # What the short horizon has forgotten since the last access is still the newest there is.
+        few = np.maximum(self.accesses(short=True), float32s(self.read("accesses_short")))
+        changed = np.flatnonzero(contradicts(rate, accesses, short, few))
+        rate[changed], accesses[changed] = short.take(changed), few.take(changed)
+        return rate, accesses
 
     def last_seen(self) -> Ticks:
         """The last access or first touch, samples included; in ticks."""

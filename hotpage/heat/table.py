@@ -240,8 +240,11 @@ class HeatTable:
             if self._sampled[process].is_empty:
                 del self._sampled[process]
 
-    def rates(self, process: int, now_s: float) -> Rates:
-        """Rates of every tracked page of a process at ``now_s``."""
+    def rates(self, process: int, now_s: float, current: bool = False) -> Rates:
+        """Rates of every tracked page of a process at ``now_s``.
+
+        ``current``: ``rate_hz`` and its error are the short horizon's where that contradicts the long one.
+        """
         dense: list[Iterator[Piece]] = []
         sparse: list[Iterator[Piece]] = []
         limit = 0
@@ -256,6 +259,7 @@ class HeatTable:
             (self._rates_of(piece, now_s) for piece in chain.from_iterable(dense)),
             limit,
             (self._rates_of(piece, now_s) for piece in chain.from_iterable(sparse)),
+            current,
         )
 
     def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Floats32:

@@ -6,17 +6,26 @@ numa_balancing_promote_rate_limit_MBps allows: at 0, none. Mode 1 alone would mo
 touches it, tiers or not; with both bits set that holds among fast nodes only. So to hold it: limit 0, and bit
 2 wherever balancing is on. The one exception is the kernel's (numamigrate, pgdat_free_space_enough): while a
 fast node has more than max(1 GiB, 1/16 of it) free above its watermark, it promotes regardless.
+
+Bit 2 must not come and go as one likes. While it is set, a slow page's last_cpupid holds the time when it was
+armed, and the kernel drops that when a page changes tiers; without the bit it does not. A page that was
+promoted meanwhile keeps the time, and so does every slow page once the bit is gone: in the next hint fault
+under bit 1 task_numa_fault takes the time for a CPU, and the process dies of an oops (6.12 and 7.3; pages
+that stayed slow were not tried). So pages move within ``tier_changes``, and mode 1 is left as it is.
 """
 
 import errno
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from hotpage.errors import KnobError, TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory
-from hotpage.machine.knobs import NUMA_BALANCING, KnobSession, read_knob
+from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
 from hotpage.machine.proc import PROC, read_bytes
 from hotpage.machine.topology import SYSFS, Topology
 
@@ -34,13 +43,50 @@ def hold_promotion(knobs: KnobSession) -> bool:
     Balancing that is off stays off.
     """
     try:
-        knobs.write(PROMOTE_RATE_LIMIT, 0)
         mode = int(read_knob(NUMA_BALANCING))
         if mode and not mode & _TIERING_BIT:
-            knobs.write(NUMA_BALANCING, mode | _TIERING_BIT)
+            return False
+        knobs.write(PROMOTE_RATE_LIMIT, 0)
     except (KnobError, ValueError):
         return False
     return True
+
+
+_balancing_changes = threading.Lock()
+
+
+@contextmanager
+def tier_changes() -> Iterator[None]:
+    """While pages are moved to a faster tier: what is on stays on, and balancing that is off has bit 2 alone
+    and promotes nothing. Where it cannot be set, nobody here has armed anything.
+    """
+    with _balancing_changes, KnobSession() as knobs:
+        switch = _tiering_switched_on(knobs)
+        try:
+            yield
+        finally:
+            if switch is not None:
+                switch.set(0)
+
+
+def _tiering_switched_on(knobs: KnobSession) -> Knob | None:
+    """The switch, if it was off. Relied on in any case: what ends meanwhile does not put it back."""
+    with suppress(KnobError):
+        switch = knobs.knob(NUMA_BALANCING)
+        if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
+            return switch
+    return None
+
+
+@contextmanager
+def balancing_change() -> Iterator[bool]:
+    """Whether balancing may be switched now: not while pages change tiers."""
+    may = _balancing_changes.acquire(blocking=False)
+    try:
+        yield may
+    finally:
+        if may:
+            _balancing_changes.release()
 
 
 class TieringCounters(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,17 +40,27 @@ from hotpage.placement.ranking import (
     Floats64,
     Uint16s,
     chunks,
+    coldest_first,
+    hottest_first,
     hottest_that_fit,
     key_rate_hz,
     rank_keys,
 )
 from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int32s, Int64s
 
-_LEAST_RATIO = 1e-6
-"""Rates farther apart than this are as good as this far: a victim without any access has no logarithm."""
 _NO_IDEA = 9.0
 """Relative error where none is known."""
+_BOUND_ERRORS, _LONE_ERRORS = 1.25, 2.0
+"""Standard errors from a rate to its bounds: in a swap, and of a page that was hardly seen."""
+_NOT_SEEN = 0.85
+"""Relative error from which on a page was seen less than once lately."""
+_ENOUGH_PASSES = 4.0
+"""Arming passes over a process after which no page is waited for."""
+_SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
+_HARDLY_SEEN = 0.65
+"""Relative error from which on a page was seen accessed less than about twice lately."""
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
+_Floats = TypeVar("_Floats", Float32s, Floats64)
 _OTHER, _GONE, _FAST, _SLOW = range(4)
 _UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)
 # What becomes of a row by heat and place, unless something else is said of it.
@@ -86,6 +97,17 @@ def places(nodes: Iterable[NodeRoom], aim: Aim) -> Places:
     return Places(fast, everywhere - fast, (everywhere if aim.demote_to is None else aim.demote_to) - fast)
 
 
+@dataclass(frozen=True)
+class _Swaps:
+    """The first ``count`` of ``rows`` need the first ``used`` victims of ``order``; why the rest does not."""
+
+    rows: Int64s
+    order: Int64s
+    count: int
+    used: int
+    why_not: Fate
+
+
 class Choice:
     """A plan in the making. ``key``: rank keys, weighted by cgroup; ``fate``: see ``_BY_CLASS``."""
 
@@ -101,6 +123,7 @@ class Choice:
         self.capacity, self._payable = self._capacity()
         self._fates = _fates_by_key(None, Fate.NOT_CHOSEN)
         self._routes: list[tuple[Int64s, Uint32s]] = []
+        self._held: Int64s = np.empty(0, np.int64)
         self.hot_key = UNKNOWN_KEY
         self.ran_short = False
         """Whether more victims could have made a difference."""
@@ -219,7 +242,9 @@ class Choice:
             return rows
         candidates = self.situation.candidates
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
-        rows = self.drop(rows, history.moved_lately(keys, self.situation.now_s), Fate.BOUNCE)
+        lately = history.moved_lately(keys, self.situation.now_s)
+        self._held = np.concatenate((self._held, rows[lately]))
+        rows = self.drop(rows, lately, Fate.BOUNCE)
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
         return self.drop(rows, history.is_waiting(keys, self.situation.now_s), Fate.FAILED_BEFORE)
 
@@ -235,6 +260,30 @@ class Choice:
         """The rows without those of ``mask``, which get the fate."""
         self.fate[rows[mask]] = fate
         return rows[~mask]
+
+    def excuse(self, rows: Int64s, victims: Int64s, gate: Gate | None) -> None:
+        """Of the rows that were moved lately, only those are bounces that would go back now if they could.
+
+        ``rows`` had no room and ``victims`` might go, both in order; what did move is passed over.
+        """
+        held, self._held = self._held, self._held[:0]
+        if not held.size:
+            return
+        self.fate[held] = _BY_CLASS
+        is_slow = self._place.take(held) == _SLOW
+        rows = np.concatenate((rows, held[is_slow]))
+        victims = np.concatenate((victims[self.fate.take(victims) != Fate.MOVED], held[~is_slow]))
+        rows, victims = hottest_first(rows, self.key), coldest_first(victims, self.key)
+        on = self.situation.candidates.node.take(victims)
+        for node in self.places.fast & self.allotment.room.keys():
+            room, there = max(self.allotment.room[node], 0), victims[on == node]
+            if gate is not None:
+                rows = rows[gate.worth_promoting(rows, node)]
+            free = int(np.searchsorted(np.cumsum(self.allotment.sizes(rows)), room, side="right"))
+            swaps = self._swaps(rows[free:], there, 0, node, gate)
+            going = np.concatenate((rows[:free], swaps.rows[: swaps.count], there[swaps.order[: swaps.used]]))
+            self.fate[np.intersect1d(going, held)] = Fate.BOUNCE
+            rows = swaps.rows[swaps.count :]
 
     def settle(self, rows: Int64s, fates: Uint8s) -> Int64s:
         """The rows that a limit lets pass; the others get their fates."""
@@ -315,35 +364,25 @@ class Choice:
         sums = np.cumsum(allotment.sizes(rows), dtype=np.int64)
         free = int(np.searchsorted(sums, max(room, 0), side="right"))
         spare = room - (int(sums[free - 1]) if free else 0)
-        swaps = rows[free:]
         could, target, fates = self.demotable(victims, self.nearest(node, self.places.demote_to))
         if spare < 0:  # below the high watermark: whether anything is promoted or not
             first = self._until(-spare, could)
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
             could, target = could[first:], target[first:]
-        others, their_target = could, target
-        if gate is not None:
-            partner = self._paired(swaps, could, spare, node, gate)
-            surely_hot, surely_cold = gate.are_certain(swaps, could, partner)
-            uncertain = could[~surely_cold]
-            swaps = self.drop(swaps, ~surely_hot, Fate.UNCERTAIN)
-            could, target = could[surely_cold], target[surely_cold]
-        partner = self._paired(swaps, could, spare, node, gate)
-        rest = swaps[partner.size :]
-        short_of_victims = not could.size or (partner.size and partner[-1] == could.size - 1)
-        self.fate[rest] = Fate.ROOM if gate is None or short_of_victims else Fate.NOT_WORTH_IT
+        swaps = self._swaps(rows[free:], could, spare, node, gate)
+        rest = swaps.rows[swaps.count :]
+        self.fate[rest] = swaps.why_not
+        short_of_victims = swaps.used == could.size
         self.ran_short |= bool(rest.size and short_of_victims) or spare < 0
         if rest.size and short_of_victims:
             self.settle(victims[~accepted(fates)], fates[~accepted(fates)])
-            if gate is not None:
-                self.fate[uncertain] = Fate.UNCERTAIN
-        used = int(partner[-1]) + 1 if partner.size else 0
-        self.commit(could[:used], target[:used], is_promotion=False)
-        promoted = np.concatenate((rows[:free], swaps[: partner.size]))
+        used = swaps.order[: swaps.used]
+        self.commit(could[used], target[used], is_promotion=False)
+        promoted = np.concatenate((rows[:free], swaps.rows[: swaps.count]))
         self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
         if allotment.owed[node] and self._payable > 0:
-            self._pay_back(node, others, their_target)
+            self._pay_back(node, could, target)
         return np.concatenate((left_over, rest))
 
     def _until(self, need_pages: int, rows: Int64s) -> int:
@@ -362,19 +401,24 @@ class Choice:
         self._payable -= paid
         self.commit(rows[:count], target[:count], is_promotion=False)
 
-    def _paired(self, rows: Int64s, victims: Int64s, spare: int, node: int, gate: Gate | None) -> Int64s:
-        """The place of the last victim that each row needs, for the rows that a gate lets swap.
+    def _swaps(self, rows: Int64s, victims: Int64s, spare: int, node: int, gate: Gate | None) -> _Swaps:
+        """Pair rows with victims: what is surely hot with what is surely cold first, as far as a gate lets.
 
         ``spare`` pages of the node need no victim.
         """
+        order = np.arange(victims.size)
+        if gate is not None:
+            rows, order = gate.surest_first(rows, victims)
         need = np.cumsum(self.allotment.sizes(rows), dtype=np.int64) - spare
-        made = np.cumsum(self.allotment.sizes(victims), dtype=np.int64)
+        made = np.cumsum(self.allotment.sizes(victims[order]), dtype=np.int64)
         partner = np.searchsorted(made, need, side="left")
-        partner = partner[: int(np.searchsorted(partner, victims.size, side="left"))]
-        if gate is not None and partner.size:
-            good = gate.worth_swapping(rows[: partner.size], victims[partner], node)
-            partner = partner if good.all() else partner[: int(np.argmin(good))]
-        return partner
+        count, why_not = int(np.searchsorted(partner, victims.size, side="left")), Fate.ROOM
+        if gate is not None and count:
+            fates = gate.judge(rows[:count], victims[order[partner[:count]]], node)
+            if not accepted(fates).all():
+                count = int(np.argmin(accepted(fates)))
+                why_not = Fate(int(fates[count]))
+        return _Swaps(rows, order, count, int(partner[count - 1]) + 1 if count else 0, why_not)
 
     def plan(self, policy: str, reasons: tuple[str, str], knows_hot: bool = True) -> Plan:
         """The plan; ``reasons`` of demotions and promotions."""
@@ -428,12 +472,33 @@ def _joined(parts: list[Int64s]) -> Int64s:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
+def _log_variance(error: Float32s) -> Float32s:
+    """Variance of the logarithm of a rate with a relative error of 1/√(n + 1/2): about 1/(n - 1/2)."""
+    squared = error * error
+    variance: Float32s = squared / (1 - squared)
+    return variance
+
+
+def _was_seen(rate_hz: Float32s, error: Float32s) -> Bools:
+    """Which pages were; of others only an upper limit of the rate is known."""
+    seen: Bools = (error < _NOT_SEEN) & (rate_hz > 0)
+    return seen
+
+
+def _bound_hz(rate_hz: Float32s, error: Float32s, errors: float) -> Float32s:
+    """So many standard errors away from the rate, on the logarithmic scale."""
+    bound: Float32s = rate_hz * np.exp(np.float32(errors) * error)
+    return bound
+
+
 class Gate:
     """Is a move worth it, and sure enough? policy.md, section 3; all per base page.
 
     A swap needs a page at least an octave hotter than the one it drives out (hysteresis), the bounds of both
-    rates apart, and a gain above the cost of both moves. A bound is one standard error away, on the
-    logarithmic scale on which rates spread.
+    rates apart, and a gain above the cost of both moves. All that on the logarithmic scale on which rates
+    spread, and with what is believed of them: of many pages with the same rate some always seem far hotter
+    than others, so a rate is drawn towards the mean of its process, the more the larger its error is beside
+    the spread of the process's rates that errors do not explain.
     """
 
     def __init__(self, choice: Choice) -> None:
@@ -442,6 +507,10 @@ class Gate:
         self._gaps_ns = choice.gaps_ns
         self._slow = sorted(choice.places.slow)
         self._processes = list(choice.situation.processes)
+        self._mean_log, self._spread = self._population()
+        self._passes = np.full(max(self._processes, default=-1) + 1, np.inf)
+        for process, facts in choice.situation.processes.items():
+            self._passes[process] = facts.passes
         known = {i: one.horizon_s for i, one in choice.situation.processes.items()}
         self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
         for process, horizon_s in known.items():
@@ -450,47 +519,85 @@ class Gate:
 
     def worth_promoting(self, rows: Int64s, target: int) -> Bools:
         """Whether a promotion into free room gains more than it costs."""
-        return self._gain_s(rows, target, 0.0) > self._costs.margin * self._costs.promotion_s
+        gain_s = self._gain_s(rows, target, self._candidates.rate_hz.take(rows))
+        return gain_s > self._costs.margin * self._costs.promotion_s
 
-    def worth_swapping(self, rows: Int64s, victims: Int64s, target: int) -> Bools:
-        """Whether a promotion at the expense of that victim does, and is an octave hotter."""
-        hot_hz, cold_hz = self._candidates.rate_hz.take(rows), self._candidates.rate_hz.take(victims)
+    def judge(self, rows: Int64s, victims: Int64s, target: int) -> Uint8s:
+        """``Fate.MOVED`` for each promotion at the expense of that victim that is worth it, else why not."""
+        (hot_hz, hot_error), (cold_hz, cold_error) = self._believed(rows), self._believed(victims)
+        sure = _bound_hz(hot_hz, hot_error, -_BOUND_ERRORS) > _bound_hz(cold_hz, cold_error, _BOUND_ERRORS)
         cost_s = self._costs.promotion_s + self._costs.demotion_s
-        worth = self._gain_s(rows, target, cold_hz) > self._costs.margin * cost_s
-        good: Bools = worth & (hot_hz >= 2 * cold_hz)
-        return good
+        worth = self._gain_s(rows, target, hot_hz - cold_hz) > self._costs.margin * cost_s
+        fates = np.where(worth & (hot_hz >= 2 * cold_hz), Fate.MOVED, Fate.NOT_WORTH_IT).astype(np.uint8)
+        fates[accepted(fates) & ~sure] = Fate.UNCERTAIN
+        return fates
 
-    def are_certain(self, rows: Int64s, victims: Int64s, partner: Int64s) -> tuple[Bools, Bools]:
-        """Which rows are hotter, and which victims colder, than the middle of the last pair, by their bounds.
+    def surest_first(self, rows: Int64s, victims: Int64s) -> tuple[Int64s, Int64s]:
+        """``rows`` by descending lower bounds, and the order of victims by ascending upper ones."""
+        lower = np.uint16(KEY_COUNT - 1) - rank_keys(_bound_hz(*self._believed(rows), -_BOUND_ERRORS))
+        upper = rank_keys(_bound_hz(*self._believed(victims), _BOUND_ERRORS))
+        return rows.take(np.argsort(lower, kind="stable")), np.argsort(upper, kind="stable")
 
-        So the bounds of no pair cross. ``partner`` as of ``Choice._paired``; without pairs all are certain.
+    def is_hot_for_sure(self, rows: Int64s, key: Uint16s, hot_key: int) -> Bools:
+        """Whether a page was seen more than once, or its rate's lower bound is hot as well.
+
+        Or its process has been looked at so often that this page will not be surer.
         """
-        if not partner.size:
-            return np.ones(rows.size, np.bool_), np.ones(victims.size, np.bool_)
-        last_hz = float(self._candidates.rate_hz[rows[partner.size - 1]])
-        victim_hz = float(self._candidates.rate_hz[victims[partner[-1]]])
-        border_hz = np.sqrt(last_hz * max(victim_hz, last_hz * _LEAST_RATIO))
-        return self._bound_hz(rows, -1.0) > border_hz, self._bound_hz(victims, 1.0) < border_hz
+        error = self._errors(rows)
+        passes = self._of(self._passes, self._processes, self._candidates.process, rows)
+        lower = key.take(rows) - error * np.float32(_LONE_ERRORS * OCTAVE / np.log(2))
+        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | (passes >= _ENOUGH_PASSES)
+        return sure
 
     def is_cooling(self, rows: Int64s) -> Bools:
         """The short horizon has seen less than half of what the long one has."""
         falling: Bools = self._candidates.rate_short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
         return falling
 
-    def _bound_hz(self, rows: Int64s, errors: float) -> Floats64:
-        error = np.nan_to_num(self._candidates.relative_error.take(rows).astype(np.float64), nan=_NO_IDEA)
-        bound: Floats64 = np.exp(errors * error)
-        bound *= self._candidates.rate_hz.take(rows)
-        return bound
+    def _errors(self, rows: Int64s) -> Float32s:
+        return np.nan_to_num(self._candidates.relative_error.take(rows), nan=_NO_IDEA)
 
-    def _gain_s(self, rows: Int64s, target: int, victim_hz: Float32s | float) -> Floats64:
+    def _population(self) -> tuple[Float32s, Float32s]:
+        """By process: the mean logarithm of its rates, and the variance that their errors do not explain.
+
+        Of a sample of the pages that were seen. Infinite where they are too few to say.
+        """
+        count = max(self._processes, default=-1) + 1
+        mean, spread = np.zeros(count, np.float32), np.full(count, np.inf, np.float32)
+        both = np.array([[one, one + 1] for one in self._processes], np.int32).reshape(-1, 2)
+        bounds = np.searchsorted(self._candidates.process, both)
+        for process, (low, high) in zip(self._processes, bounds.tolist(), strict=True):
+            rows = np.arange(low, high, max((high - low) // _SAMPLE_ROWS, 1))
+            rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
+            seen = _was_seen(rate_hz, error)
+            if np.count_nonzero(seen) >= _LEAST_ROWS:
+                logs = np.log(rate_hz[seen].astype(np.float64))
+                noise = _log_variance(error[seen]).mean(dtype=np.float64)
+                mean[process], spread[process] = logs.mean(), max(logs.var() - noise, _LEAST_SPREAD)
+        return mean, spread
+
+    def _believed(self, rows: Int64s) -> tuple[Float32s, Float32s]:
+        """Rates and their errors with regard to those of the process (empirical Bayes on logarithms)."""
+        rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
+        seen = np.flatnonzero(_was_seen(rate_hz, error))
+        some = rows.take(seen)
+        spread = self._of(self._spread, self._processes, self._candidates.process, some)
+        if not np.isfinite(spread).any():
+            return rate_hz, error
+        mean = self._of(self._mean_log, self._processes, self._candidates.process, some)
+        weight = 1 / (1 + _log_variance(error.take(seen)) / spread)
+        rate_hz[seen] = np.exp(mean + weight * (np.log(rate_hz.take(seen)) - mean))
+        error[seen] *= np.sqrt(weight)
+        return rate_hz, error
+
+    def _gain_s(self, rows: Int64s, target: int, faster_hz: Float32s | Floats64) -> Floats64:
         worth_s = self._of(self._gaps_ns(target) * 1e-9, self._slow, self._candidates.node, rows)
         worth_s = worth_s * self._of(self._horizon_s, self._processes, self._candidates.process, rows)
-        gain: Floats64 = (self._candidates.rate_hz.take(rows) - victim_hz) * worth_s
+        gain: Floats64 = faster_hz * worth_s
         return gain
 
     @staticmethod
-    def _of(values: Floats64, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> Floats64:
+    def _of(values: _Floats, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> _Floats:
         """``values`` by the index of each of ``rows``; one for all where all that are possible are equal.
 
         That is most often so, and reading in the order of heat misses the caches.

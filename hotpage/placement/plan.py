@@ -62,6 +62,8 @@ class ProcessFacts:
     age_s: float = float("inf")
     horizon_s: float | None = None
     """How long its ranking holds, where that is known better than ``Costs.horizon_s``; at most that."""
+    passes: float = float("inf")
+    """How often its pages have been armed so far, in the mean."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Aim:
 
     ``promote_to`` and ``demote_to`` replace the fast tier and the tiers below as targets. ``most_bytes``
     limits what is promoted. ``free_bytes``: by node, how much of it is to be free. ``explain``: keep every
-    candidate's fate.
+    candidate's fate. ``can_wait``: other plans will follow, so what is not sure yet can be moved by them.
     """
 
     promote: bool = True
@@ -146,6 +148,7 @@ class Aim:
     young_s: float = 30.0
     seed: int = 0
     explain: bool = False
+    can_wait: bool = False
 
 
 class Fate(IntEnum):
@@ -181,7 +184,7 @@ WORDS: Mapping[Fate, str] = {
     Fate.LEFT_ALONE: "on a node that is left alone",
     Fate.NOT_NEEDED: "cold, but nothing needs its room",
     Fate.NOT_WORTH_IT: "a move would not gain enough",
-    Fate.UNCERTAIN: "its rate is too uncertain to drive another page out",
+    Fate.UNCERTAIN: "its rate is too uncertain",
     Fate.COOLING: "hot, but cooling down",
     Fate.YOUNG: "cold, but young",
     Fate.BOUNCE: "moved a short while ago",

@@ -26,6 +26,8 @@ UNKNOWN_KEY = 0x7F81
 """Keys from here on belong to no rate (NaN)."""
 CHUNK = 1 << 18
 """Rows worked on at a time: few enough for the temporaries to stay in cache."""
+SMALL_CHUNK = 1 << 15
+"""The same where much is computed of each row, for little memory."""
 
 UPPER_HALF = 1 if sys.byteorder == "little" else 0
 """Which of a 32-bit number's two 16-bit halves is the upper one."""
@@ -42,10 +44,10 @@ def key_rate_hz(key: int) -> float:
     return float(np.array([key << 16], np.uint32).view(np.float32)[0])
 
 
-def chunks(count: int) -> Iterator[slice]:
-    """Slices of at most ``CHUNK`` rows that cover ``count`` rows."""
-    for low in range(0, count, CHUNK):
-        yield slice(low, min(low + CHUNK, count))
+def chunks(count: int, rows: int = CHUNK) -> Iterator[slice]:
+    """Slices of at most so many rows that cover ``count`` rows."""
+    for low in range(0, count, rows):
+        yield slice(low, min(low + rows, count))
 
 
 def hottest_that_fit(pages_by_key: Floats64, capacity_pages: float) -> int:

@@ -16,8 +16,8 @@ def within(choice: Choice, rows: Int64s) -> Int64s:
     return choice.drop(rows, sums * PAGE_BYTES > choice.aim.most_bytes, Fate.NOT_CHOSEN)
 
 
-def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -> None:
-    """Promote ``rows``, in order, to the fast nodes, the nearest to the slow ones first."""
+def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
+    """Promote ``rows``, in order, to the fast nodes, the nearest to the slow ones first; what had no room."""
     if not choice.aim.promote:
         rows = choice.drop(rows, np.ones(rows.size, np.bool_), Fate.NOT_CHOSEN)
     source = min(choice.places.slow, default=None)
@@ -27,6 +27,7 @@ def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -
     on = choice.situation.candidates.node.take(victims)
     for node in order:
         rows = choice.fill(node, rows, victims[on == node], gate)
+    return rows
 
 
 def demote_all(choice: Choice, rows: Int64s) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from hotpage.heat.estimator import silent_rate
 from hotpage.heat.results import ArmedRanges
+from hotpage.placement.ranking import SMALL_CHUNK
 from hotpage.profile.coverage import Coverage
 from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
@@ -50,16 +51,24 @@ def silent_pages(
     Resident or not; ascending. They have the highest rate that their silence until ``time_s`` allows.
     ``most_pages`` are looked at, from the lowest address on.
     """
-    vpn = _armed_pages(armed, spans, most_pages)
-    vpn = vpn[~_is_covered(vpn, tracked_vpn, tracked_pages)]
+    vpn = np.concatenate(
+        [
+            some[~_is_covered(some, tracked_vpn, tracked_pages)]
+            for some in _armed_pages(armed, spans, most_pages)
+        ]
+    )
     rate = np.empty(vpn.size, np.float32)
     if vpn.size:
         rate = rate_hz(np.maximum(time_s - Coverage(armed).mean_first_s(vpn, vpn + 1), 0.0))
     return Pages(vpn, rate, rate, np.full(vpn.size, SILENT_ERROR, np.float32))
 
 
-def _armed_pages(armed: ArmedRanges, spans: Iterable[tuple[int, int]], most_pages: int | None) -> Int64s:
-    parts, room = [np.empty(0, np.int64)], most_pages
+def _armed_pages(
+    armed: ArmedRanges, spans: Iterable[tuple[int, int]], most_pages: int | None
+) -> Iterator[Int64s]:
+    """Ascending, some ``SMALL_CHUNK`` at a time: most of them are tracked."""
+    parts: list[Int64s] = []
+    size, room = 0, most_pages
     for start, end in spans:
         low = int(np.searchsorted(armed.end_vpn, start, side="right"))
         high = int(np.searchsorted(armed.start_vpn, end, side="left"))
@@ -68,8 +77,13 @@ def _armed_pages(armed: ArmedRanges, spans: Iterable[tuple[int, int]], most_page
             if room is not None:
                 last = min(last, first + room)
                 room -= last - first
-            parts.append(np.arange(first, last))
-    return np.concatenate(parts)
+            for low in range(first, last, SMALL_CHUNK):
+                parts.append(np.arange(low, min(low + SMALL_CHUNK, last)))
+                size += parts[-1].size
+                if size >= SMALL_CHUNK:
+                    yield np.concatenate(parts)
+                    parts, size = [], 0
+    yield np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _is_covered(vpn: Int64s, first: Int64s, pages: Int32s) -> Bools:

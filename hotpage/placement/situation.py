@@ -185,5 +185,7 @@ def joined(tables: Sequence[Candidates]) -> Candidates:
         f32 = np.empty(0, np.float32)
         empty = np.empty(0, np.int32)
         return Candidates(empty, np.empty(0, np.int64), empty, np.empty(0, np.int16), f32, f32, f32)
+    if len(tables) == 1:
+        return tables[0]
     columns = ("process", "vpn", "pages", "node", "rate_hz", "rate_short_hz", "relative_error")
     return Candidates(*(np.concatenate([getattr(table, name) for table in tables]) for name in columns))

@@ -11,7 +11,7 @@ from hotpage.errors import HotpageError, KnobError
 from hotpage.machine.hold import MmHolder
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
-from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
+from hotpage.machine.tiering import ARMING_ONLY, balancing_change, hold_promotion
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
 
@@ -77,10 +77,13 @@ class Arming:
         self._set(self._account.affordable)
 
     def _set(self, on: bool) -> None:
-        if self._switch is not None and on != self.is_on and self._switch.set(self._on_value if on else 0):
-            self.is_on = on
-            if on:
-                self._account.begin_scan()
+        if self._switch is None or on == self.is_on:
+            return
+        with balancing_change() as may:
+            if may and self._switch.set(self._on_value if on else 0):
+                self.is_on = on
+                if on:
+                    self._account.begin_scan()
 
     def hold(self, processes: Iterable[Process]) -> None:
         """Make single-threaded processes armable: the kernel passes over memory that has one user only.

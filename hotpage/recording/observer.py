@@ -211,8 +211,8 @@ class Observer:
         )
 
     def folios(self, process: int, now_s: float) -> Folios:
-        """All that is tracked of a process, a huge page as one entry."""
-        rates = self.table.rates(process, now_s)
+        """All that is tracked of a process, with its current rates; a huge page is one entry."""
+        rates = self.table.rates(process, now_s, current=True)
         heads = self._huge.get(process)
         if not heads:
             pages = np.ones(len(rates), np.int32)

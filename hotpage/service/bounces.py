@@ -62,8 +62,9 @@ class Bounces:
     def note(self, situation: Situation, plan: Plan) -> None:
         """Look at a plan; each page counts once for each of its moves."""
         rows = np.flatnonzero(plan.fate == Fate.BOUNCE)
-        moved = situation.history.moved
-        self._seen = self._seen[np.isin(self._seen, moved)]
+        history = situation.history
+        recent = history.moved[history.moved_s > situation.now_s - BOUNCE_S]
+        self._seen = self._seen[np.isin(self._seen, recent)]
         if rows.size:
             candidates = situation.candidates
             keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
@@ -72,11 +73,10 @@ class Bounces:
             self._seen = np.union1d(self._seen, new)
         if situation.now_s - self._judged_s >= JUDGE_S:
             self._judged_s = situation.now_s
-            self._judge(situation)
+            self._judge(situation, recent)
 
-    def _judge(self, situation: Situation) -> None:
-        history, facts = situation.history, situation.processes
-        recent = history.moved[history.moved_s > situation.now_s - BOUNCE_S]
+    def _judge(self, situation: Situation, recent: Ints64) -> None:
+        facts = situation.processes
         moves, bounces = _by_process(recent, facts), _by_process(self._seen, facts)
         for process in facts:
             self._adapt(process, moves.get(process, 0), bounces.get(process, 0))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.placement.plan import ABSENT, Situation
+from hotpage.placement.plan import Situation
+from hotpage.placement.ranking import SMALL_CHUNK, chunks
 from hotpage.profile.snapshot import PAGE_BYTES
 
 DECADES = tuple(range(-2, 7))
@@ -28,20 +29,26 @@ def heat_by_tier(situation: Situation) -> dict[int, TierHeat]:
     """By tier, of what is looked after and in memory."""
     rows = situation.candidates
     edges = np.array([10.0**decade for decade in DECADES], np.float32)
-    decade = np.searchsorted(edges, np.nan_to_num(rows.rate_hz), side="left")
-    known = ~np.isnan(rows.rate_hz)
-    found = {}
-    for tier in sorted({room.tier for room in situation.nodes}):
-        nodes = [room.node for room in situation.nodes if room.tier == tier]
-        there = np.isin(rows.node, nodes) & (rows.node != ABSENT)
-        pages = np.bincount(decade[there & known], rows.pages[there & known], minlength=len(DECADES) + 1)
-        rate = rows.rate_hz[there & known].astype(np.float64)
-        found[tier] = TierHeat(
-            tuple((pages * PAGE_BYTES).astype(np.int64).tolist()),
-            int(rows.pages[there & ~known].sum(dtype=np.int64)) * PAGE_BYTES,
-            float(rate @ rows.pages[there & known]),
+    tier_of = {room.node: room.tier for room in situation.nodes}
+    tiers = sorted(set(tier_of.values()))
+    pages = np.zeros((len(tiers), len(DECADES) + 1), np.int64)
+    unknown, accesses_hz = [0] * len(tiers), [0.0] * len(tiers)
+    for part in chunks(len(rows), SMALL_CHUNK):
+        node, rate_hz, size = rows.node[part], rows.rate_hz[part], rows.pages[part]
+        decade = np.searchsorted(edges, np.nan_to_num(rate_hz), side="left")
+        is_known = ~np.isnan(rate_hz)
+        for place, tier in enumerate(tiers):
+            there = np.isin(node, [number for number, its in tier_of.items() if its == tier])
+            known = there & is_known
+            pages[place] += np.bincount(decade[known], size[known], len(DECADES) + 1).astype(np.int64)
+            unknown[place] += int(size[there & ~is_known].sum(dtype=np.int64))
+            accesses_hz[place] += float(rate_hz[known].astype(np.float64) @ size[known])
+    return {
+        tier: TierHeat(
+            tuple((pages[place] * PAGE_BYTES).tolist()), unknown[place] * PAGE_BYTES, accesses_hz[place]
         )
-    return found
+        for place, tier in enumerate(tiers)
+    }
 
 
 def fast_share(heat: Mapping[int, TierHeat]) -> float:

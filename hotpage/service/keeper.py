@@ -107,7 +107,12 @@ class Keeper:
         nodes = [node.id for node in self.surveyor.topology.nodes if node.tier is not None]
         return self._make_mover({node: TokenBucket(rate, self._clock) for node in nodes})
 
-    def step(self, picture: Picture, should_stop: Callable[[], object] = lambda: None) -> Step:
+    def step(
+        self,
+        picture: Picture,
+        should_stop: Callable[[], object] = lambda: None,
+        others_follow: bool = True,
+    ) -> Step:
         """Plan, and move what the plan says."""
         begun_s, now_s = time.thread_time(), self._clock()
         situation = self.surveyor.survey(
@@ -118,7 +123,7 @@ class Keeper:
             lambda cgroup: self.bounces.control.factor(cgroup, now_s),
             self.bounces.horizon_s,
         )
-        plan = policy(self.configuration.placement.policy)(situation, self._aim())
+        plan = policy(self.configuration.placement.policy)(situation, self._aim(others_follow))
         self.bounces.note(situation, plan)
         plan_s = time.thread_time() - begun_s + picture.cost_s
         self.totals.plans += 1
@@ -130,12 +135,15 @@ class Keeper:
             self._remember(outcome)
         return Step(picture, situation, plan, outcome, plan_s)
 
-    def _aim(self) -> Aim:
+    def _aim(self, others_follow: bool) -> Aim:
         # What a policy without a capacity in mind may promote at a time.
         most = self.configuration.budget.move_rate * self.pace.period_s
         named = self.configuration.placement.policy
         return Aim(
-            most_bytes=most if named == "random" else float("inf"), seed=self.totals.plans, explain=True
+            most_bytes=most if named == "random" else float("inf"),
+            seed=self.totals.plans,
+            explain=True,
+            can_wait=others_follow,
         )
 
     def _remember(self, outcome: Outcome) -> None:

@@ -244,7 +244,7 @@ class Service:
             picture = feed.picture(interrupted)
             if picture is None:
                 continue
-            step = keeper.step(picture, should_stop)
+            step = keeper.step(picture, should_stop, others_follow=once_after_s is None)
             if question is not None:
                 question.reply(explain(step.situation, step.plan, keeper.log, question.pid, question.address))
                 question = None

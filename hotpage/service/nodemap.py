@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hotpage.heat.grouping import first_of_runs
 from hotpage.placement.plan import ABSENT, Int16s
+from hotpage.placement.ranking import SMALL_CHUNK, chunks
 from hotpage.profile.snapshot import Int64s
 
 _BITS = 9
@@ -37,15 +38,20 @@ class NodeMap:
         of which nothing is known. Chunks without any of these pages are forgotten.
         """
         self._cover(vpn)
+        nodes = np.empty(vpn.size, np.int16)
+        for part in chunks(vpn.size, SMALL_CHUNK):
+            nodes[part] = self._of_some(vpn[part], query)
+        return nodes
+
+    def _of_some(self, vpn: Int64s, query: Query) -> npt.NDArray[np.int8]:
         row, column = np.searchsorted(self._chunk, vpn >> _BITS), vpn & (_PAGES - 1)
-        known = self._node[row, column]
+        known: npt.NDArray[np.int8] = self._node[row, column]
         unasked = np.flatnonzero(known == _UNASKED)
         if unasked.size:
             answer = query(vpn[unasked])
             known[unasked] = np.where(answer < 0, ABSENT, answer)
             self._node[row[unasked], column[unasked]] = known[unasked]
-        nodes: Int16s = known.astype(np.int16)
-        return nodes
+        return known
 
     def put(self, vpn: Int64s, node: int) -> None:
         """These pages are there now."""
@@ -73,8 +79,10 @@ class NodeMap:
         return row, found
 
     def _cover(self, vpn: Int64s) -> None:
-        chunk = vpn >> _BITS
-        wanted = chunk[first_of_runs(chunk)]
+        parts = [vpn[part] >> _BITS for part in chunks(vpn.size, SMALL_CHUNK)]
+        parts = [chunk[first_of_runs(chunk)] for chunk in parts]
+        wanted = np.concatenate([np.empty(0, np.int64), *parts])
+        wanted = wanted[first_of_runs(wanted)]
         if np.array_equal(wanted, self._chunk):
             return
         node = np.full((wanted.size, _PAGES), _UNASKED, np.int8)

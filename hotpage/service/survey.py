@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.results import Folios
+from hotpage.heat.results import ArmedRanges, Folios
 from hotpage.machine.cgroups import memory_by_node
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
@@ -85,7 +85,8 @@ class Surveyor:
             found = self._facts(picture.processes[index])
             if found is None:
                 continue
-            facts[index] = replace(found, horizon_s=horizon_s(index))
+            passes = _passes(picture.armed.get(index))
+            facts[index] = replace(found, horizon_s=horizon_s(index), passes=passes)
             nodes_known = self._maps.setdefault(index, NodeMap())
             nodes_known.age(elapsed_s / REFRESH_S)
             tables.append(self._candidates(picture, index, found, nodes_known, fast))
@@ -160,29 +161,23 @@ class Surveyor:
         if self.learned is not None:
             folios = self.learned.fill(picture.processes[index].process, folios, picture.time_s)
         silent = self._silent(picture, index, folios, fast)
-        vpn = np.concatenate((folios.vpn, silent.vpn))
-        order = np.argsort(vpn, kind="stable")
-        node = np.empty(vpn.size, np.int16)
-        node[order] = nodes.nodes(vpn[order], lambda some: self.query(facts.pid, some))
+        place = np.searchsorted(folios.vpn, silent.vpn)
+        node = nodes.nodes(np.insert(folios.vpn, place, silent.vpn), lambda some: self.query(facts.pid, some))
+        place += np.arange(place.size)  # where they are now
+        silent_node = node[place]
         tracked = Candidates(
             np.full(len(folios), index, np.int32),
             folios.vpn,
             folios.pages,
-            node[: len(folios)],
+            np.delete(node, place),
             folios.rate_hz,
             folios.rate_short_hz,
             folios.relative_error,
         )
-        if not silent.vpn.size:
+        there = silent_node != ABSENT  # armed ranges have holes
+        if not there.any():
             return tracked
-        there = node[len(folios) :] != ABSENT  # armed ranges have holes
-        quiet = fold(
-            index,
-            facts.pid,
-            silent.take(there),
-            node[len(folios) :][there],
-        )
-        return _by_address(joined([tracked, quiet]))
+        return _merged(tracked, fold(index, facts.pid, silent.take(there), silent_node[there]))
 
     def _silent(self, picture: Picture, index: int, folios: Folios, fast: frozenset[int]) -> Pages:
         """Pages that were armed and never accessed, where some may be in fast memory: what can go first.
@@ -206,18 +201,18 @@ class Surveyor:
                 yield record.vma.start // PAGE_BYTES, record.vma.end // PAGE_BYTES
 
 
+def _passes(armed: ArmedRanges | None) -> float:
+    if armed is None or not len(armed):
+        return float("inf")
+    return float(np.average(armed.passes, weights=armed.end_vpn - armed.start_vpn))
+
+
 def _is_below(cgroup: str, path: str) -> bool:
     return path == "/" or cgroup == path or cgroup.startswith(path + "/")
 
 
-def _by_address(rows: Candidates) -> Candidates:
-    order = np.argsort(rows.vpn, kind="stable")
-    return Candidates(
-        rows.process[order],
-        rows.vpn[order],
-        rows.pages[order],
-        rows.node[order],
-        rows.rate_hz[order],
-        rows.rate_short_hz[order],
-        rows.relative_error[order],
-    )
+def _merged(rows: Candidates, more: Candidates) -> Candidates:
+    """Both, by address; a column at a time, for there may be millions."""
+    place = np.searchsorted(rows.vpn, more.vpn)
+    names = [one.name for one in fields(Candidates)]
+    return Candidates(*(np.insert(getattr(rows, name), place, getattr(more, name)) for name in names))

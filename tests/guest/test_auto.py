@@ -18,8 +18,9 @@ from toucher import wait_for
 from workload import BALANCING, move, nodes_of
 
 from hotpage.exerciser import Exerciser
+from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages
-from hotpage.machine.tiering import PROMOTE_RATE_LIMIT
+from hotpage.machine.tiering import ARMING_ONLY, PROMOTE_RATE_LIMIT, hold_promotion, tier_changes
 
 _DEADLINE_S = 240.0
 MPOL_PREFERRED = 1  # linux/mempolicy.h
@@ -39,6 +40,12 @@ def workload() -> Iterator[Exerciser]:
 def is_hot(workload: Exerciser) -> NDArray[np.bool_]:
     """Of each page, whether it gets accesses."""
     return np.isin(np.arange(workload.pages) + (workload.base >> 12), workload.hot_vpns)
+
+
+def hint_faults() -> int:
+    """Since boot."""
+    words = Path("/proc/vmstat").read_text().split()
+    return int(words[words.index("numa_hint_faults") + 1])
 
 
 def keep_until_hot_pages_are_fast(workload: Exerciser, directory: Path) -> str:
@@ -85,6 +92,30 @@ def test_the_hot_set_ends_on_the_fast_node(workload: Exerciser, machine: object,
         assert on_fast[~is_hot(workload)].mean() < 0.05, "what nobody accesses stays"
     after = BALANCING.read_text(), PROMOTE_RATE_LIMIT.read_text() if PROMOTE_RATE_LIMIT.exists() else ""
     assert after == before
+
+
+@pytest.mark.guest(topology="small-dram", kernels=("6.12", "7.3"), limit_s=600.0)
+def test_what_was_promoted_while_nothing_was_armed_can_be_armed_again(workload: Exerciser) -> None:
+    """Else the kernel takes the time when a page was armed for a CPU, and the workload dies of an oops."""
+    addresses = workload.base + 4096 * np.arange(workload.pages, dtype=np.uint64)
+    status = np.empty(addresses.size, np.int32)
+
+    def arm() -> None:
+        wanted = hint_faults() + workload.pages // 20
+        BALANCING.write_text(str(ARMING_ONLY))
+        wait_for(lambda: hint_faults() > wanted, "hint faults")
+        BALANCING.write_text("0")
+
+    with KnobSession() as knobs:
+        assert hold_promotion(knobs)
+        arm()
+        with tier_changes():
+            assert BALANCING.read_text() == "2\n"
+            MovePages()(workload.pid, addresses, np.full(addresses.size, FAST, np.int32), status)
+        assert (status == FAST).mean() > 0.9 and BALANCING.read_text() == "0\n"
+        arm()
+        before = workload.accesses()
+        wait_for(lambda: workload.accesses() > before, "accesses")
 
 
 # The policy decides here, whatever the kernel: minutes of one guest are enough.

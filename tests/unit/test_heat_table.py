@@ -328,6 +328,23 @@ class TestChanges:
         now = table.rates(0, 80.0).rate_short_hz[1]
         assert sent and sent[-1] == pytest.approx(now, rel=1.0)
 
+    def test_current_rates_are_the_short_ones_of_pages_that_have_changed(self) -> None:
+        table = HeatTable()
+        steady, warmed, cooled = 7, 8, 9
+        table.arm(0, 0, 16, 0.0)
+        for second in range(60):
+            table.observe(0, [steady, warmed], float(second), 0.7)
+            table.observe(0, cooled, float(second), 0.01)
+        for second in range(60, 68):
+            table.arm(0, 0, 16, float(second))
+            table.observe(0, steady, second + 0.7, 0.7)
+            table.observe(0, warmed, second + 0.01, 0.01)
+        rates, current = table.rates(0, 68.0), table.rates(0, 68.0, current=True)
+        assert current.rate_hz[0] == rates.rate_hz[0] < 2
+        assert (current.rate_hz[1:] == rates.rate_short_hz[1:]).all()
+        assert current.rate_hz[1] > 5 and current.rate_hz[2] < 2
+        assert (current.relative_error[1:] > rates.relative_error[1:]).all()
+
     def test_cooling_is_sent_in_the_end_without_events(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("hotpage.heat.table.COOLING_ROWS", 1)  # as if the table were large
         table = HeatTable()

@@ -10,7 +10,13 @@ import pytest
 
 from hotpage.errors import HotpageError, UnsupportedError
 from hotpage.machine.knobs import KnobSession
-from hotpage.machine.tiering import KernelTiering, TieringCounters
+from hotpage.machine.tiering import (
+    KernelTiering,
+    TieringCounters,
+    balancing_change,
+    hold_promotion,
+    tier_changes,
+)
 from hotpage.machine.topology import Topology
 
 TWO_TIERS = Topology((), {"memory_tier4": (0,), "memory_tier90": (1,)}, True, 0, 65536, 0)
@@ -54,6 +60,50 @@ def test_promotion_is_set_up_and_everything_put_back(root: Path) -> None:
         mine.limit_promotion(12)
         assert knobs_of(root) == ["2", "12", "1", "60"]
     assert knobs_of(root) == ["0", "65536", "false", "1000"]
+
+
+@pytest.fixture
+def own_knobs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The kernel's settings are those below."""
+    monkeypatch.setattr("hotpage.machine.tiering.NUMA_BALANCING", root / BALANCING)
+    monkeypatch.setattr("hotpage.machine.tiering.PROMOTE_RATE_LIMIT", root / RATE)
+    monkeypatch.setenv("HOTPAGE_STATE_DIR", str(root / "state"))
+    return root
+
+
+def test_pages_change_tiers_while_the_kernel_knows_of_tiers(own_knobs: Path) -> None:
+    with tier_changes():
+        assert knobs_of(own_knobs)[:2] == ["2", "0"]
+        with balancing_change() as may:
+            assert not may
+    assert knobs_of(own_knobs)[:2] == ["0", "65536"]
+    with balancing_change() as may:
+        assert may
+
+
+@pytest.mark.parametrize("mode", ["1", "2", "3"])
+def test_balancing_is_left_on_while_pages_change_tiers(own_knobs: Path, mode: str) -> None:
+    (own_knobs / BALANCING).write_text(mode)
+    with tier_changes():
+        assert knobs_of(own_knobs)[0] == mode
+    assert knobs_of(own_knobs)[:2] == [mode, "65536"]
+
+
+def test_a_session_that_ends_meanwhile_leaves_balancing_to_the_moves(own_knobs: Path) -> None:
+    session = KnobSession()
+    session.write(own_knobs / BALANCING, 3)
+    with tier_changes():
+        session.close()
+        assert knobs_of(own_knobs)[0] == "3"
+    assert knobs_of(own_knobs)[0] == "0"
+
+
+def test_mode_1_cannot_be_held(own_knobs: Path) -> None:
+    """The bit could not be taken back without harm."""
+    (own_knobs / BALANCING).write_text("1")
+    with KnobSession() as knobs:
+        assert not hold_promotion(knobs)
+        assert knobs_of(own_knobs)[:2] == ["1", "65536"]
 
 
 def test_balancing_that_is_on_stays_on(root: Path) -> None:

@@ -195,11 +195,45 @@ def test_fit_leaves_warm_pages_alone() -> None:
 def test_fit_drives_nothing_out_for_an_uncertain_page() -> None:
     rows = [(0, 1, 1, 0, 0.01), (0, 2, 1, 1, 100.0)]
     situation = two_nodes(0, *rows)
-    unsure = replace(situation.candidates, relative_error=np.array([0.1, 5.0], np.float32))
+    unsure = replace(situation.candidates, relative_error=np.array([0.1, 9.0], np.float32))
     plan = policy("fit")(replace(situation, candidates=unsure), Aim())
     assert moved(plan) == [] and plan.kept_bytes[Fate.UNCERTAIN] == PAGE
     plan = policy("fit")(replace(situation, candidates=unsure, nodes=[room(0, 1), room(1, 9)]), Aim())
     assert moved(plan) == [(1, 0, [2])], "free room costs nobody anything"
+
+
+def test_where_only_errors_spread_the_rates_nothing_changes_places() -> None:
+    """Of many pages with one rate some seem far hotter than others, and surely so."""
+    seen, random = 4, np.random.default_rng(3)
+    rates = (100.0 * seen / random.gamma(seen, size=2000)).astype(np.float32)
+    rows = [(0, vpn, 1, vpn % 2, rate) for vpn, rate in enumerate(rates.tolist())]
+    error = np.full(2000, (seen + 0.5) ** -0.5, np.float32)
+    situation = two_nodes(0, *rows, nodes=[room(0, 0), room(1, 2000)])
+    alike = replace(situation.candidates, relative_error=error)
+    assert moved(policy("fit")(replace(situation, candidates=alike), Aim())) == []
+    hotter = alike.rate_hz * np.where(alike.vpn % 3, np.float32(1), np.float32(100))
+    apart = replace(alike, rate_hz=hotter, rate_short_hz=hotter)
+    went_up = policy("fit")(replace(situation, candidates=apart), Aim()).moves[1].vpn
+    assert set(range(3, 2000, 6)) <= set(went_up.tolist()), "the slow ones of those that are hotter"
+
+
+def test_fit_waits_for_a_second_look_where_others_follow() -> None:
+    rows = [(0, 1, 1, 0, 40.0), (0, 2, 1, 1, 100.0), (0, 3, 1, 1, 1000.0)]
+    situation = two_nodes(1, *rows, (0, 4, 1, 1, 50.0))
+    lone = replace(situation.candidates, relative_error=np.full(4, 0.81, np.float32))
+    assert moved(policy("fit")(replace(situation, candidates=lone), Aim())) == [(1, 0, [3])]
+    often = replace(situation, processes={0: facts()})
+    situation = replace(situation, processes={0: replace(facts(), passes=2)})
+    plan = policy("fit")(replace(situation, candidates=lone), Aim(can_wait=True))
+    assert moved(plan) == [(1, 0, [3])], "sure enough"
+    rows[2] = (0, 3, 1, 1, 200.0)
+    less = replace(lone, rate_hz=candidates([*rows, (0, 4, 1, 1, 50.0)]).rate_hz)
+    plan = policy("fit")(replace(situation, candidates=less), Aim(can_wait=True))
+    assert moved(plan) == [] and plan.kept_bytes[Fate.UNCERTAIN] == 2 * PAGE
+    plan = policy("fit")(replace(often, candidates=less), Aim(can_wait=True))
+    assert moved(plan) == [(1, 0, [3])], "it will not be surer"
+    twice = replace(less, relative_error=np.full(4, 0.6, np.float32))
+    assert moved(policy("fit")(replace(situation, candidates=twice), Aim(can_wait=True))) == [(1, 0, [3])]
 
 
 def test_fit_does_not_follow_a_page_that_cools_down() -> None:

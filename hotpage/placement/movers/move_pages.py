@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import MPOL_MF_MOVE, MovePages, Statuses, measure_call_s
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
+from hotpage.machine.tiering import tier_changes
 from hotpage.placement.budget import CALL_S, BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.whereabouts import Whereabouts
@@ -109,7 +111,8 @@ class MovePagesMover:
     """Carries out plans. ``room_bytes(node)``: what a node can still take; ``rates``: token buckets.
 
     Buckets by node number and by cgroup path; a missing one means no limit. ``call_s``: what a call is to end
-    within. Raises UnsupportedError where there is no such system call.
+    within. ``around``: held while pages move to a faster tier. Raises
+    UnsupportedError where there is no such system call.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class MovePagesMover:
         room_bytes: Callable[[int], float] = lambda node: float("inf"),
         rates: Mapping[int | str, TokenBucket] | None = None,
         call_s: float = CALL_S,
+        around: Callable[[], AbstractContextManager[None]] = tier_changes,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -128,6 +132,7 @@ class MovePagesMover:
             fixed_s = measure_call_s(MovePages())
         self._where = where
         self._kernel = where.kernel
+        self._around = around
         self._room_bytes = room_bytes
         self._rates = rates or {}
         self._clock = clock
@@ -146,6 +151,17 @@ class MovePagesMover:
         on_progress: Callable[[MoveProgress], None] = lambda progress: None,
     ) -> Outcome:
         """Carry the plan out, in its order; what is not tried when ``should_stop`` is said so."""
+        is_upward = any(move.is_promotion for move in plan.moves)
+        with self._around() if is_upward else nullcontext():
+            return self._run(plan, processes, should_stop, on_progress)
+
+    def _run(
+        self,
+        plan: Plan,
+        processes: Mapping[int, ProcessFacts],
+        should_stop: Callable[[], object],
+        on_progress: Callable[[MoveProgress], None],
+    ) -> Outcome:
         begun_s = self._clock()
         calls = _Calls()
         works = [_Work(move) for move in plan.moves]

@@ -33,6 +33,8 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
     hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
     gate = Gate(choice)
     hot = choice.drop(hot, gate.is_cooling(hot), Fate.COOLING)
-    hot = within(choice, hottest_first(hot, choice.key))
-    fill_all(choice, hot, coldest_first(cold, choice.key), gate)
+    if aim.can_wait:
+        hot = choice.drop(hot, ~gate.is_hot_for_sure(hot, choice.key, hot_key), Fate.UNCERTAIN)
+    hot, cold = within(choice, hottest_first(hot, choice.key)), coldest_first(cold, choice.key)
+    choice.excuse(fill_all(choice, hot, cold, gate), cold, gate)
     return choice, choice.ran_short and likely < surely
