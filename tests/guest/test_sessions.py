@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 from recordings import HOTPAGE, Recording
-from test_capture_hints import stop
-from toucher import Toucher, loaded_programs, wait_for
+from toucher import Toucher, loaded_programs, stop, wait_for
 from workload import BALANCING, SCAN_KNOBS, await_passes, halted, set_scan_period
 
 from hotpage.machine.cgroups import cgroup_mount
