@@ -5,12 +5,7 @@ import os
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
 from requirements import REQUIREMENTS, why_missing
-
-# Shared machines are slow at times; the checkout may be read-only for whom runs the tests.
-settings.register_profile("hotpage", deadline=None, database=None)
-settings.load_profile("hotpage")
 
 _MAY_SKIP = pytest.StashKey[bool]()
 

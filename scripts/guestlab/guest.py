@@ -2,6 +2,7 @@
 """One emulated machine: virtme-ng boots it from the host's own files, it runs one command, it is gone."""
 
 import os
+import py_compile
 import shlex
 import shutil
 import signal
@@ -82,6 +83,8 @@ class Guest:
             told["HOTPAGE_LAB_SYSTEMD"] = "1"
             shutil.copytree(_HERE / "systemd", self.exchange / "systemd")
         self._write_settings(command, directory, {**(environment or {}), **told})
+        self._bytecode = Path(self._home.name) / "bytecode"
+        _compile(CHECKOUT / "hotpage", self._bytecode / "hotpage")
         self._pumps: list[threading.Thread] = []
         pipes = {number: os.pipe() for number in (0, 1, 2)}  # 0: the console
         writing = {number: pipe[1] for number, pipe in pipes.items()}
@@ -251,12 +254,22 @@ class Guest:
         options += ["-chardev", f"socket,id=lab.qmp,{control}", "-mon", "chardev=lab.qmp,mode=control"]
         options += numa_options(self._topology)
         venv = Path(sys.prefix)
-        shares = {"lab.usr": Path("/usr"), "lab.checkout": CHECKOUT}
+        shares = {"lab.usr": Path("/usr"), "lab.checkout": CHECKOUT, "lab.bytecode": self._bytecode}
         if not venv.is_relative_to(CHECKOUT):
             shares["lab.venv"] = venv
         for tag, path in shares.items():
             options += _share(tag, path, "readonly=on")
         return options + _share("lab", self.exchange, "readonly=off")
+
+
+def _compile(package: Path, target: Path) -> None:
+    """Byte code of a package as the guest looks for it: it would take many times as long to compile it."""
+    for source in package.rglob("*.py"):
+        cache = target / source.relative_to(package).parent / "__pycache__"
+        with suppress(py_compile.PyCompileError, OSError):  # the guest says it better, if it comes to that
+            py_compile.compile(
+                str(source), str(cache / f"{source.stem}.{sys.implementation.cache_tag}.pyc"), doraise=True
+            )
 
 
 def _share(tag: str, path: Path, access: str) -> list[str]:

@@ -13,10 +13,16 @@ share() { # TAG DIRECTORY
 }
 
 # What a guest writes there is gone with it.
-writable() { # TAG DIRECTORY
-    share "$1" "/run/lower/$1"
-    mkdir -p "/run/upper/$1" "/run/work/$1" "$2"
-    mount -t overlay -o "lowerdir=/run/lower/$1,upperdir=/run/upper/$1,workdir=/run/work/$1" overlay "$2"
+writable() { # DIRECTORY TAG...; of several the first one that has a file
+    directory=$1
+    shift
+    mkdir -p "/run/upper/$1" "/run/work/$1" "$directory"
+    lower=
+    for tag; do
+        share "$tag" "/run/lower/$tag"
+        lower=$lower:/run/lower/$tag
+    done
+    mount -t overlay -o "lowerdir=${lower#:},upperdir=/run/upper/$1,workdir=/run/work/$1" overlay "$directory"
 }
 
 mounted() { # TYPE DIRECTORY
@@ -32,8 +38,8 @@ port() { # NAME; there may be no udev to name the device
 
 mount -t tmpfs none /tmp
 share lab.usr /usr
-writable lab.checkout "$checkout"
-[ -z "$venv" ] || writable lab.venv "$venv"
+writable "$checkout" lab.bytecode lab.checkout
+[ -z "$venv" ] || writable "$venv" lab.venv
 mounted debugfs /sys/kernel/debug
 mounted tracefs /sys/kernel/tracing
 mounted bpf /sys/fs/bpf

@@ -12,4 +12,5 @@ from test_capture_samples import (  # noqa: F401
     toucher,
 )
 
-pytestmark = [pytest.mark.needs("bcc"), pytest.mark.guest(topology="cxl")]
+# The oldest verifier and the newest.
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.guest(topology="cxl", kernels=("6.1", "7.3"))]

@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 from recordings import HOTPAGE, Recording
-from test_capture_hints import stop
-from toucher import Toucher, loaded_programs, wait_for
+from toucher import Toucher, loaded_programs, stop, wait_for
 from workload import BALANCING, SCAN_KNOBS, await_passes, halted, set_scan_period
 
 from hotpage.machine.cgroups import cgroup_mount
@@ -31,7 +30,7 @@ from hotpage.profile.summary import Heat, summarise
 pytestmark = [pytest.mark.needs("bcc"), pytest.mark.guest(topology="cxl")]
 
 SIZE = 4 << 20
-CHILDREN = 600
+CHILDREN = 300
 ARMS_SHARED_MEMORY = ("7.3",)
 """And private mappings of files in tmpfs; the others do not."""
 
@@ -152,7 +151,7 @@ def seen(cgroup: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
             stack.callback(recording.process.kill)
             recording.await_start()
         # The child's scans find nothing to arm, and the kernel soon spaces them out.
-        await_passes([zoo.pid], 4)
+        await_passes([zoo.pid], 2)
         outsider.run("write('r')")
         begun_s = time.monotonic()
         zoo.stdin.write(f"{CHILDREN}\n")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from test_capture_hints import stop
-from toucher import wait_for
+from toucher import stop, wait_for
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.hold import MmHolder
