@@ -119,7 +119,9 @@ def record(workload: Zipf, profile: Path) -> None:
 def promote(workload: Zipf, profile: Path, *options: object) -> dict[str, Any]:
     """Promote by the profile, and measure the share of accesses that go to fast memory since."""
     words = ("move", "-i", profile, "--promote", "--limit", f"{LIMIT_MIB}M", "--json", *options)
-    result = json.loads(hotpage(*words))["result"]
+    document = json.loads(hotpage(*words))
+    result = document["result"]
+    say(f"bytes that were kept where they were, by reason: {document['kept_bytes']}")
     accesses = workload.accesses(WINDOW_S)
     is_fast = MovePages().query(workload.pid, workload.vpn) == FAST
     best = np.sort(accesses)[::-1][: int(is_fast.sum())]

@@ -549,9 +549,21 @@ class Gate:
         sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | (passes >= _ENOUGH_PASSES)
         return sure
 
-    def is_cooling(self, rows: Int64s) -> Bools:
-        """The short horizon has seen less than half of what the long one has."""
-        falling: Bools = self._candidates.rate_short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
+    def is_cooling(self, rows: Int64s, key: Uint16s, hot_key: int, least_hz: float) -> Bools:
+        """By the short horizon, which has seen less than half of what the long one has, it is not hot.
+
+        As many pages are hot by the short horizon as by the long one, but none under ``least_hz``. So when a
+        process, or the machine, has stood still for a moment, for then the rates of all hot pages fall alike.
+        """
+        short_hz = self._candidates.rate_short_hz
+        falling: Bools = short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
+        if falling.any():
+            step = max(key.size // _SAMPLE_ROWS, 1)
+            sample = key[::step]
+            known = sample < UNKNOWN_KEY
+            rates_hz = np.sort(np.nan_to_num(short_hz[::step][known]))
+            hot = int(np.count_nonzero(sample[known] >= hot_key))
+            falling &= short_hz.take(rows) < max(float(rates_hz[-max(hot, 1)]), least_hz)
         return falling
 
     def _errors(self, rows: Int64s) -> Float32s:

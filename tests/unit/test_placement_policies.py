@@ -237,10 +237,22 @@ def test_fit_waits_for_a_second_look_where_others_follow() -> None:
 
 
 def test_fit_does_not_follow_a_page_that_cools_down() -> None:
-    situation = two_nodes(5, (0, 1, 1, 1, 100.0))
-    cooling = replace(situation.candidates, rate_short_hz=np.array([40.0], np.float32))
+    situation = two_nodes(1, (0, 1, 1, 1, 100.0), (0, 2, 1, 1, 60.0))
+    cooling = replace(situation.candidates, rate_short_hz=np.array([40.0, 60.0], np.float32))
     plan = policy("fit")(replace(situation, candidates=cooling), Aim())
-    assert plan.kept_bytes == {Fate.COOLING: PAGE}
+    assert plan.kept_bytes[Fate.COOLING] == PAGE and moved(plan) == []
+    cold = replace(situation.candidates, rate_short_hz=np.array([1.0, 0.5], np.float32))
+    plan = policy("fit")(replace(situation, candidates=cold), Aim())
+    assert plan.kept_bytes[Fate.COOLING] == PAGE, "nothing is worth a move any more"
+
+
+def test_fit_is_not_misled_by_a_process_that_stood_still() -> None:
+    """Half a second without an access lengthens all latencies alike, which are shortest for the hottest."""
+    long_hz = 1000.0 / np.arange(1, 41)
+    situation = two_nodes(10, *((0, vpn, 1, 1, rate) for vpn, rate in enumerate(long_hz.tolist())))
+    stood_still = replace(situation.candidates, rate_short_hz=(1 / (1 / long_hz + 0.5)).astype(np.float32))
+    plan = policy("fit")(replace(situation, candidates=stood_still), Aim())
+    assert moved(plan) == [(1, 0, list(range(10)))]
 
 
 def test_fit_restores_the_headroom() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hotpage.placement.choosing import Choice, Gate
 from hotpage.placement.plan import Aim, Fate, Plan, Situation
-from hotpage.placement.ranking import coldest_first, hottest_first
+from hotpage.placement.ranking import coldest_first, hottest_first, key_rate_hz
 from hotpage.placement.selecting import fill_all, within
 
 REASONS = "makes room for hotter pages", "among the hottest that fit"
@@ -32,7 +32,8 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
     likely, surely = choice.victim_keys(least_key)
     hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
     gate = Gate(choice)
-    hot = choice.drop(hot, gate.is_cooling(hot), Fate.COOLING)
+    least_hz = key_rate_hz(least_key if named is not None else choice.least_key())
+    hot = choice.drop(hot, gate.is_cooling(hot, choice.key, hot_key, least_hz), Fate.COOLING)
     if aim.can_wait:
         hot = choice.drop(hot, ~gate.is_hot_for_sure(hot, choice.key, hot_key), Fate.UNCERTAIN)
     hot, cold = within(choice, hottest_first(hot, choice.key)), coldest_first(cold, choice.key)
