@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from hotpage.placement.allotment import Allotment, accepted
+from hotpage.placement.gate import Gate
 from hotpage.placement.history import page_keys
 from hotpage.placement.plan import (
     ABSENT,
@@ -46,21 +46,9 @@ from hotpage.placement.ranking import (
     key_rate_hz,
     rank_keys,
 )
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Int32s, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
 
-_NO_IDEA = 9.0
-"""Relative error where none is known."""
-_BOUND_ERRORS, _LONE_ERRORS = 1.25, 2.0
-"""Standard errors from a rate to its bounds: in a swap, and of a page that was hardly seen."""
-_NOT_SEEN = 0.85
-"""Relative error from which on a page was seen less than once lately."""
-_ENOUGH_PASSES = 4.0
-"""Arming passes over a process after which no page is waited for."""
-_SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
-_HARDLY_SEEN = 0.65
-"""Relative error from which on a page was seen accessed less than about twice lately."""
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
-_Floats = TypeVar("_Floats", Float32s, Floats64)
 _OTHER, _GONE, _FAST, _SLOW = range(4)
 _UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)
 # What becomes of a row by heat and place, unless something else is said of it.
@@ -470,149 +458,3 @@ def _fates_by_key(hot_key: int | None, idle: Fate) -> Uint8s:
 
 def _joined(parts: list[Int64s]) -> Int64s:
     return np.concatenate([np.empty(0, np.int64), *parts])
-
-
-def _log_variance(error: Float32s) -> Float32s:
-    """Variance of the logarithm of a rate with a relative error of 1/√(n + 1/2): about 1/(n - 1/2)."""
-    squared = error * error
-    variance: Float32s = squared / (1 - squared)
-    return variance
-
-
-def _was_seen(rate_hz: Float32s, error: Float32s) -> Bools:
-    """Which pages were; of others only an upper limit of the rate is known."""
-    seen: Bools = (error < _NOT_SEEN) & (rate_hz > 0)
-    return seen
-
-
-def _bound_hz(rate_hz: Float32s, error: Float32s, errors: float) -> Float32s:
-    """So many standard errors away from the rate, on the logarithmic scale."""
-    bound: Float32s = rate_hz * np.exp(np.float32(errors) * error)
-    return bound
-
-
-class Gate:
-    """Is a move worth it, and sure enough? policy.md, section 3; all per base page.
-
-    A swap needs a page at least an octave hotter than the one it drives out (hysteresis), the bounds of both
-    rates apart, and a gain above the cost of both moves. All that on the logarithmic scale on which rates
-    spread, and with what is believed of them: of many pages with the same rate some always seem far hotter
-    than others, so a rate is drawn towards the mean of its process, the more the larger its error is beside
-    the spread of the process's rates that errors do not explain.
-    """
-
-    def __init__(self, choice: Choice) -> None:
-        self._candidates = choice.situation.candidates
-        self._costs = choice.situation.costs
-        self._gaps_ns = choice.gaps_ns
-        self._slow = sorted(choice.places.slow)
-        self._processes = list(choice.situation.processes)
-        self._mean_log, self._spread = self._population()
-        self._passes = np.full(max(self._processes, default=-1) + 1, np.inf)
-        for process, facts in choice.situation.processes.items():
-            self._passes[process] = facts.passes
-        known = {i: one.horizon_s for i, one in choice.situation.processes.items()}
-        self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
-        for process, horizon_s in known.items():
-            if horizon_s is not None:
-                self._horizon_s[process] = horizon_s
-
-    def worth_promoting(self, rows: Int64s, target: int) -> Bools:
-        """Whether a promotion into free room gains more than it costs."""
-        gain_s = self._gain_s(rows, target, self._candidates.rate_hz.take(rows))
-        return gain_s > self._costs.margin * self._costs.promotion_s
-
-    def judge(self, rows: Int64s, victims: Int64s, target: int) -> Uint8s:
-        """``Fate.MOVED`` for each promotion at the expense of that victim that is worth it, else why not."""
-        (hot_hz, hot_error), (cold_hz, cold_error) = self._believed(rows), self._believed(victims)
-        sure = _bound_hz(hot_hz, hot_error, -_BOUND_ERRORS) > _bound_hz(cold_hz, cold_error, _BOUND_ERRORS)
-        cost_s = self._costs.promotion_s + self._costs.demotion_s
-        worth = self._gain_s(rows, target, hot_hz - cold_hz) > self._costs.margin * cost_s
-        fates = np.where(worth & (hot_hz >= 2 * cold_hz), Fate.MOVED, Fate.NOT_WORTH_IT).astype(np.uint8)
-        fates[accepted(fates) & ~sure] = Fate.UNCERTAIN
-        return fates
-
-    def surest_first(self, rows: Int64s, victims: Int64s) -> tuple[Int64s, Int64s]:
-        """``rows`` by descending lower bounds, and the order of victims by ascending upper ones."""
-        lower = np.uint16(KEY_COUNT - 1) - rank_keys(_bound_hz(*self._believed(rows), -_BOUND_ERRORS))
-        upper = rank_keys(_bound_hz(*self._believed(victims), _BOUND_ERRORS))
-        return rows.take(np.argsort(lower, kind="stable")), np.argsort(upper, kind="stable")
-
-    def is_hot_for_sure(self, rows: Int64s, key: Uint16s, hot_key: int) -> Bools:
-        """Whether a page was seen more than once, or its rate's lower bound is hot as well.
-
-        Or its process has been looked at so often that this page will not be surer.
-        """
-        error = self._errors(rows)
-        passes = self._of(self._passes, self._processes, self._candidates.process, rows)
-        lower = key.take(rows) - error * np.float32(_LONE_ERRORS * OCTAVE / np.log(2))
-        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | (passes >= _ENOUGH_PASSES)
-        return sure
-
-    def is_cooling(self, rows: Int64s, key: Uint16s, hot_key: int, least_hz: float) -> Bools:
-        """By the short horizon, which has seen less than half of what the long one has, it is not hot.
-
-        As many pages are hot by the short horizon as by the long one, but none under ``least_hz``. So when a
-        process, or the machine, has stood still for a moment, for then the rates of all hot pages fall alike.
-        """
-        short_hz = self._candidates.rate_short_hz
-        falling: Bools = short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
-        if falling.any():
-            step = max(key.size // _SAMPLE_ROWS, 1)
-            sample = key[::step]
-            known = sample < UNKNOWN_KEY
-            rates_hz = np.sort(np.nan_to_num(short_hz[::step][known]))
-            hot = int(np.count_nonzero(sample[known] >= hot_key))
-            falling &= short_hz.take(rows) < max(float(rates_hz[-max(hot, 1)]), least_hz)
-        return falling
-
-    def _errors(self, rows: Int64s) -> Float32s:
-        return np.nan_to_num(self._candidates.relative_error.take(rows), nan=_NO_IDEA)
-
-    def _population(self) -> tuple[Float32s, Float32s]:
-        """By process: the mean logarithm of its rates, and the variance that their errors do not explain.
-
-        Of a sample of the pages that were seen. Infinite where they are too few to say.
-        """
-        count = max(self._processes, default=-1) + 1
-        mean, spread = np.zeros(count, np.float32), np.full(count, np.inf, np.float32)
-        both = np.array([[one, one + 1] for one in self._processes], np.int32).reshape(-1, 2)
-        bounds = np.searchsorted(self._candidates.process, both)
-        for process, (low, high) in zip(self._processes, bounds.tolist(), strict=True):
-            rows = np.arange(low, high, max((high - low) // _SAMPLE_ROWS, 1))
-            rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
-            seen = _was_seen(rate_hz, error)
-            if np.count_nonzero(seen) >= _LEAST_ROWS:
-                logs = np.log(rate_hz[seen].astype(np.float64))
-                noise = _log_variance(error[seen]).mean(dtype=np.float64)
-                mean[process], spread[process] = logs.mean(), max(logs.var() - noise, _LEAST_SPREAD)
-        return mean, spread
-
-    def _believed(self, rows: Int64s) -> tuple[Float32s, Float32s]:
-        """Rates and their errors with regard to those of the process (empirical Bayes on logarithms)."""
-        rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
-        seen = np.flatnonzero(_was_seen(rate_hz, error))
-        some = rows.take(seen)
-        spread = self._of(self._spread, self._processes, self._candidates.process, some)
-        if not np.isfinite(spread).any():
-            return rate_hz, error
-        mean = self._of(self._mean_log, self._processes, self._candidates.process, some)
-        weight = 1 / (1 + _log_variance(error.take(seen)) / spread)
-        rate_hz[seen] = np.exp(mean + weight * (np.log(rate_hz.take(seen)) - mean))
-        error[seen] *= np.sqrt(weight)
-        return rate_hz, error
-
-    def _gain_s(self, rows: Int64s, target: int, faster_hz: Float32s | Floats64) -> Floats64:
-        worth_s = self._of(self._gaps_ns(target) * 1e-9, self._slow, self._candidates.node, rows)
-        worth_s = worth_s * self._of(self._horizon_s, self._processes, self._candidates.process, rows)
-        gain: Floats64 = faster_hz * worth_s
-        return gain
-
-    @staticmethod
-    def _of(values: _Floats, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> _Floats:
-        """``values`` by the index of each of ``rows``; one for all where all that are possible are equal.
-
-        That is most often so, and reading in the order of heat misses the caches.
-        """
-        first = values[possible[:1]]
-        return first if (values[possible] == first).all() else values.take(index.take(rows))

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hotpage.placement.choosing import Choice, Gate
+from hotpage.placement.choosing import Choice
+from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Fate
 from hotpage.profile.snapshot import PAGE_BYTES, Int64s
 

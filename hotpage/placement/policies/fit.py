@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from hotpage.placement.choosing import Choice, Gate
+from hotpage.placement.choosing import Choice
+from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Aim, Fate, Plan, Situation
 from hotpage.placement.ranking import coldest_first, hottest_first, key_rate_hz
 from hotpage.placement.selecting import fill_all, within
@@ -31,7 +32,7 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
     least_key = max(hot_key, choice.least_key())
     likely, surely = choice.victim_keys(least_key)
     hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
-    gate = Gate(choice)
+    gate = Gate(situation, choice.places.slow, choice.gaps_ns)
     least_hz = key_rate_hz(least_key if named is not None else choice.least_key())
     hot = choice.drop(hot, gate.is_cooling(hot, choice.key, hot_key, least_hz), Fate.COOLING)
     if aim.can_wait:
