@@ -32,6 +32,7 @@ from hotpage.machine.topology import SYSFS, Topology
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 ARMING_ONLY: Final = 3
 """The mode of kernel.numa_balancing that, with a limit of 0, arms pages and promotes none."""
+_BY_NODE_BIT: Final = 1
 _TIERING_BIT: Final = 2
 _LONGEST_THRESHOLD_MS: Final = 60_000
 _BUSY_TRIES, _BUSY_PAUSE_S = 20, 0.1
@@ -131,6 +132,12 @@ class KernelTiering:
         for knob in (self._balancing, self._rate_limit):
             if not knob.exists():
                 raise UnsupportedError(f"this kernel has no {knob}", "use --mover move_pages")
+        if read_knob(self._balancing) == str(_BY_NODE_BIT):
+            # It would be set back to that, while the times of arming are still there.
+            raise UnsupportedError(
+                "kernel.numa_balancing is 1, and to set that back after promotions would crash processes",
+                "sysctl kernel.numa_balancing=2 (or 0), or use --mover move_pages",
+            )
 
     def require_demotion(self, node: int, cgroup: str) -> None:
         """Raise UnsupportedError where the kernel cannot be told to demote from that node."""

@@ -62,6 +62,13 @@ def test_promotion_is_set_up_and_everything_put_back(root: Path) -> None:
     assert knobs_of(root) == ["0", "65536", "false", "1000"]
 
 
+def test_promotion_needs_balancing_that_can_be_put_back(root: Path) -> None:
+    (root / BALANCING).write_text("1\n")
+    with KnobSession(root / "state") as knobs, pytest.raises(UnsupportedError, match="numa_balancing is 1"):
+        tiering(root, knobs).require_promotion()
+    assert knobs_of(root)[0] == "1"
+
+
 @pytest.fixture
 def own_knobs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The kernel's settings are those below."""
