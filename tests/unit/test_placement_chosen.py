@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -163,6 +164,7 @@ class Bench:
         self.threads.append(threading.get_ident())
         return MovePagesMover(
             whereabouts(self.kernel),
+            around=nullcontext,
             clock=self.kernel.clock,
             sleep=self.kernel.sleep,
         )

@@ -3,6 +3,7 @@
 
 import errno
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def run(kernel: FakeKernel, plan: Plan, **options: Any) -> Outcome:
     progress = options.pop("on_progress", lambda progress: None)
     mover = MovePagesMover(
         whereabouts(kernel),
+        around=nullcontext,
         clock=kernel.clock,
         sleep=kernel.sleep,
         **options,
