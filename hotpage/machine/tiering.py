@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -54,6 +54,14 @@ def hold_promotion(knobs: KnobSession) -> bool:
 
 
 _balancing_changes = threading.Lock()
+_armer: Knob | None = None
+"""What a session of this process arms with: it, and no other session, sets the switch."""
+
+
+def arm_with(switch: Knob | None) -> None:
+    """From now on ``tier_changes`` uses the switch of a session of this process, or of none."""
+    global _armer
+    _armer = switch
 
 
 @contextmanager
@@ -72,11 +80,17 @@ def tier_changes() -> Iterator[None]:
 
 def _tiering_switched_on(knobs: KnobSession) -> Knob | None:
     """The switch, if it was off. Relied on in any case: what ends meanwhile does not put it back."""
-    with suppress(KnobError):
-        switch = knobs.knob(NUMA_BALANCING)
-        if read_knob(NUMA_BALANCING) == "0" and hold_promotion(knobs) and switch.set(_TIERING_BIT):
-            return switch
-    return None
+    try:
+        own = knobs.knob(NUMA_BALANCING)
+        switch = own if _armer is None or own.try_steer() else _armer
+        if read_knob(NUMA_BALANCING) != "0" or not hold_promotion(knobs):
+            return None
+        is_on = switch.set(_TIERING_BIT)
+    except KnobError:
+        return None
+    if not is_on:
+        raise KnobError("another hotpage arms pages just now", "end it before pages are promoted")
+    return switch
 
 
 @contextmanager

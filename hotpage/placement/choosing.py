@@ -219,6 +219,11 @@ class Choice:
             downs.append(np.flatnonzero((place == _FAST) & (key < below)) + part.start)
         return self._free_to_move(_joined(ups)), self._old_enough(self._free_to_move(_joined(downs)))
 
+    @property
+    def _is_short(self) -> bool:
+        """Whether a fast node is below its high watermark, or has to give something back."""
+        return self._payable > 0 or any(self.allotment.room.get(node, 0) < 0 for node in self.places.fast)
+
     def known(self, nodes: Iterable[int]) -> Int64s:
         """The rows of known rate on some nodes."""
         wanted = np.isin(self.situation.candidates.node, list(nodes))
@@ -231,6 +236,8 @@ class Choice:
         candidates = self.situation.candidates
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
         lately = history.moved_lately(keys, self.situation.now_s)
+        if self._is_short:  # else those that were moved first would have to go, and they are the hottest
+            lately &= self._place.take(rows) != _FAST
         self._held = np.concatenate((self._held, rows[lately]))
         rows = self.drop(rows, lately, Fate.BOUNCE)
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))

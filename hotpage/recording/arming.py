@@ -11,7 +11,7 @@ from hotpage.errors import HotpageError, KnobError
 from hotpage.machine.hold import MmHolder
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
-from hotpage.machine.tiering import ARMING_ONLY, balancing_change, hold_promotion
+from hotpage.machine.tiering import ARMING_ONLY, arm_with, balancing_change, hold_promotion
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
 
@@ -53,6 +53,7 @@ class Arming:
             self._switch = knobs.knob(NUMA_BALANCING)
             if len(topology.tiers) > 1 and hold_promotion(knobs):
                 self._on_value = ARMING_ONLY
+        arm_with(self._switch)
         try:
             if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
                 knobs.write(SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
@@ -131,6 +132,7 @@ class Arming:
 
     def close(self) -> None:
         """Let go of what is held. The knobs go back when their KnobSession ends."""
+        arm_with(None)
         if self._holder is not None:
             self._holder.close()
             self._holder = None

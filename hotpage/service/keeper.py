@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hotpage.errors import KnobError
 from hotpage.placement.budget import TokenBucket
 from hotpage.placement.history import History, page_keys
 from hotpage.placement.movers import Mover
@@ -131,8 +133,9 @@ class Keeper:
         self.pace.planned(now_s, plan_s, picture.events)
         outcome = None
         if plan.moves:
-            outcome = self._mover.run(plan, situation.processes, should_stop)
-            self._remember(outcome)
+            with contextlib.suppress(KnobError):  # another hotpage arms just now: the next plan tries again
+                outcome = self._mover.run(plan, situation.processes, should_stop)
+                self._remember(outcome)
         return Step(picture, situation, plan, outcome, plan_s)
 
     def _aim(self, others_follow: bool) -> Aim:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hotpage.errors import HotpageError, UnsupportedError
+from hotpage.errors import HotpageError, KnobError, UnsupportedError
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.tiering import (
     KernelTiering,
     TieringCounters,
+    arm_with,
     balancing_change,
     hold_promotion,
     tier_changes,
@@ -103,6 +104,22 @@ def test_a_session_that_ends_meanwhile_leaves_balancing_to_the_moves(own_knobs: 
         session.close()
         assert knobs_of(own_knobs)[0] == "3"
     assert knobs_of(own_knobs)[0] == "0"
+
+
+def test_the_switch_of_a_session_that_arms_is_used(own_knobs: Path) -> None:
+    with KnobSession() as session:
+        switch = session.knob(own_knobs / BALANCING)
+        switch.set(3)
+        switch.set(0)
+        with pytest.raises(KnobError), tier_changes():
+            pass
+        arm_with(switch)
+        try:
+            with tier_changes():
+                assert knobs_of(own_knobs)[0] == "2"
+            assert knobs_of(own_knobs)[0] == "0"
+        finally:
+            arm_with(None)
 
 
 def test_mode_1_cannot_be_held(own_knobs: Path) -> None:

@@ -213,6 +213,17 @@ def test_a_page_bounces_once_for_each_of_its_moves() -> None:
     assert one.keeper.bounces.total == HOT.size - FREE_PAGES >= LEAST_MOVES
 
 
+def test_a_node_that_is_short_gives_up_its_coldest_pages_however_lately_they_came() -> None:
+    one = world()
+    one.rate[HOT] = np.arange(1000, 1200)
+    one.rate[HOT[:50]] = 1e6
+    one.step()
+    one.free_pages[FAST] = -40  # others took it
+    step = one.step(after_s=1.0)
+    assert step.outcome is not None
+    assert set((BASE + HOT[:50]).tolist()) <= one.fast_vpns()
+
+
 def test_what_nobody_drives_out_is_no_bounce() -> None:
     one = world()
     one.step()
