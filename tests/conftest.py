@@ -2,12 +2,19 @@
 """For every test: a skip says why and how to force it, and CI skips only what its machine cannot do."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 from requirements import REQUIREMENTS, why_missing
 
 _MAY_SKIP = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what tests start, also where a shell began all of it in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
