@@ -14,15 +14,15 @@ share() { # TAG DIRECTORY
 
 # What a guest writes there is gone with it.
 writable() { # DIRECTORY TAG...; of several the first one that has a file
-    directory=$1
+    place=$1
     shift
-    mkdir -p "/run/upper/$1" "/run/work/$1" "$directory"
+    mkdir -p "/run/upper/$1" "/run/work/$1" "$place"
     lower=
     for tag; do
         share "$tag" "/run/lower/$tag"
         lower=$lower:/run/lower/$tag
     done
-    mount -t overlay -o "lowerdir=${lower#:},upperdir=/run/upper/$1,workdir=/run/work/$1" overlay "$directory"
+    mount -t overlay -o "lowerdir=${lower#:},upperdir=/run/upper/$1,workdir=/run/work/$1" overlay "$place"
 }
 
 mounted() { # TYPE DIRECTORY

@@ -347,7 +347,7 @@ def test_the_cost_of_the_programs_is_measured(toucher: Toucher) -> None:
         capture.measure_cost(False)
     assert after.runs - before.runs >= 5000
     assert after.run_time_s > before.run_time_s
-    assert missed_runs == {"fault": 0}, "nothing preempts a tracepoint's program"
+    assert not any(missed_runs.values()), "nothing preempts a tracepoint's program"
 
 
 def test_the_kernels_own_types_are_what_the_abi_says() -> None:
