@@ -57,14 +57,14 @@ Shares = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def tenth(rest: int) -> Shares:
-    """A tenth of PAGES, dealt out at random, gets nine tenths of the accesses; as many of the others as
+def tenth(rest: int, share: float = 0.9) -> Shares:
+    """A tenth of PAGES, dealt out at random, gets ``share`` of the accesses; as many of the others as
     ``rest`` get what is left.
     """
     hot = np.random.default_rng(3).choice(rest, PAGES // 10, replace=False)
     shares = np.zeros(PAGES)
-    shares[:rest] = 0.1 / (rest - hot.size)
-    shares[hot] = 0.9 / hot.size
+    shares[:rest] = (1 - share) / (rest - hot.size)
+    shares[hot] = share / hot.size
     return shares
 
 
@@ -80,7 +80,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "half": {"mib": PAGES >> 8, "page_shares": tenth(PAGES // 2), "work": 5 * WORK},
     "shift": {
         "mib": PAGES >> 8,
-        "page_shares": tenth(PAGES),
+        "page_shares": tenth(PAGES, 0.99),  # two passes tell no more of a page than two latencies
         "shift_pages": PAGES // 2,
         "work": 50 * WORK,
         "threads": 2,
