@@ -9,6 +9,7 @@ import numpy as np
 
 from hotpage.heat.arrays import Bools, Ints64
 from hotpage.heat.columns import PageColumns
+from hotpage.heat.grouping import first_of_runs
 
 CHUNK_BITS = 9
 CHUNK_PAGES = 1 << CHUNK_BITS
@@ -35,10 +36,7 @@ class DenseChunks:
     def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
         """(position, found) of ascending keys; a position not found is undefined."""
         chunk = key >> CHUNK_BITS
-        is_first = np.empty(key.size, dtype=np.bool_)
-        is_first[:1] = True
-        np.not_equal(chunk[1:], chunk[:-1], out=is_first[1:])
-        first = np.flatnonzero(is_first)
+        first = first_of_runs(chunk)
         block, known = self._find(chunk.take(first))
         count = np.diff(first, append=key.size)
         position = np.repeat(block << CHUNK_BITS, count)

@@ -256,7 +256,7 @@ class Choice:
         self.fate[rows[mask]] = fate
         return rows[~mask]
 
-    def excuse(self, rows: Int64s, victims: Int64s, gate: Gate | None) -> None:
+    def excuse(self, rows: Int64s, victims: Int64s, gate: Gate) -> None:
         """Of the rows that were moved lately, only those are bounces that would go back now if they could.
 
         ``rows`` had no room and ``victims`` might go, both in order; what did move is passed over.
@@ -272,8 +272,7 @@ class Choice:
         on = self.situation.candidates.node.take(victims)
         for node in self.places.fast & self.allotment.room.keys():
             room, there = max(self.allotment.room[node], 0), victims[on == node]
-            if gate is not None:
-                rows = rows[gate.worth_promoting(rows, node)]
+            rows = rows[gate.worth_promoting(rows, node)]
             free = int(np.searchsorted(np.cumsum(self.allotment.sizes(rows)), room, side="right"))
             swaps = self._swaps(rows[free:], there, 0, node, gate)
             going = np.concatenate((rows[:free], swaps.rows[: swaps.count], there[swaps.order[: swaps.used]]))
