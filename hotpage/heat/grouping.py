@@ -106,10 +106,7 @@ def sum_by_page(
     order = sort_order(key)
     key, tick, exposure_s = key.take(order), tick.take(order), exposure_s.take(order)
     weight = None if weight is None else weight.take(order)
-    is_first = np.empty(key.size, dtype=np.bool_)
-    is_first[:1] = True
-    np.not_equal(key[1:], key[:-1], out=is_first[1:])
-    first = np.flatnonzero(is_first)
+    first = first_of_runs(key)
     last_tick = np.maximum.reduceat(tick, first)
     count = np.diff(first, append=key.size)
     age = np.repeat(last_tick, count) - tick
