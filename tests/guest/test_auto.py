@@ -15,7 +15,7 @@ from movetarget import set_policy
 from moving import FAST, SLOW, filled
 from numpy.typing import NDArray
 from toucher import wait_for
-from workload import BALANCING, move, nodes_of
+from workload import BALANCING, nodes_of, scattered_on
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.knobs import KnobSession
@@ -32,9 +32,7 @@ pytestmark = pytest.mark.guest(topology="small-dram", kernels=("6.1", "7.3"), li
 @pytest.fixture
 def workload() -> Iterator[Exerciser]:
     """A tenth of 48 MiB gets all accesses; everything on the slow node."""
-    with Exerciser.start(mib=48, hot_share=1.0, layout="scattered", threads=2, work=200) as exerciser:
-        BALANCING.write_text("0")
-        move(exerciser.pid, exerciser.base, exerciser.pages, SLOW)
+    with scattered_on(SLOW, mib=48) as exerciser:
         yield exerciser
 
 

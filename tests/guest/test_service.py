@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from moving import SLOW
 from toucher import loaded_programs, wait_for
-from workload import BALANCING, SCAN_KNOBS, halted, move
+from workload import BALANCING, SCAN_KNOBS, halted, scattered_on
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.tiering import PROMOTE_RATE_LIMIT
@@ -30,9 +30,7 @@ pytestmark = pytest.mark.guest(topology="small-dram", kernels=("7.3",), systemd=
 @pytest.fixture
 def workload() -> Iterator[Exerciser]:
     """All of it on the slow node, a tenth of it accessed."""
-    with Exerciser.start(mib=16, hot_share=1.0, layout="scattered", threads=2, work=200) as exerciser:
-        BALANCING.write_text("0")
-        move(exerciser.pid, exerciser.base, exerciser.pages, SLOW)
+    with scattered_on(SLOW, mib=16) as exerciser:
         yield exerciser
 
 

@@ -98,6 +98,15 @@ def await_passes(pids: Sequence[int], passes: int) -> None:
     wait_for(lambda: all(scans(pid) > least[pid] for pid in least), f"{passes} arming passes", 0.3)
 
 
+@contextlib.contextmanager
+def scattered_on(node: int, mib: int) -> Iterator[Exerciser]:
+    """A program with all of its memory on one node, and a scattered tenth of it accessed; none is armed."""
+    with Exerciser.start(mib=mib, hot_share=1.0, layout="scattered", threads=2, work=200) as exerciser:
+        BALANCING.write_text("0")
+        move(exerciser.pid, exerciser.base, exerciser.pages, node)
+        yield exerciser
+
+
 def nodes_of(pid: int, base: int, pages: int) -> NDArray[np.int32]:
     """By move_pages(2): the node of each page, or a negative errno."""
     return _move_pages(pid, base + 4096 * np.arange(pages, dtype=np.uint64), None)
