@@ -118,8 +118,11 @@ def test_a_closed_terminal_restores_the_knobs(terminal: Terminal, workload: Exer
 
 def test_the_screen_is_drawn_anew_over_what_others_wrote(terminal: Terminal, workload: Exerciser) -> None:
     start_top(terminal, "-p", str(workload.pid))
+    # Otherwise a refresh may draw over the message before it is looked at.
+    terminal.keys("Z")
+    terminal.until(lambda shown: "FROZEN" in shown)
     tty = Path(terminal._tmux("display-message", "-p", "#{pane_tty}").strip())
-    tty.write_text("\033[22;1Hsomebody's message")
+    tty.write_text("\033[15;1Hsomebody's message")
     terminal.until(lambda shown: "somebody's message" in shown)
     terminal.keys("C-l")
     terminal.until(lambda shown: "somebody's message" not in shown and "1 of 1" in shown)
