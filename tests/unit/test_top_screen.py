@@ -538,6 +538,16 @@ def test_keys_that_quit(key: str) -> None:
     assert app.return_code == 0
 
 
+def test_timers_that_outlive_the_screens_do_no_harm() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        pass
+
+    app = run(frozen_feed(2), script)
+    assert not app.screen_stack
+    app._look()
+    app.show()
+
+
 def test_a_reason_to_stop_ends_it() -> None:
     reasons: list[str] = []
 

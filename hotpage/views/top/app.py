@@ -158,6 +158,8 @@ class TopApp(App[str]):
 
     def _look(self) -> None:
         """Is there a new picture, or a reason to stop?"""
+        if not self.screen_stack:  # Textual closes the screens first and stops the timers then
+            return
         reason = self._should_stop()
         if reason is None and self.is_web and os.getppid() != self._parent_pid:
             reason = "the server has gone"
@@ -172,6 +174,8 @@ class TopApp(App[str]):
 
     def show(self) -> None:
         """Bring everything on the screen up to the newest picture."""
+        if not self.screen_stack:
+            return
         self._show_header()
         self._show_keys()
         if self._view is None:
