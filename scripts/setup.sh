@@ -156,7 +156,7 @@ install_packages() {
     done
     [ -n "$missing" ] || return 0
     case $manager in
-    apt-get) apt_install $missing ;;
+    apt-get) install_or_fail $missing ;;
     pacman) fail "something is missing: sudo pacman -S$missing  and run this again" ;;
     '') fail "something is missing: install bcc's Python module, Python 3.11 and a C compiler, and run this again" ;;
     *) fail "something is missing: sudo $manager install$missing  and run this again" ;;
@@ -171,20 +171,27 @@ install_where_it_can_be_had() {
     command -v "$1" >/dev/null || ! command -v apt-get >/dev/null && return
     shift
     say "installing Debian packages, if they can be had: $*"
+    apt_install --no-remove "$@" || say "they cannot; what needs them is skipped"
+}
+
+install_or_fail() {
+    say "installing Debian packages: $*"
+    apt_install "$@" || fail "cannot install $*: $(grep '^E:' "$log" | tail -n 1) (log: $log)"
+}
+
+# Lists older than the mirror name packages that it has no more.
+apt_install() {
     log=$(mktemp)
-    apt_get --no-remove install "$@" || say "they cannot; what needs them is skipped"
+    apt_get install "$@" || { update_lists && apt_get install "$@"; } || return
     rm -f "$log"
 }
 
-apt_install() {
-    say "installing Debian packages: $*"
-    log=$(mktemp)
-    if ! apt_get install "$@"; then
-        say "updating the package lists"
-        apt_get update || :
-        apt_get install "$@" || fail "cannot install $*: $(grep '^E:' "$log" | tail -n 1) (log: $log)"
-    fi
-    rm -f "$log"
+# Once: false after that.
+update_lists() {
+    [ -z "${lists_updated:-}" ] || return
+    lists_updated=yes
+    say "updating the package lists"
+    apt_get update || :
 }
 
 apt_get() {

@@ -92,6 +92,27 @@ def test_apt_failing_is_one_line(fake_bin: Path, no_bcc: Path) -> None:
     assert "E: Unable to locate package python3-bpfcc" in done.stderr.splitlines()[-1]
 
 
+def test_what_cannot_be_had_is_left_out_and_old_lists_are_updated_once(fake_bin: Path) -> None:
+    log, updated = fake_bin.parent / "log", fake_bin.parent / "updated"
+    script(
+        fake_bin / "apt-get",
+        f'case "$*" in *update*) echo update >>{log}; touch {updated};; '
+        f'*) echo "$*" >>{log}; case "$*" in *newer) [ -e {updated} ];; *) exit 100;; esac;; esac',
+    )
+    done = in_shell(
+        "install_where_it_can_be_had no-such-tool newer; install_where_it_can_be_had no-other never",
+        path=f"{fake_bin}:{os.environ['PATH']}",
+    )
+    assert done.returncode == 0
+    assert [line.split()[-1] for line in log.read_text().splitlines()] == [
+        "newer",
+        "update",
+        "newer",
+        "never",
+    ]
+    assert done.stderr.count("they cannot") == 1
+
+
 @pytest.mark.parametrize(
     ("manager", "line"),
     [
