@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from toucher import wait_for
+from toucher import DEADLINE_S, wait_for
 
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
@@ -77,7 +77,7 @@ class Recording:
         return found
 
     def finish(self) -> int:
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate(timeout=DEADLINE_S)
         self.said += said
         return self.process.returncode
 

@@ -21,7 +21,7 @@ from hotpage.machine.topology import Topology
 pytestmark = pytest.mark.needs("bcc")
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @pytest.fixture(autouse=True)

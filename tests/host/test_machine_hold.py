@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toucher import minor_faults, vmstat
+from toucher import minor_faults, vmstat, wait_for
 
 from hotpage.errors import HotpageError
 from hotpage.machine.hold import HoldEvent, MmHolder
@@ -19,7 +18,6 @@ from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.proc import read_stat
 from hotpage.machine.processes import Process, ProcessTable
 
-DEADLINE_S = 60.0
 MIB = 1 << 20
 
 # Has so many MiB in 4 KiB pages and one thread; touches them for ever ("busy"), or waits for a line and
@@ -56,13 +54,6 @@ with MmHolder() as holder:
 """
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"never came true: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture

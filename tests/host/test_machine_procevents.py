@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from toucher import DEADLINE_S
 
 from hotpage.machine import procevents
 from hotpage.machine.hotplug import MemoryChange, MemoryHotplug
@@ -25,8 +26,6 @@ from hotpage.machine.procevents import (
     ProcessEvents,
     open_process_events,
 )
-
-DEADLINE_S = 30.0
 
 # Forks a child that, a line at a time, becomes cat and ends; runs a thread meanwhile.
 SCRIPT = """

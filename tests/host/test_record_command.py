@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from recordings import HOTPAGE, RECORD, Recording
-from toucher import TOUCHED, Toucher, loaded_programs, wait_for
+from toucher import DEADLINE_S, TOUCHED, Toucher, loaded_programs, wait_for
 
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.proc import read_stat
@@ -38,7 +38,7 @@ def toucher() -> Iterator[Toucher]:
 
 def complaint(*arguments: str, status: int = 1, before: tuple[str, ...] = ()) -> str:
     """The one line that a command line ends with."""
-    run = subprocess.run([*before, *RECORD, *arguments], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*before, *RECORD, *arguments], capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == status, run.stderr
     assert run.stdout == ""
     lines = run.stderr.splitlines()
