@@ -103,10 +103,11 @@ def test_for_so_long(record: Callable[..., Recording], toucher: Toucher) -> None
 
 
 def test_processes_of_a_name_also_later_ones(record: Callable[..., Recording], toucher: Toucher) -> None:
-    toucher.run("rename('the name')")
-    recording = record("--comm", "the name").await_start()
+    name = f"name {os.getpid()}"
+    toucher.run(f"rename({name!r})")
+    recording = record("--comm", name).await_start()
     with Toucher() as late, Toucher() as other:
-        late.run("rename('the name')")
+        late.run(f"rename({name!r})")
         starts = {t.pid: touch(t) for t in (toucher, late, other)}
         recording.await_interval()
         assert recording.stop() == 0
@@ -170,10 +171,17 @@ def test_a_command_is_recorded_from_its_first_page_on(record: Callable[..., Reco
 
 
 def test_children_of_a_command_and_what_they_become(record: Callable[..., Recording]) -> None:
-    recording = record("--", "sh", "-c", "sleep 1 & sleep 1; wait")
+    recording = record("--", "sh", "-c", "sleep 1000 & sleep 1000; wait").await_start()
+
+    def sleeping() -> list[int]:
+        records = recording.snapshot().processes.values()
+        return [one.process.pid for one in records if one.process.comm == "sleep"]
+
+    wait_for(lambda: len(sleeping()) == 2, "both are seen", 0.2)
+    for pid in sleeping():
+        os.kill(pid, signal.SIGTERM)
     assert recording.finish() == 0
-    comms = [r.process.comm for r in recording.snapshot().processes.values()]
-    assert comms.count("sleep") == 2
+    assert len(sleeping()) == 2
 
 
 def test_a_command_that_outlasts_the_session_is_ended(record: Callable[..., Recording]) -> None:
@@ -221,11 +229,13 @@ def test_who_forks_and_runs_others_all_the_time(record: Callable[..., Recording]
     """Hundreds of short processes a second, most of them gone before anybody looks."""
     recording = record("-a").await_start()
     with subprocess.Popen(["sh", "-c", "while :; do /bin/true; (:); done"], start_new_session=True) as busy:
-        recording.await_interval(2)
-        early_bytes = memory_bytes(recording.process.pid)
-        recording.await_interval(12)
-        late_bytes = memory_bytes(recording.process.pid)
-        os.killpg(busy.pid, signal.SIGKILL)
+        try:
+            recording.await_interval(2)
+            early_bytes = memory_bytes(recording.process.pid)
+            recording.await_interval(12)
+            late_bytes = memory_bytes(recording.process.pid)
+        finally:
+            os.killpg(busy.pid, signal.SIGKILL)
     assert recording.stop() == 0
     snapshot = recording.snapshot()
     assert "Traceback" not in recording.said
@@ -325,10 +335,12 @@ def test_an_output_directory_that_cannot_be_written(tmpfs: Path) -> None:
     )
 
 
-def test_a_full_disk(tmpfs: Path, toucher: Toucher) -> None:
-    recording = Recording(tmpfs / "p", "-p", str(toucher.pid), "--arm").await_start()
+def test_a_full_disk(tmpfs: Path, record: Callable[..., Recording], toucher: Toucher) -> None:
+    recording = record("-o", str(tmpfs / "p"), "-p", str(toucher.pid), "--arm")
+    recording.directory = tmpfs / "p"
+    recording.await_start()
     start = touch(toucher)
-    recording.await_interval(2)
+    recording.await_now()
     with (tmpfs / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
         while True:
             filler.write(bytes(4096))
