@@ -16,8 +16,7 @@ def demo(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("threads", [2, 1])
-@pytest.mark.parametrize("layout", ["block", "scattered"])
+@pytest.mark.parametrize(("threads", "layout"), [(2, "block"), (1, "scattered")])
 def test_the_hot_set_is_found(threads: int, layout: str) -> None:
     # 20 s are what the demo takes by default, on a machine with nothing else to do; CI's may be busy.
     done = demo("--json", "--threads", str(threads), "--layout", layout, "-d", "30")
