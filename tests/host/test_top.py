@@ -18,6 +18,7 @@ from toucher import loaded_programs, wait_for
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.cgroups import cgroup_mount
+from hotpage.machine.proc import read_stat
 from hotpage.profile.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc", "tmux")
@@ -113,7 +114,7 @@ def test_signals_leave_everything_as_it_was(
 def test_a_closed_terminal_restores_the_knobs(terminal: Terminal, workload: Exerciser) -> None:
     pid = start_top(terminal, "--arm", "-p", str(workload.pid))
     terminal.close()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "top has ended")
+    wait_for(lambda: (stat := read_stat(pid)) is None or stat.has_ended, "top has ended")
 
 
 def test_the_screen_is_drawn_anew_over_what_others_wrote(terminal: Terminal, workload: Exerciser) -> None:
@@ -171,7 +172,7 @@ def test_a_cgroup_or_everything(tmp_path: Path, workload: Exerciser) -> None:
         assert done.returncode == 0, done.stderr
         return {row["pid"] for line in done.stdout.splitlines() for row in json.loads(line)["processes"]}
 
-    cgroup = cgroup_mount() / "hotpage-top"
+    cgroup = cgroup_mount() / f"hotpage-test-top-{os.getpid()}"
     cgroup.mkdir()
     try:
         with Exerciser.start(mib=4, threads=1, pattern="storm") as member:
