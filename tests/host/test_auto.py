@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from recordings import HOTPAGE
 from toucher import loaded_programs, wait_for
+from wrongusage import check_wrong_usage
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.topology import Topology
@@ -243,26 +244,21 @@ def test_a_machine_with_one_tier_has_nothing_to_place(tmp_path: Path, workload: 
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "words", "status"),
-    [
-        (("-a", "-p", "1"), "several targets are given", 2),
-        (("-p", "x"), "'x' is not a list of process ids", 2),
-        (("-p", "4194303"), "there is no process 4194303", 1),
-        (("--comm", "a name that is too long"), "is no command name", 2),
-        (("--cgroup", "/no/such"), "no cgroup v2 /no/such", 1),
-        (("--explain", "1", "-a"), "add --once", 2),
-        (("-d", "0", "-a"), "a look cannot last 0.0 s", 2),
-        (("--config", "/no/such.toml"), "/no/such.toml cannot be read", 2),
-        (("--check", "--config", "/no/such.toml"), "/no/such.toml cannot be read", 2),
-    ],
-)
-def test_what_makes_no_sense_is_one_line(options: tuple[str, ...], words: str, status: int) -> None:
-    done = run("auto", *options)
-    assert done.returncode == status
-    assert done.stdout == ""
-    assert done.stderr.startswith("hotpage: ") and done.stderr.count("\n") == 1
-    assert words in done.stderr
+WRONG = [
+    (("-a", "-p", "1"), "several targets are given", 2),
+    (("-p", "x"), "'x' is not a list of process ids", 2),
+    (("-p", "4194303"), "there is no process 4194303", 1),
+    (("--comm", "a name that is too long"), "is no command name", 2),
+    (("--cgroup", "/no/such"), "no cgroup v2 /no/such", 1),
+    (("--explain", "1", "-a"), "add --once", 2),
+    (("-d", "0", "-a"), "a look cannot last 0.0 s", 2),
+    (("--config", "/no/such.toml"), "/no/such.toml cannot be read", 2),
+    (("--check", "--config", "/no/such.toml"), "/no/such.toml cannot be read", 2),
+]
+
+
+def test_what_makes_no_sense_is_one_line() -> None:
+    check_wrong_usage(["auto"], WRONG)
 
 
 def test_checking_a_configuration(tmp_path: Path) -> None:
