@@ -18,6 +18,7 @@ from wrongusage import check_wrong_usage
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.topology import Topology
+from hotpage.service import learned
 
 pytestmark = pytest.mark.needs("bcc")
 
@@ -119,8 +120,15 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def until_rates_arrive(auto: Auto) -> None:
-    wait_for(lambda: auto.metrics().get("hotpage_accesses_hz", 0.0) > 0, "rates arrive")
+def until_rates_arrive(auto: Auto, of_bytes: int) -> None:
+    """So much memory has a rate, and not each one is 0."""
+
+    def have_arrived() -> bool:
+        found = auto.metrics()
+        known_bytes = found.get("hotpage_page_rate_gcount", 0.0)
+        return known_bytes >= of_bytes and found["hotpage_accesses_hz"] > 0
+
+    wait_for(have_arrived, "rates arrive")
 
 
 def test_a_life(auto: Callable[[], Auto], workload: Exerciser) -> None:
@@ -129,12 +137,11 @@ def test_a_life(auto: Callable[[], Auto], workload: Exerciser) -> None:
     service.start()
     service.until(f"plans, and moves nothing, of process {workload.pid} (exerciser) every 0.5 s; hint by ")
     service.until("nothing to move: ")
-    until_rates_arrive(service)
+    until_rates_arrive(service, of_bytes=16 << 20)
     found = service.metrics()
     assert found["hotpage_dry_run"] == 1 and found["hotpage_processes"] == 1
     assert found["hotpage_events_total"] > 0 and found["hotpage_plans_total"] >= 1
     assert found["hotpage_tracked_pages"] <= workload.pages + 2000
-    assert found["hotpage_page_rate_gcount"] >= 16 << 20
 
     # Why is a page where it is?
     done = run(
@@ -184,8 +191,7 @@ def test_after_a_kill_the_next_one_restores_and_goes_on(
     first = auto()
     first.configure(f"pids = [{workload.pid}]")
     first.start()
-    until_rates_arrive(first)
-    wait_for((first.state / "rates.npz").exists, "something is saved")
+    wait_for(lambda: (saved := learned.load(first.state)) and saved.folios, "rates are saved")
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     assert run("restore").returncode == 0
     assert BALANCING.read_text() == before
