@@ -22,7 +22,7 @@ from hotpage.machine.proc import read_stat
 from hotpage.recording.command import Command, CommandError
 from hotpage.recording.selection import Selection
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 def ended(command: Command) -> int:
