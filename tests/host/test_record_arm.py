@@ -47,7 +47,7 @@ def exerciser() -> Iterator[Exerciser]:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rates_of_every_page_arrive(record: Callable[..., Recording], threads: int) -> None:
     # A workload that takes its time: at full speed all pages fault at once, and one look cannot rank them.
-    with Exerciser.start(mib=16, threads=threads, work=3000) as exerciser:
+    with Exerciser.start(mib=16, threads=threads, work=1000) as exerciser:
         recording = record("-p", str(exerciser.pid), "--arm").await_start()
         assert "no access rates" not in recording.said
 
