@@ -93,16 +93,26 @@ class Command:
         return self._status
 
     def end(self) -> int:
-        """Ask it to terminate if it still runs, insist after a while; its exit status."""
+        """Ask it to terminate if it still runs, insist after a while; its exit status.
+
+        An interrupt meanwhile ends it at once, and is raised on.
+        """
         if self._release >= 0:
             os.close(self._release)  # never released: it exits by itself
             self._release = -1
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + _PATIENCE_S
-            with contextlib.suppress(ProcessLookupError):
-                if self.poll() is None:
-                    os.kill(self.pid, number)
-            while self.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                self._signal(number)
+                deadline = time.monotonic() + _PATIENCE_S
+                while self.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+        except BaseException:
+            self._signal(signal.SIGKILL)
+            raise
         status = self.poll()
         return 137 if status is None else status
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.kill(self.pid, number)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every test on this kernel: it needs root, and it leaves the machine as it was."""
 
+import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from recordings import Recording
 
 _HERE = Path(__file__).parent
 _BALANCING = Path("/proc/sys/kernel/numa_balancing")
+_LOCK = Path("/run/hotpage-tests.lock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,7 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def balancing_is_put_back() -> Iterator[None]:
+def alone_on_this_kernel() -> Iterator[None]:
+    """One test at a time has its settings and programs: another checkout's tests wait, test by test."""
+    with _LOCK.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def balancing_is_put_back(alone_on_this_kernel: None) -> Iterator[None]:
     """Fail the test that leaves kernel.numa_balancing other than it found it."""
     before = _BALANCING.read_text() if _BALANCING.exists() else None
     yield

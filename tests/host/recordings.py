@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from toucher import wait_for
+from toucher import DEADLINE_S, wait_for
 
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
@@ -71,13 +72,14 @@ class Recording:
     def _threads(self) -> list[str]:
         """The state of each thread, and where it waits in the kernel."""
         found = []
-        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
-            found.append(f"{state} {(thread / 'stack').read_text().splitlines()[:6]}")
+        with suppress(OSError):  # it has gone
+            for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+                state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+                found.append(f"{state} {(thread / 'stack').read_text().splitlines()[:6]}")
         return found
 
     def finish(self) -> int:
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate(timeout=DEADLINE_S)
         self.said += said
         return self.process.returncode
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recordings import HOTPAGE
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class Terminal:

@@ -193,9 +193,9 @@ def test_a_throttled_event_tells_for_how_long(toucher: Toucher) -> None:
     limit.write_text("1000")
     try:
         program = bpf.load_perf_trial()
+        begun_ns = time.monotonic_ns()
         (clock,) = perf.attach(PerfEvent(perf.PERF_TYPE_SOFTWARE, 0, period=10_000), -1, program, toucher.pid)
         watch = Watch(clock)
-        begun_ns = time.monotonic_ns()
         end = time.monotonic() + DEADLINE_S
         while not watch.unwatched_ns():
             assert time.monotonic() < end, "nothing was throttled"

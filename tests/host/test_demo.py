@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from wrongusage import check_wrong_usage
 
 pytestmark = [pytest.mark.needs("bcc")]
 
@@ -16,8 +17,7 @@ def demo(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("threads", [2, 1])
-@pytest.mark.parametrize("layout", ["block", "scattered"])
+@pytest.mark.parametrize(("threads", "layout"), [(2, "block"), (1, "scattered")])
 def test_the_hot_set_is_found(threads: int, layout: str) -> None:
     # 20 s are what the demo takes by default, on a machine with nothing else to do; CI's may be busy.
     done = demo("--json", "--threads", str(threads), "--layout", layout, "-d", "30")
@@ -42,8 +42,6 @@ def test_the_truth_is_printed_beside_the_report() -> None:
     assert "(recall)" in done.stdout
 
 
-@pytest.mark.parametrize("options", [("--threads", "0"), ("-d", "0"), ("--size", "0"), ("--budget", "101")])
-def test_impossible_options_are_one_line(options: tuple[str, str]) -> None:
-    done = demo(*options)
-    assert done.returncode == 2
-    assert done.stderr.startswith("hotpage: ") and done.stderr.count("\n") == 1
+def test_impossible_options_are_one_line() -> None:
+    wrong = [("--threads", "0"), ("-d", "0"), ("--size", "0"), ("--budget", "101")]
+    check_wrong_usage(["demo"], [(options, "the demo cannot run like that", 2) for options in wrong])

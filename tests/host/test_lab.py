@@ -94,10 +94,10 @@ def test_no_emulator_is_left_after_a_signal(how: signal.Signals) -> None:
 
 
 def test_a_command_that_hangs_is_ended_and_its_console_shown() -> None:
-    process = lab("--limit", "30", "--", "sh", "-c", "echo the last words >/dev/kmsg; sleep 600")
+    process = lab("--limit", "10", "--", "sh", "-c", "echo the last words >/dev/kmsg; sleep 600")
     printed, complaints = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, printed) == (1, "")
-    assert "hotpage: the command did not end within 30 s; its console, the end last:" in complaints
+    assert "hotpage: the command did not end within 10 s; its console, the end last:" in complaints
     assert "the last words" in complaints
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from toucher import DEADLINE_S, wait_for
 
 from hotpage.machine import procevents
 from hotpage.machine.hotplug import MemoryChange, MemoryHotplug
@@ -26,11 +27,10 @@ from hotpage.machine.procevents import (
     open_process_events,
 )
 
-DEADLINE_S = 30.0
-
 # Forks a child that, a line at a time, becomes cat and ends; runs a thread meanwhile.
 SCRIPT = """
 import os, sys, threading
+print("ready", flush=True)
 sys.stdin.readline()
 ours, theirs = os.pipe()
 child = os.fork()
@@ -86,6 +86,7 @@ def test_both_rungs_see_the_same(make: Callable[[], ProcessEvents]) -> None:
         stdin.write("\n")
         stdin.flush()
 
+    assert stdout.readline() == "ready\n"  # its own exec is over
     source = make()
     try:
         before_ns = time.monotonic_ns()
@@ -130,9 +131,14 @@ def test_overflow_is_reported_and_the_source_goes_on(monkeypatch: pytest.MonkeyP
     try:
         subprocess.run(["sh", "-c", "for i in $(seq 300); do (:); done"], check=True)
         drain_until(source, lambda events: any(isinstance(e, Lost) for e in events))
-        child = subprocess.Popen(["true"])
-        child.wait()
-        drain_until(source, lambda events: any(getattr(e, "pid", 0) == child.pid for e in events))
+
+        def hears_of_a_child() -> bool:
+            # Others' events may fill so small a buffer again.
+            with subprocess.Popen(["true"]) as child:
+                pass
+            return any(getattr(event, "pid", 0) == child.pid for event in source.drain())
+
+        wait_for(hears_of_a_child, "it goes on")
     finally:
         source.close()
 

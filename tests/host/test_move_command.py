@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wrongusage import check_wrong_usage
 
 from hotpage.exerciser import Exerciser
 from hotpage.machine.numa import MovePages
@@ -42,19 +43,20 @@ def test_a_live_look_knows_what_is_in_place(workload: Exerciser) -> None:
     assert document["kept_bytes"]["hot_in_place"] >= workload.pages * PAGE * 0.5
 
 
-def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
-    for options, problem in (
-        (("--to", 77), "there is no memory on node 77"),
-        (("--hot", "much", "--to", 0), "--hot much is no size"),
-        (("--hot", "101%", "--to", 0), "--hot 101% makes no sense"),
-        (("-p", 1, "-a"), "several targets are given"),
-        (("-p", 1, "-i", "x"), "a profile and a live target exclude each other"),
-        (("--policy", "magic", "--to", 0), "there is no policy 'magic'"),
-        (("--mover", "magic", "--to", 0), "there is no mover 'magic'"),
-    ):
-        done = move(*options, cwd=tmp_path)
-        assert done.returncode == 2, options
-        assert done.stderr.startswith(f"hotpage: {problem}") and done.stderr.count("\n") == 1
+WRONG = [
+    (("--to", "77"), "there is no memory on node 77"),
+    (("--hot", "much", "--to", "0"), "--hot much is no size"),
+    (("--hot", "101%", "--to", "0"), "--hot 101% makes no sense"),
+    (("-p", "1", "-a"), "several targets are given"),
+    (("-p", "1", "-i", "x"), "a profile and a live target exclude each other"),
+    (("--policy", "magic", "--to", "0"), "there is no policy 'magic'"),
+    (("--mover", "magic", "--to", "0"), "there is no mover 'magic'"),
+]
+
+
+def test_wrong_usage_is_one_line() -> None:
+    cases = [(options, f"hotpage: {problem}", 2) for options, problem in WRONG]
+    check_wrong_usage(["move"], cases)
 
 
 def test_without_a_profile_it_says_so(tmp_path: Path) -> None:

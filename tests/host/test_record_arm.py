@@ -46,7 +46,8 @@ def exerciser() -> Iterator[Exerciser]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rates_of_every_page_arrive(record: Callable[..., Recording], threads: int) -> None:
-    with Exerciser.start(mib=16, threads=threads) as exerciser:
+    # A workload that takes its time: at full speed all pages fault at once, and one look cannot rank them.
+    with Exerciser.start(mib=16, threads=threads, work=1000) as exerciser:
         recording = record("-p", str(exerciser.pid), "--arm").await_start()
         assert "no access rates" not in recording.said
 
@@ -67,8 +68,8 @@ def test_rates_of_every_page_arrive(record: Callable[..., Recording], threads: i
     hot = np.isin(snapshot.pages.vpn, exerciser.hot_vpns)
     cold = ~hot & (snapshot.pages.vpn >= exerciser.base >> 12)
     cold &= snapshot.pages.vpn < (exerciser.base >> 12) + exerciser.pages
-    # One look at pages that are all too hot to tell how hot: their order is known, not by how much.
-    assert np.median(snapshot.pages.rate_hz[hot]) > np.median(snapshot.pages.rate_hz[cold])
+    # Of 81 times as many accesses one look shows most.
+    assert np.median(snapshot.pages.rate_hz[hot]) > 4 * np.median(snapshot.pages.rate_hz[cold])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

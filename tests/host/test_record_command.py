@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from recordings import HOTPAGE, RECORD, Recording
-from toucher import TOUCHED, Toucher, loaded_programs, wait_for
+from toucher import DEADLINE_S, TOUCHED, Toucher, loaded_programs, wait_for
+from wrongusage import check_wrong_usage
 
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.proc import read_stat
@@ -38,7 +39,7 @@ def toucher() -> Iterator[Toucher]:
 
 def complaint(*arguments: str, status: int = 1, before: tuple[str, ...] = ()) -> str:
     """The one line that a command line ends with."""
-    run = subprocess.run([*before, *RECORD, *arguments], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*before, *RECORD, *arguments], capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == status, run.stderr
     assert run.stdout == ""
     lines = run.stderr.splitlines()
@@ -103,10 +104,11 @@ def test_for_so_long(record: Callable[..., Recording], toucher: Toucher) -> None
 
 
 def test_processes_of_a_name_also_later_ones(record: Callable[..., Recording], toucher: Toucher) -> None:
-    toucher.run("rename('the name')")
-    recording = record("--comm", "the name").await_start()
+    name = f"name {os.getpid()}"
+    toucher.run(f"rename({name!r})")
+    recording = record("--comm", name).await_start()
     with Toucher() as late, Toucher() as other:
-        late.run("rename('the name')")
+        late.run(f"rename({name!r})")
         starts = {t.pid: touch(t) for t in (toucher, late, other)}
         recording.await_interval()
         assert recording.stop() == 0
@@ -170,10 +172,17 @@ def test_a_command_is_recorded_from_its_first_page_on(record: Callable[..., Reco
 
 
 def test_children_of_a_command_and_what_they_become(record: Callable[..., Recording]) -> None:
-    recording = record("--", "sh", "-c", "sleep 1 & sleep 1; wait")
+    recording = record("--", "sh", "-c", "sleep 1000 & sleep 1000; wait").await_start()
+
+    def sleeping() -> list[int]:
+        records = recording.snapshot().processes.values()
+        return [one.process.pid for one in records if one.process.comm == "sleep"]
+
+    wait_for(lambda: len(sleeping()) == 2, "both are seen", 0.2)
+    for pid in sleeping():
+        os.kill(pid, signal.SIGTERM)
     assert recording.finish() == 0
-    comms = [r.process.comm for r in recording.snapshot().processes.values()]
-    assert comms.count("sleep") == 2
+    assert len(sleeping()) == 2
 
 
 def test_a_command_that_outlasts_the_session_is_ended(record: Callable[..., Recording]) -> None:
@@ -221,11 +230,13 @@ def test_who_forks_and_runs_others_all_the_time(record: Callable[..., Recording]
     """Hundreds of short processes a second, most of them gone before anybody looks."""
     recording = record("-a").await_start()
     with subprocess.Popen(["sh", "-c", "while :; do /bin/true; (:); done"], start_new_session=True) as busy:
-        recording.await_interval(2)
-        early_bytes = memory_bytes(recording.process.pid)
-        recording.await_interval(12)
-        late_bytes = memory_bytes(recording.process.pid)
-        os.killpg(busy.pid, signal.SIGKILL)
+        try:
+            recording.await_interval(2)
+            early_bytes = memory_bytes(recording.process.pid)
+            recording.await_interval(12)
+            late_bytes = memory_bytes(recording.process.pid)
+        finally:
+            os.killpg(busy.pid, signal.SIGKILL)
     assert recording.stop() == 0
     snapshot = recording.snapshot()
     assert "Traceback" not in recording.said
@@ -259,35 +270,35 @@ def test_a_second_interrupt_does_not_wait(record: Callable[..., Recording]) -> N
     assert "Traceback" not in recording.said
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ((), "nothing to profile: give one of -p PID"),
-        (("-a", "-p", "1"), "several targets are given"),
-        (("-a", "--", "true"), "several targets are given"),
-        (("-p", "one"), "'one' is not a list of process ids"),
-        (("-p", ""), "'' is not a list of process ids"),
-        (("-p", "1,,2"), "is not a list of process ids"),
-        (("-a", "-d", "0"), "a session cannot last 0.0 s"),
-        (("-a", "-d", "-3"), "a session cannot last -3.0 s"),
-        (("-a", "-d", "nan"), "a session cannot last nan s"),
-        (("-a", "-d", "long"), "invalid value for '-d' / '--duration'"),
-        (("-a", "--budget", "0"), "a budget of 0.0 % makes no sense"),
-        (("-a", "--budget", "101"), "a budget of 101.0 % makes no sense"),
-        (("-a", "--budget", "nan"), "a budget of nan % makes no sense"),
-        (("-a", "--interval", "0.01"), "intervals of 0.01 s are too short"),
-        (("-a", "--interval", "nan"), "intervals of nan s are too short"),
-        (("-a", "--source", "heat"), "unknown source 'heat': choose from fault, hint"),
-        (("-a", "--source", ","), "no source is named"),
-        (("-a", "--source", "fault=magic"), "source 'fault' has no rung 'magic': choose from tracepoint"),
-        (("-a", "--source", "hint=tracepoint,fault=software event"), "see the same faults"),
-        (("--comm", "a-name-of-more-than-15-bytes"), "is no command name"),
-        (("--comm", ""), "'' is no command name"),
-        (("--no-such-option",), "no such option: --no-such-option"),
-    ],
-)
-def test_options_that_make_no_sense(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
-    assert words in complaint("-o", str(tmp_path / "p"), *options, status=2)
+WRONG = [
+    ((), "nothing to profile: give one of -p PID"),
+    (("-a", "-p", "1"), "several targets are given"),
+    (("-a", "--", "true"), "several targets are given"),
+    (("-p", "one"), "'one' is not a list of process ids"),
+    (("-p", ""), "'' is not a list of process ids"),
+    (("-p", "1,,2"), "is not a list of process ids"),
+    (("-a", "-d", "0"), "a session cannot last 0.0 s"),
+    (("-a", "-d", "-3"), "a session cannot last -3.0 s"),
+    (("-a", "-d", "nan"), "a session cannot last nan s"),
+    (("-a", "-d", "long"), "invalid value for '-d' / '--duration'"),
+    (("-a", "--budget", "0"), "a budget of 0.0 % makes no sense"),
+    (("-a", "--budget", "101"), "a budget of 101.0 % makes no sense"),
+    (("-a", "--budget", "nan"), "a budget of nan % makes no sense"),
+    (("-a", "--interval", "0.01"), "intervals of 0.01 s are too short"),
+    (("-a", "--interval", "nan"), "intervals of nan s are too short"),
+    (("-a", "--source", "heat"), "unknown source 'heat': choose from fault, hint"),
+    (("-a", "--source", ","), "no source is named"),
+    (("-a", "--source", "fault=magic"), "source 'fault' has no rung 'magic': choose from tracepoint"),
+    (("-a", "--source", "hint=tracepoint,fault=software event"), "see the same faults"),
+    (("--comm", "a-name-of-more-than-15-bytes"), "is no command name"),
+    (("--comm", ""), "'' is no command name"),
+    (("--no-such-option",), "no such option: --no-such-option"),
+]
+
+
+def test_options_that_make_no_sense(tmp_path: Path) -> None:
+    verb = ("record", "-o", str(tmp_path / "p"))
+    check_wrong_usage(verb, [(options, words, 2) for options, words in WRONG])
     assert not (tmp_path / "p").exists()
 
 
@@ -325,10 +336,12 @@ def test_an_output_directory_that_cannot_be_written(tmpfs: Path) -> None:
     )
 
 
-def test_a_full_disk(tmpfs: Path, toucher: Toucher) -> None:
-    recording = Recording(tmpfs / "p", "-p", str(toucher.pid), "--arm").await_start()
+def test_a_full_disk(tmpfs: Path, record: Callable[..., Recording], toucher: Toucher) -> None:
+    recording = record("-o", str(tmpfs / "p"), "-p", str(toucher.pid), "--arm")
+    recording.directory = tmpfs / "p"
+    recording.await_start()
     start = touch(toucher)
-    recording.await_interval(2)
+    recording.await_now()
     with (tmpfs / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
         while True:
             filler.write(bytes(4096))

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,14 +178,23 @@ def test_a_child_that_dies(interpreters: Interpreters, code: str, status: str) -
     ids=["before it answers", "afterwards"],
 )
 def test_a_child_that_hangs_is_ended(
-    interpreters: Interpreters, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpreters: Interpreters, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, **options: Any) -> None:
+            super().__init__(*words, **options)
+            started.append(self)
+
     monkeypatch.setattr(loader, "_LONGEST_COMPILE_S", 2.0)
-    interpreters.add(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n{code}")
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    interpreters.add(code)
     before = open_descriptors()
     with pytest.raises(CompileError, match="did not answer within 2 s"):
         load(page_fault_user="raw_tracepoint")
-    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+    (child,) = started
+    assert not Path(f"/proc/{child.pid}").exists()
     assert open_descriptors() == before
 
 

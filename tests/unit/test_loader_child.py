@@ -57,7 +57,7 @@ def run_child(directory: Path, functions: dict[str, str], compiled: str) -> tupl
         request = {"source": "", "cflags": [], "functions": functions, "maps": ["config"]}
         ours.sendall(json.dumps(request).encode() + b"\n")
         line, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, 64)
-        assert child.wait(30) == 0
+        assert child.wait(180) == 0
     for fd in descriptors:
         os.close(fd)
     answer = json.loads(line)

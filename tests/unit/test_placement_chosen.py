@@ -33,7 +33,7 @@ from hotpage.profile.snapshot import ProcessRecord
 from hotpage.profile.watched import WatchedProfile
 
 PAGES = 600
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 TOPOLOGY = Topology(
     (
         Node(0, (0,), 64 << 30, 32 << 30, {0: 10, 1: 20}, tier=0),

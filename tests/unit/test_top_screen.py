@@ -26,7 +26,7 @@ from hotpage.views.top.feed import WAITS
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def run(

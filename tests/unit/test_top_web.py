@@ -18,7 +18,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 # The application on a frozen session; it says when it starts and when it ends.
 APPLICATION = """
