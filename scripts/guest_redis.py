@@ -101,7 +101,7 @@ def shares_of(keys: int, hot_keys: int, hot_calls: int, every_calls: int) -> npt
 class Redis:
     """A server with its clients, from the start to ``stop``; the clients are halted until it is sent SIGCONT.
 
-    ``pid`` of the server; ``vpn``: int64[keys], the page of each key's value.
+    ``pid`` of the server; ``vpn``: int64[keys], the page of each key's value; ``ask`` it anything.
     """
 
     def __init__(self, mib: int, seed: int) -> None:
@@ -112,7 +112,7 @@ class Redis:
             self._path = directory / "socket"
             self._server = _started(stack, self._server_command(directory), server_program())
             self.pid = self._server.pid
-            self._ask = Client(self._connected(stack))
+            self.ask = Client(self._connected(stack))
             self._fill(seed)
             self.vpn = self._pages()
             self._loads: list[subprocess.Popen[bytes]] = []
@@ -159,7 +159,7 @@ class Redis:
     def _requests(self) -> tuple[int, int]:
         """So far: for hot keys, for every key."""
         if not self._is_halted:
-            self._calls = calls(self._ask("INFO", "commandstats"))
+            self._calls = calls(self.ask("INFO", "commandstats"))
         return self._calls.get("get", 0), self._calls.get("getrange", 0)
 
     def _server_command(self, directory: Path) -> list[str]:
@@ -186,12 +186,12 @@ class Redis:
 
     def _fill(self, seed: int) -> None:
         order = np.random.default_rng(seed).permutation(self.keys).tolist()
-        self._ask.each(("SET", key_of(number), value_of(number)) for number in order)
+        self.ask.each(("SET", key_of(number), value_of(number)) for number in order)
 
     def _pages(self) -> npt.NDArray[np.int64]:
         """Where the values are. The server tells where their objects are; what these point to is compared."""
         pages = np.empty(self.keys, np.int64)
-        told = self._ask.each(("DEBUG", "OBJECT", key_of(number)) for number in range(self.keys))
+        told = self.ask.each(("DEBUG", "OBJECT", key_of(number)) for number in range(self.keys))
         with Path(f"/proc/{self.pid}/mem").open("rb", buffering=0) as memory:
             for number, words in enumerate(told):
                 at = int(words.partition("Value at:")[2].split()[0], 16)
