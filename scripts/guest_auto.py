@@ -8,8 +8,8 @@ when the workload begins. Each workload starts with everything on the slow node,
 its pages no access goes to fast memory; but a sweep starts with as much on the fast node as fits there, and
 nothing is left to gain. What counts is known to the
 workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
-shares that they were dealt, and where the kernel says that they are. The oracle has the most accessed
-CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
+shares that they were dealt (redis: counted, guest_redis.py), and where the kernel says that they are. The
+oracle has the most accessed CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
 
 All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
 turns. Beside a sweep the same sweep runs with a memory policy of its own, which keeps the kernel from arming
@@ -36,9 +36,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from guest_redis import Redis
 
 from hotpage.exerciser import Exerciser, zipf_shares
-from hotpage.machine.cgroups import cgroup_mount
+from hotpage.machine.cgroups import cgroup_mount, memory_by_node
 from hotpage.machine.knobs import NUMA_BALANCING
 from hotpage.machine.numa import MovePages, read_watermarks
 
@@ -50,12 +51,13 @@ SLACK_MIB = 2
 """What the kernel may want itself of a node that a sweep has filled."""
 CEILING_MIB = 6
 """Of the second of two cgroups: less than what its pages would get by their accesses."""
-SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 60.0}
+SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 90.0, "redis": 110.0}
 WARM_UP_S, LOOK_S = 3.0, 3.0
 METRICS = "127.0.0.1:9753"
 _FILL_ROUNDS = 8
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
-_SET_MEMPOLICY, MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND = 238, 0, 1, 2  # x86-64; linux/mempolicy.h
+_SET_MEMPOLICY, _MIGRATE_PAGES = 238, 256  # x86-64
+MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND = 0, 1, 2  # linux/mempolicy.h
 METHODS = {"zipf": ("kernel", "random", "auto")}
 OTHER_METHODS = ("kernel", "auto")
 MOVE = MovePages()
@@ -120,6 +122,13 @@ def set_policy(mode: int, node: int | None = None) -> None:
         raise OSError("set_mempolicy failed")
 
 
+def migrate(pid: int, origin: int, destination: int) -> None:
+    """migrate_pages(2): all of a process's pages on a node."""
+    nodes = (ctypes.byref(ctypes.c_ulong(1 << node)) for node in (origin, destination))
+    if ctypes.CDLL(None).syscall(_MIGRATE_PAGES, pid, 64, *nodes) < 0:
+        raise OSError("migrate_pages failed")
+
+
 @contextmanager
 def without_policy() -> Iterator[None]:
     """What is started meanwhile may have its memory anywhere."""
@@ -132,37 +141,45 @@ def without_policy() -> Iterator[None]:
 
 @dataclass
 class Part:
-    """An exerciser, in a cgroup of its own or not; the pages it gets of the oracle at most."""
+    """A program, in a cgroup of its own or not; its pages that count; how many the oracle has at most."""
 
-    exerciser: Exerciser
-    cgroup: str | None
-    ceiling: int
+    program: Exerciser | Redis
+    vpn: npt.NDArray[np.int64]
+    cgroup: str | None = None
+    ceiling: int = CAPACITY
 
-    def __post_init__(self) -> None:
-        self.vpn = self.exerciser.base // PAGE + np.arange(self.exerciser.pages, dtype=np.int64)
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def send(self, number: signal.Signals) -> None:
+        if isinstance(self.program, Redis):
+            self.program.send(number)  # and to its clients
+        else:
+            os.kill(self.pid, number)
 
     def move(self, node: int, pages: int) -> None:
         """The first pages go there; the part is halted."""
         vpn = self.vpn[:pages]
         status = np.empty(vpn.size, np.int32)
         addresses = vpn.astype(np.uint64) * np.uint64(PAGE)
-        MOVE(self.exerciser.pid, addresses, np.full(vpn.size, node, np.int32), status)
-        assert (MOVE.query(self.exerciser.pid, vpn) == node).all()
+        MOVE(self.pid, addresses, np.full(vpn.size, node, np.int32), status)
+        assert (MOVE.query(self.pid, vpn) == node).all()
 
     def accesses_per_cpu_s(self) -> float:
         """Since it was started."""
-        fields = Path(f"/proc/{self.exerciser.pid}/stat").read_text().rpartition(")")[2].split()
-        return self.exerciser.accesses() / (sum(map(int, fields[11:13])) * TICK_S)
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return self.program.accesses() / (sum(map(int, fields[11:13])) * TICK_S)
 
     def is_fast(self) -> npt.NDArray[np.bool_]:
-        node = MOVE.query(self.exerciser.pid, self.vpn)
+        node = MOVE.query(self.pid, self.vpn)
         assert (node >= 0).any(), "the workload has ended"  # a page on its way has no node
         there: npt.NDArray[np.bool_] = node == FAST
         return there
 
 
 class Workload:
-    """Exercisers on the slow node, and the share of their accesses that fast memory serves."""
+    """Programs on the slow node, and the share of their accesses that fast memory serves."""
 
     def __init__(self, kind: str, seed: int, stack: ExitStack) -> None:
         self.control: Part | None = None
@@ -174,38 +191,51 @@ class Workload:
                 _part("zipf", seed + place, WORKLOAD_MIB // 2, stack, *half)
                 for place, half in enumerate(halves)
             ]
+        elif kind == "redis":
+            self.parts = [_redis_part(seed, stack)]
         else:
             self.parts = [_part(kind, seed, WORKLOAD_MIB, stack)]
 
     @property
     def pids(self) -> list[int]:
-        return [part.exerciser.pid for part in self.parts]
+        return [part.pid for part in self.parts]
 
     def send(self, number: signal.Signals) -> None:
         for part in [*self.parts, *([self.control] if self.control else [])]:
-            os.kill(part.exerciser.pid, number)
+            part.send(number)
 
     def shift(self) -> None:
         for part in self.parts:
-            part.exerciser.shift()
+            assert isinstance(part.program, Exerciser)
+            part.program.shift()
+
+    def accesses(self) -> int:
+        return sum(part.program.accesses() for part in self.parts)
 
     def fast_share(self) -> float:
-        shares = [float(part.exerciser.page_shares[part.is_fast()].sum()) for part in self.parts]
+        shares = [float(part.program.page_shares[part.is_fast()].sum()) for part in self.parts]
         return sum(shares) / len(shares)
 
     @property
     def oracle_share(self) -> float:
-        best = [np.sort(part.exerciser.page_shares)[::-1][: part.ceiling] for part in self.parts]
+        best = [np.sort(part.program.page_shares)[::-1][: part.ceiling] for part in self.parts]
         return float(np.sort(np.concatenate(best))[::-1][:CAPACITY].sum()) / len(best)
 
     def targets(self) -> str:
-        """The part of the configuration that names them."""
-        if self.parts[0].cgroup is None:
-            return f"[targets]\npids = {self.pids}\n"
-        return "".join(
-            f'[[targets.cgroups]]\npath = "{part.cgroup}"\nceiling = {part.ceiling * PAGE}\n'
-            for part in self.parts
-        )
+        """The part of the configuration that names them.
+
+        A cgroup has more memory than what counts, like the table that its exerciser draws from, and some
+        of that was there before: it does not use the ceiling up.
+        """
+        text = ""
+        for part in self.parts:
+            if part.cgroup is None:
+                return f"[targets]\npids = {self.pids}\n"
+            there = (memory_by_node(part.cgroup) or {}).get(FAST, 0)
+            print(f"{part.cgroup}: {there / MIB:.1f} MiB on the fast node before", file=sys.stderr)
+            ceiling = part.ceiling * PAGE + there
+            text += f'[[targets.cgroups]]\npath = "{part.cgroup}"\nceiling = {ceiling}\n'
+        return text
 
 
 def _part(
@@ -229,12 +259,31 @@ def _part(
     with _inside(cgroup), without_policy() if is_armed else nullcontext():
         exerciser = Exerciser.start(mib=mib, threads=2, work=100, **more)
     stack.callback(exerciser.stop)
-    os.kill(exerciser.pid, signal.SIGSTOP)
-    for thread in Path(f"/proc/{exerciser.pid}/task").iterdir():
-        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
-    part = Part(exerciser, cgroup, ceiling)
+    part = Part(exerciser, exerciser.base // PAGE + np.arange(pages, dtype=np.int64), cgroup, ceiling)
+    part.send(signal.SIGSTOP)
+    give_way(part.pid)
     part.move(SLOW, part.vpn.size)
     return part
+
+
+def _redis_part(seed: int, stack: ExitStack) -> Part:
+    """As _part, but everything of the server is on the slow node, not only what counts."""
+    with without_policy():
+        redis = Redis(WORKLOAD_MIB, seed)
+    stack.callback(redis.stop)
+    redis.load()
+    for pid in redis.pids:
+        give_way(pid)
+    migrate(redis.pid, FAST, SLOW)
+    part = Part(redis, redis.vpn)
+    part.move(SLOW, part.vpn.size)
+    return part
+
+
+def give_way(pid: int) -> None:
+    """Run it only while nothing else wants a CPU."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 @contextmanager
@@ -344,7 +393,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
         with placed_by(method, workload, directory):
             time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
             figures = {"room_mib": filler.leave(room_mib)}
-            moved = vmstat("pgmigrate_success")
+            moved, accesses, begun_s = vmstat("pgmigrate_success"), workload.accesses(), time.monotonic()
             workload.send(signal.SIGCONT)
             looks = seen = watch(workload, SETTLE_S[kind])
             figures["first_s"] = reached_s(seen, 0.95 * workload.oracle_share)
@@ -353,6 +402,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
                 seen = watch(workload, SETTLE_S[kind])
                 looks = looks + seen
             workload.send(signal.SIGSTOP)  # numbers of one moment; and numa_balancing is switched next
+            figures["accesses_per_s"] = (workload.accesses() - accesses) / (time.monotonic() - begun_s)
             figures["moved_mib"] = (vmstat("pgmigrate_success") - moved) * PAGE / MIB
             figures["fast_share"] = workload.fast_share()
             figures["oracle_share"] = workload.oracle_share

@@ -45,6 +45,7 @@ set_up() {
     install_packages bcc python ${extra:+compiler emulator tmux}
     if [ -n "$extra" ]; then
         install_where_it_can_be_had vagrant vagrant vagrant-libvirt
+        install_where_it_can_be_had redis-benchmark redis-tools # for scripts/bench auto; it starts no service
         install_where_it_can_be_had systemctl systemd # for guests: it does not become this machine's init
     fi
     virtualenv_usable || make_virtualenv
@@ -166,7 +167,7 @@ install_packages() {
     done
 }
 
-# COMMAND PACKAGE...: what only one test wants and not every release has. Nothing gives way to it.
+# COMMAND PACKAGE...: what only one test or benchmark wants and not every release has. Nothing gives way to it.
 install_where_it_can_be_had() {
     command -v "$1" >/dev/null || ! command -v apt-get >/dev/null && return
     shift

@@ -80,6 +80,10 @@ def _vagrant() -> str | None:
     return None if plugins.returncode == 0 else "there is no vagrant-libvirt"
 
 
+def _redis() -> str | None:
+    return None if shutil.which("redis-benchmark") else "there is no redis-benchmark (Debian: redis-tools)"
+
+
 def _kernel_image(kernel: SupportedKernel) -> str | None:
     """Fetch it if it is not cached; what hinders other than a lack of network is the test's failure."""
     try:
@@ -110,6 +114,7 @@ REQUIREMENTS = {
     "package index": Requirement(_package_index, may_lack=True),
     "emulator": Requirement(_emulator),
     # Not in every distribution (vagrant left Debian with 13): scripts/test installs what can be had.
+    "redis": Requirement(_redis, may_lack=True),
     "systemd": Requirement(_systemd, may_lack=True),
     "vagrant": Requirement(_vagrant, may_lack=True),
     **{

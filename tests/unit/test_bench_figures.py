@@ -75,3 +75,17 @@ def test_each_way_to_place_pages_is_held_against_the_oracle() -> None:
         "auto_moved_mib": 5.0,
         "auto_back_s": 3.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("program", "kinds"), [("/usr/bin/redis-benchmark", ["redis", "zipf"]), (None, ["zipf"])]
+)
+def test_redis_is_left_out_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, program: str | None, kinds: list[str]
+) -> None:
+    bench, run = module("bench_auto"), []
+    monkeypatch.setattr(bench, "KINDS", ["redis", "zipf"])
+    monkeypatch.setattr(bench.shutil, "which", lambda name: program)
+    monkeypatch.setattr(bench, "one_run", lambda kernel, kind, seed: run.append(kind) or {})
+    assert bench.guest_figures("7.3") == {}
+    assert run == kinds
