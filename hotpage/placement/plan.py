@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.placement.history import History
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int32s, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Float64s, Int32s, Int64s
 
 Int16s = npt.NDArray[np.int16]
 Uint8s = npt.NDArray[np.uint8]
@@ -254,6 +254,15 @@ class Plan:
         """The weightiest reasons why pages stay, for people."""
         weighty = sorted(self.kept_bytes.items(), key=lambda item: -item[1])[:2]
         return "; ".join(WORDS[fate] for fate, _ in weighty) or "there are no pages to decide about"
+
+
+def horizons_s(situation: Situation) -> Float64s:
+    """How long the ranking of each process holds, by its index."""
+    horizons = np.full(max(situation.processes, default=-1) + 1, situation.costs.horizon_s)
+    for process, facts in situation.processes.items():
+        if facts.horizon_s is not None:
+            horizons[process] = facts.horizon_s
+    return horizons
 
 
 _PROMOTION = 1 << 31
