@@ -62,8 +62,8 @@ class ProcessFacts:
     age_s: float = float("inf")
     horizon_s: float | None = None
     """How long its ranking holds, where that is known better than ``Costs.horizon_s``; at most that."""
-    passes: float = float("inf")
-    """How often its pages have been armed so far, in the mean."""
+    will_be_surer: bool = False
+    """Whether what its next arming pass shows is worth waiting for."""
 
 
 @dataclass(frozen=True)
