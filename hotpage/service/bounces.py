@@ -50,6 +50,9 @@ class Bounces:
         self._cap_s = horizon_s
         self._horizon_s: dict[int, float] = {}
         self._seen: Ints64 = np.empty(0, np.int64)
+        """Pages of which a move of the last minute bounced; ``_counted``: the last one."""
+        self._counted: Ints64 = self._seen
+        self._noted_s = float("-inf")
         self._judged_s = 0.0
 
     def horizon_s(self, process: int) -> float:
@@ -69,15 +72,19 @@ class Bounces:
         """
         history = situation.history
         recent = history.moved[history.moved_s > situation.now_s - BOUNCE_S]
+        moved_since = history.moved[history.moved_s >= self._noted_s]
+        self._noted_s = situation.now_s
         self._seen = self._seen[np.isin(self._seen, recent)]
+        self._counted = np.setdiff1d(self._counted[np.isin(self._counted, recent)], moved_since)
         candidates = situation.candidates
         short = [room.node for room in situation.nodes if room.free_bytes < room.watermark_bytes]
         rows = np.flatnonzero((plan.fate == Fate.BOUNCE) | (plan.fate == Fate.MOVED))
         rows = rows[(plan.fate[rows] == Fate.BOUNCE) | ~np.isin(candidates.node[rows], short)]
         if rows.size and recent.size:
             keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
-            new = np.setdiff1d(keys[np.isin(keys, recent)], self._seen, assume_unique=True)
+            new = np.setdiff1d(keys[np.isin(keys, recent)], self._counted, assume_unique=True)
             self.total += new.size
+            self._counted = np.union1d(self._counted, new)
             self._seen = np.union1d(self._seen, new)
         if situation.now_s - self._judged_s >= JUDGE_S:
             self._judged_s = situation.now_s

@@ -238,7 +238,12 @@ def test_a_hot_set_that_moves_is_followed_before_a_minute_is_over_and_its_moves_
     for _ in range(19):  # 144 of 256 moves: a half-life of 50 s
         one.step(after_s=2.0)
     assert set(range(BASE + 500, BASE + 700)) <= one.fast_vpns()
-    assert one.keeper.bounces.total >= HOT.size - FREE_PAGES
+    total = one.keeper.bounces.total
+    assert total >= HOT.size - FREE_PAGES
+    one.rate[:] = 0.01
+    one.rate[HOT] = 1000.0
+    one.step(after_s=1.0)
+    assert one.keeper.bounces.total - total >= 2 * (HOT.size - FREE_PAGES), "what went back bounces again"
 
 
 def test_calm_restores_what_bounces_took() -> None:
