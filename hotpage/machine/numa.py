@@ -130,11 +130,18 @@ class Watermarks:
     high: int
     cache: int = 0
     """Clean page cache that was not used lately: reclaim takes it before anything else, at little cost."""
+    at_hand: int = 0
+    """Free pages on the lists of single CPUs: those that a move has freed, and the first that one takes. The
+    kernel holds no watermark against them, and ``free`` does not change while they come and go.
+    """
 
     @property
     def available(self) -> int:
         """What can be had without taking anything from a program: a node full of page cache is not full."""
         return self.free + self.cache
+
+
+_SUMS = ("free", "min", "low", "high", "cache", "at_hand")
 
 
 def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
@@ -145,7 +152,7 @@ def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
         words = line.split()
         if words[:1] == ["Node"]:
             node = int(words[1].rstrip(","))
-            of_node = sums.setdefault(node, dict.fromkeys(("free", "min", "low", "high", "cache"), 0))
+            of_node = sums.setdefault(node, dict.fromkeys(_SUMS, 0))
             zone_cache = 0
         elif words[:2] == ["pages", "free"]:
             zone_free = int(words[2])
@@ -155,6 +162,8 @@ def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
             of_node["cache"] += zone_cache
         elif words[:1] == ["nr_zone_write_pending"]:
             of_node["cache"] -= min(int(words[1]), zone_cache)
+        elif words[:1] == ["count:"]:
+            of_node["at_hand"] += int(words[1])
         elif words[:1] == ["protection:"]:
             reserved = max(int(word.strip("(),")) for word in words[1:])
             of_node["free"] -= min(reserved, zone_free)

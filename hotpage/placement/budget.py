@@ -34,9 +34,12 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: f
 
 
 def room_bytes(node: int) -> float:
-    """What a node can take before it falls below its high watermark, once its idle page cache has gone."""
+    """What a node can take before it falls below its high watermark, once its idle page cache has gone.
+
+    What was demoted a moment ago to make room is still at hand.
+    """
     marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.available - marks.high
+    return float("inf") if marks is None else marks.available + marks.at_hand - marks.high
 
 
 def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:

@@ -28,6 +28,7 @@ from hotpage.placement.plan import (
     Uint8s,
     Uint32s,
     gap_ns,
+    horizons_s,
     moves_of,
     route,
 )
@@ -112,6 +113,7 @@ class Choice:
         self._fates = _fates_by_key(None, Fate.NOT_CHOSEN)
         self._routes: list[tuple[Int64s, Uint32s]] = []
         self._held: Int64s = np.empty(0, np.int64)
+        self._horizon_s = horizons_s(situation)
         self.hot_key = UNKNOWN_KEY
         self.ran_short = False
         """Whether more victims could have made a difference."""
@@ -234,8 +236,9 @@ class Choice:
         if not rows.size or not (history.moved.size or history.failed.size):
             return rows
         candidates = self.situation.candidates
-        keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
-        lately = history.moved_lately(keys, self.situation.now_s)
+        process = candidates.process.take(rows)
+        keys = page_keys(process, candidates.vpn.take(rows))
+        lately = history.moved_lately(keys, self.situation.now_s, self._horizon_s.take(process))
         if self._is_short:  # else those that were moved first would have to go, and they are the hottest
             lately &= self._place.take(rows) != _FAST
         self._held = np.concatenate((self._held, rows[lately]))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from hotpage.placement.allotment import accepted
-from hotpage.placement.plan import Fate, Int16s, Situation, Uint8s
+from hotpage.placement.plan import Fate, Int16s, Situation, Uint8s, horizons_s
 from hotpage.placement.ranking import KEY_COUNT, OCTAVE, UNKNOWN_KEY, Floats64, Uint16s, rank_keys
 from hotpage.profile.snapshot import Bools, Float32s, Int32s, Int64s
 
@@ -19,12 +19,10 @@ _BOUND_ERRORS, _LONE_ERRORS = 1.25, 2.0
 """Standard errors from a rate to its bounds: in a swap, and of a page that was hardly seen."""
 _NOT_SEEN = 0.85
 """Relative error from which on a page was seen less than once lately."""
-_ENOUGH_PASSES = 4.0
-"""Arming passes over a process after which no page is waited for."""
 _HARDLY_SEEN = 0.65
 """Relative error from which on a page was seen accessed less than about twice lately."""
 _SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
-_Floats = TypeVar("_Floats", Float32s, Floats64)
+_Values = TypeVar("_Values", Float32s, Floats64, Bools)
 
 
 def _log_variance(error: Float32s) -> Float32s:
@@ -64,14 +62,10 @@ class Gate:
         self._slow = sorted(slow)
         self._processes = list(situation.processes)
         self._mean_log, self._spread = self._population()
-        self._passes = np.full(max(self._processes, default=-1) + 1, np.inf)
+        self._will_be_surer = np.zeros(max(self._processes, default=-1) + 1, np.bool_)
         for process, facts in situation.processes.items():
-            self._passes[process] = facts.passes
-        known = {i: one.horizon_s for i, one in situation.processes.items()}
-        self._horizon_s = np.full(max(known, default=-1) + 1, self._costs.horizon_s)
-        for process, horizon_s in known.items():
-            if horizon_s is not None:
-                self._horizon_s[process] = horizon_s
+            self._will_be_surer[process] = facts.will_be_surer
+        self._horizon_s = horizons_s(situation)
 
     def worth_promoting(self, rows: Int64s, target: int) -> Bools:
         """Whether a promotion into free room gains more than it costs."""
@@ -97,12 +91,12 @@ class Gate:
     def is_hot_for_sure(self, rows: Int64s, key: Uint16s, hot_key: int) -> Bools:
         """Whether a page was seen more than once, or its rate's lower bound is hot as well.
 
-        Or its process has been looked at so often that this page will not be surer.
+        Or no pass over its process is waited for that would make it surer.
         """
         error = self._errors(rows)
-        passes = self._of(self._passes, self._processes, self._candidates.process, rows)
+        waits = self._of(self._will_be_surer, self._processes, self._candidates.process, rows)
         lower = key.take(rows) - error * np.float32(_LONE_ERRORS * OCTAVE / np.log(2))
-        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | (passes >= _ENOUGH_PASSES)
+        sure: Bools = (error < _HARDLY_SEEN) | (lower >= hot_key) | ~waits
         return sure
 
     def is_cooling(self, rows: Int64s, key: Uint16s, hot_key: int, least_hz: float) -> Bools:
@@ -165,7 +159,7 @@ class Gate:
         return gain
 
     @staticmethod
-    def _of(values: _Floats, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> _Floats:
+    def _of(values: _Values, possible: list[int], index: Int16s | Int32s, rows: Int64s) -> _Values:
         """``values`` by the index of each of ``rows``; one for all where all that are possible are equal.
 
         That is most often so, and reading in the order of heat misses the caches.

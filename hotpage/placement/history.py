@@ -16,7 +16,7 @@ Bools = npt.NDArray[np.bool_]
 
 _VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
 BOUNCE_S = 60.0
-"""A page that was moved so short a while ago stays: policy.md, section 4; 3 half-lives of 20 s, too."""
+"""A move that would be undone within this was in vain: policy.md, section 4; 3 half-lives of 20 s, too."""
 FIRST_WAIT_S = 60.0
 LONGEST_WAIT_S = 3600.0
 
@@ -45,10 +45,11 @@ class History:
     failed_until_s: Floats64 = field(default_factory=_no_times)
     wait_s: Floats64 = field(default_factory=_no_times)
 
-    def moved_lately(self, keys: Ints64, now_s: float) -> Bools:
-        """Whether each page was moved less than ``BOUNCE_S`` ago."""
+    def moved_lately(self, keys: Ints64, now_s: float, within_s: Floats64 | float = BOUNCE_S) -> Bools:
+        """Whether each page was moved less than ``within_s`` ago, of one or of each; at most ``BOUNCE_S``."""
         place, found = _find(self.moved, keys)
-        found[found] = self.moved_s[place[found]] > now_s - BOUNCE_S
+        since_s = now_s - np.minimum(within_s, BOUNCE_S)
+        found[found] = self.moved_s[place[found]] > np.broadcast_to(since_s, found.shape)[found]
         return found
 
     def is_waiting(self, keys: Ints64, now_s: float) -> Bools:

@@ -68,10 +68,8 @@ RESULT_OF_ERRNO = {
 """What move_pages(2) says of a page, its status; everything else is REFUSED."""
 
 FAILURES = frozenset(Result) - {Result.MOVED, Result.ALREADY, Result.PLANNED}
-RETRIED_LATER = frozenset(
-    {Result.ARMED, Result.SHARED, Result.PINNED, Result.BUSY, Result.NO_ROOM, Result.REFUSED}
-)
-"""Failures of pages, rather than of processes or settings: these pages wait a while (history.py)."""
+_RETRIED_LATER = frozenset({Result.ARMED, Result.SHARED, Result.PINNED, Result.BUSY, Result.REFUSED})
+"""Failures of pages, rather than of processes, nodes or settings."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,16 @@ class MoveOutcome:
         """First pages of the folios whose first page has one of these results."""
         first = np.cumsum(self.move.pages, dtype=np.int64) - self.move.pages
         return self.move.vpn[np.isin(self.results[first], list(kinds))]
+
+    def to_wait(self) -> Int64s:
+        """First pages of the folios that are to be left alone for a while (history.py).
+
+        That a node was full says nothing about a page: the next plan knows the room that there is then. But
+        a huge page needs room in one piece, which may be missing for long.
+        """
+        missed = self.vpns(frozenset({Result.NO_ROOM}))
+        is_huge = self.move.pages[np.searchsorted(self.move.vpn, missed)] > 1
+        return np.union1d(self.vpns(_RETRIED_LATER), missed[is_huge])
 
     def pages(self, kinds: frozenset[Result]) -> Int64s:
         """All base pages with one of these results."""

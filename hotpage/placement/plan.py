@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.placement.history import History
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Int32s, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Float64s, Int32s, Int64s
 
 Int16s = npt.NDArray[np.int16]
 Uint8s = npt.NDArray[np.uint8]
@@ -62,8 +62,8 @@ class ProcessFacts:
     age_s: float = float("inf")
     horizon_s: float | None = None
     """How long its ranking holds, where that is known better than ``Costs.horizon_s``; at most that."""
-    passes: float = float("inf")
-    """How often its pages have been armed so far, in the mean."""
+    will_be_surer: bool = False
+    """Whether what its next arming pass shows is worth waiting for."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,15 @@ class Plan:
         """The weightiest reasons why pages stay, for people."""
         weighty = sorted(self.kept_bytes.items(), key=lambda item: -item[1])[:2]
         return "; ".join(WORDS[fate] for fate, _ in weighty) or "there are no pages to decide about"
+
+
+def horizons_s(situation: Situation) -> Float64s:
+    """How long the ranking of each process holds, by its index."""
+    horizons = np.full(max(situation.processes, default=-1) + 1, situation.costs.horizon_s)
+    for process, facts in situation.processes.items():
+        if facts.horizon_s is not None:
+            horizons[process] = facts.horizon_s
+    return horizons
 
 
 _PROMOTION = 1 << 31

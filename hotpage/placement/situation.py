@@ -97,7 +97,7 @@ def node_rooms(
         if node.tier is None or not node.total_bytes:
             continue
         marks = watermarks.get(node.id)
-        free = marks.available if marks else node.free_bytes or 0
+        free = free_bytes(marks) if marks else node.free_bytes or 0
         rooms.append(
             NodeRoom(
                 node.id,
@@ -112,6 +112,15 @@ def node_rooms(
             )
         )
     return rooms
+
+
+def free_bytes(marks: Watermarks) -> int:
+    """What a node can give, and what it lacks of its high watermark.
+
+    What CPUs have at hand is no room to fill, but while that would do nothing has to give way: demoted pages
+    go there first, so that the node would seem as short as before, and be emptied again and again.
+    """
+    return max(marks.available, min(marks.available + marks.at_hand, marks.high))
 
 
 def _candidates(snapshot: Snapshot, index: int, pid: int, move_pages: Kernel) -> Candidates:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.placement.budget import HALVE_SHARE, BounceControl
+from hotpage.placement.budget import BounceControl
 from hotpage.placement.history import BOUNCE_S, Ints64, page_keys
 from hotpage.placement.plan import Fate, Plan, ProcessFacts, Situation
 
@@ -16,6 +17,8 @@ JUDGE_S = 15.0
 """Between two judgements: shorter than a move is remembered, longer than a plan takes to show its effect."""
 LEAST_MOVES = 64
 """Pages moved from which on their share of bounces says something."""
+FELT_SHARE = 0.001
+"""Of a CPU's time that moves in vain may take: holding a cgroup back from better places costs more."""
 SHORTEST_HORIZON_S = 2.0
 
 
@@ -36,9 +39,8 @@ class Judgement:
 class Bounces:
     """Watches plans for pages that the ranking would put back within ``BOUNCE_S`` of their move.
 
-    P (policy.md, section 3: how long a ranking holds) starts at its cap. Where more than a tenth of a
-    process's moves bounce, the ranking has held for less than ``BOUNCE_S``: its P is halved with every
-    judgement, and doubled again when the share is below half of that.
+    P (policy.md, section 3: how long a ranking holds) is the half-life of a ranking of which this share is
+    wrong after ``BOUNCE_S``, at most its cap. Until its move is as old as that a page stays where it is.
     """
 
     def __init__(self, horizon_s: float) -> None:
@@ -48,6 +50,9 @@ class Bounces:
         self._cap_s = horizon_s
         self._horizon_s: dict[int, float] = {}
         self._seen: Ints64 = np.empty(0, np.int64)
+        """Pages of which a move of the last minute bounced; ``_counted``: the last one."""
+        self._counted: Ints64 = self._seen
+        self._noted_s = float("-inf")
         self._judged_s = 0.0
 
     def horizon_s(self, process: int) -> float:
@@ -60,16 +65,26 @@ class Bounces:
         self._horizon_s = {one: min(p, horizon_s) for one, p in self._horizon_s.items()}
 
     def note(self, situation: Situation, plan: Plan) -> None:
-        """Look at a plan; each page counts once for each of its moves."""
-        rows = np.flatnonzero(plan.fate == Fate.BOUNCE)
+        """Look at a plan; each page counts once for each of its moves.
+
+        What goes back counts as well as what is held; not what a node gives up that is short of memory, for
+        that says nothing about the ranking.
+        """
         history = situation.history
         recent = history.moved[history.moved_s > situation.now_s - BOUNCE_S]
+        moved_since = history.moved[history.moved_s >= self._noted_s]
+        self._noted_s = situation.now_s
         self._seen = self._seen[np.isin(self._seen, recent)]
-        if rows.size:
-            candidates = situation.candidates
+        self._counted = np.setdiff1d(self._counted[np.isin(self._counted, recent)], moved_since)
+        candidates = situation.candidates
+        short = [room.node for room in situation.nodes if room.free_bytes < room.watermark_bytes]
+        rows = np.flatnonzero((plan.fate == Fate.BOUNCE) | (plan.fate == Fate.MOVED))
+        rows = rows[(plan.fate[rows] == Fate.BOUNCE) | ~np.isin(candidates.node[rows], short)]
+        if rows.size and recent.size:
             keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
-            new = np.setdiff1d(keys, self._seen, assume_unique=True)
+            new = np.setdiff1d(keys[np.isin(keys, recent)], self._counted, assume_unique=True)
             self.total += new.size
+            self._counted = np.union1d(self._counted, new)
             self._seen = np.union1d(self._seen, new)
         if situation.now_s - self._judged_s >= JUDGE_S:
             self._judged_s = situation.now_s
@@ -79,21 +94,23 @@ class Bounces:
         facts = situation.processes
         moves, bounces = _by_process(recent, facts), _by_process(self._seen, facts)
         for process in facts:
-            self._adapt(process, moves.get(process, 0), bounces.get(process, 0))
+            half_life_s = ranking_half_life_s(moves.get(process, 0), bounces.get(process, 0))
+            self._horizon_s[process] = min(max(half_life_s, SHORTEST_HORIZON_S), self._cap_s)
         for process in self._horizon_s.keys() - facts.keys():
             del self._horizon_s[process]
         self.last = Judgement(_by_group(moves, facts), _by_group(bounces, facts))
         for cgroup, count in self.last.moves.items():
-            if count >= LEAST_MOVES:
-                self.control.note(cgroup, count, self.last.bounces.get(cgroup, 0), situation.now_s)
+            vain = self.last.bounces.get(cgroup, 0)
+            cost_s = vain * (situation.costs.promotion_s + situation.costs.demotion_s)
+            is_felt = cost_s > FELT_SHARE * BOUNCE_S
+            self.control.note(cgroup, count, vain if is_felt else 0, situation.now_s)
 
-    def _adapt(self, process: int, moves: int, bounces: int) -> None:
-        horizon_s = self.horizon_s(process)
-        if moves >= LEAST_MOVES and bounces > HALVE_SHARE * moves:
-            horizon_s = max(horizon_s / 2, SHORTEST_HORIZON_S)
-        elif bounces < HALVE_SHARE / 2 * moves or not moves:
-            horizon_s = min(2 * horizon_s, self._cap_s)
-        self._horizon_s[process] = horizon_s
+
+def ranking_half_life_s(moves: int, bounces: int) -> float:
+    """The half-life of a ranking by which so many of ``moves`` would be undone within ``BOUNCE_S``."""
+    if moves < LEAST_MOVES or not bounces:
+        return float("inf")
+    return -BOUNCE_S / math.log2(1 - bounces / moves) if bounces < moves else 0.0
 
 
 def _by_process(keys: Ints64, facts: Mapping[int, ProcessFacts]) -> dict[int, int]:

@@ -14,7 +14,7 @@ from hotpage.errors import KnobError
 from hotpage.placement.budget import TokenBucket
 from hotpage.placement.history import History, page_keys
 from hotpage.placement.movers import Mover
-from hotpage.placement.outcome import RETRIED_LATER, Outcome, Result
+from hotpage.placement.outcome import Outcome, Result
 from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.policies import policy
 from hotpage.service.bounces import Bounces
@@ -157,8 +157,7 @@ class Keeper:
             for kind, count in one.bytes_by_result().items():
                 sums[kind] = sums.get(kind, 0) + count
             process = one.move.process
-            for kinds, keys in ((frozenset({Result.MOVED}), moved), (RETRIED_LATER, failed)):
-                vpn = one.vpns(kinds)
+            for vpn, keys in ((one.vpns(frozenset({Result.MOVED})), moved), (one.to_wait(), failed)):
                 keys.append(page_keys(np.full(vpn.size, process, np.int32), vpn))
             self.surveyor.note_moved(process, one.pages(_THERE), one.move.target)
             self.surveyor.note_doubt(process, one.pages(frozenset(Result) - _THERE - {Result.PLANNED}))

@@ -35,6 +35,10 @@ from hotpage.service.nodemap import NodeMap
 
 REFRESH_S = 30.0
 """Within this time the kernel is asked again where each page is: others move pages as well."""
+ENOUGH_PASSES = 4
+"""Arming passes over a page after which it is not waited for."""
+REMEMBERED_S = 20.0
+"""The half-life of what an access tells of a rate."""
 _MOST_SILENT_PAGES = 1 << 20
 
 Query = Callable[[int, Int64s], npt.NDArray[np.int32]]
@@ -85,8 +89,8 @@ class Surveyor:
             found = self._facts(picture.processes[index])
             if found is None:
                 continue
-            passes = _passes(picture.armed.get(index))
-            facts[index] = replace(found, horizon_s=horizon_s(index), passes=passes)
+            will_be_surer = _will_be_surer(picture.armed.get(index), picture.time_s)
+            facts[index] = replace(found, horizon_s=horizon_s(index), will_be_surer=will_be_surer)
             nodes_known = self._maps.setdefault(index, NodeMap())
             nodes_known.age(elapsed_s / REFRESH_S)
             tables.append(self._candidates(picture, index, found, nodes_known, fast))
@@ -201,10 +205,15 @@ class Surveyor:
                 yield record.vma.start // PAGE_BYTES, record.vma.end // PAGE_BYTES
 
 
-def _passes(armed: ArmedRanges | None) -> float:
+def _will_be_surer(armed: ArmedRanges | None, time_s: float) -> bool:
+    """Whether another pass makes pages surer: most were armed a few times only, and not too long ago.
+
+    Passes that come more rarely than what they show is forgotten never add up.
+    """
     if armed is None or not len(armed):
-        return float("inf")
-    return float(np.average(armed.passes, weights=armed.end_vpn - armed.start_vpn))
+        return False
+    waits = (armed.passes < ENOUGH_PASSES) & (time_s - armed.last_s < REMEMBERED_S)
+    return bool(np.average(waits, weights=armed.end_vpn - armed.start_vpn) > 0.5)
 
 
 def _is_below(cgroup: str, path: str) -> bool:

@@ -42,6 +42,8 @@ class World:
         self.sizes = np.ones(pages, np.int32)
         self.free_pages = {FAST: HEADROOM_PAGES + pages // 4, SLOW: 1 << 20}
         self.cache_pages = 0
+        self.at_hand = dict.fromkeys(self.free_pages, 0)
+        self.most_at_hand = 0
         self.now_s = 100.0
         self.events = 0
         self.asked: list[int] = []
@@ -68,7 +70,7 @@ class World:
 
     def watermarks(self) -> Mapping[int, Watermarks]:
         return {
-            node: Watermarks(free * PAGE, 0, 0, 0, self.cache_pages * PAGE)
+            node: Watermarks(free * PAGE, 0, 0, 0, self.cache_pages * PAGE, self.at_hand[node] * PAGE)
             for node, free in self.free_pages.items()
         }
 
@@ -88,11 +90,17 @@ class World:
                     results[place : place + size] = why
                 else:
                     self.node[vpn - BASE : vpn - BASE + size] = move.target
-                    self.free_pages[move.source] += size
-                    self.free_pages[move.target] -= size
+                    self._change_free(move.source, size)
+                    self._change_free(move.target, -size)
                 place += size
             outcomes.append(MoveOutcome(move, results))
         return Outcome(outcomes, 0.01, 1, 0.01, 0.01)
+
+    def _change_free(self, node: int, pages: int) -> None:
+        """The lists of CPUs come first, and have at most ``most_at_hand`` pages."""
+        sum_pages = self.at_hand[node] + pages
+        self.at_hand[node] = min(max(sum_pages, 0), self.most_at_hand)
+        self.free_pages[node] += sum_pages - self.at_hand[node]
 
     # Heat
 

@@ -331,8 +331,10 @@ def test_a_node_near_its_watermark_is_to_get_room() -> None:
 
 def test_a_node_has_room_down_to_its_high_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
     marks = {0: Watermarks(free=500, min=50, low=100, high=200, cache=40), 1: Watermarks(150, 50, 100, 200)}
+    marks[3] = Watermarks(150, 50, 100, 200, at_hand=70)
     monkeypatch.setattr("hotpage.placement.budget.read_watermarks", lambda: marks)
     assert [room_bytes(node) for node in (0, 1)] == [340, -50]
+    assert room_bytes(3) == 20, "what was demoted to make room"
     assert room_bytes(2) == float("inf"), "nothing is known of it"
 
 

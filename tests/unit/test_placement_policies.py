@@ -223,7 +223,7 @@ def test_fit_waits_for_a_second_look_where_others_follow() -> None:
     lone = replace(situation.candidates, relative_error=np.full(4, 0.81, np.float32))
     assert moved(policy("fit")(replace(situation, candidates=lone), Aim())) == [(1, 0, [3])]
     often = replace(situation, processes={0: facts()})
-    situation = replace(situation, processes={0: replace(facts(), passes=2)})
+    situation = replace(situation, processes={0: replace(facts(), will_be_surer=True)})
     plan = policy("fit")(replace(situation, candidates=lone), Aim(can_wait=True))
     assert moved(plan) == [(1, 0, [3])], "sure enough"
     rows[2] = (0, 3, 1, 1, 200.0)

@@ -22,7 +22,7 @@ from hotpage.machine.topology import Node, Topology
 from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
 from hotpage.placement.silent import Pages
-from hotpage.placement.situation import fold, gather, node_rooms, process_facts
+from hotpage.placement.situation import fold, free_bytes, gather, node_rooms, process_facts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
 
@@ -171,8 +171,11 @@ def test_watermarks_are_sums_over_zones(tmp_path: Path) -> None:
         protection: (0, 725, 725, 725, 725)
   pagesets
     cpu: 0
-              count:    0
-              high:     0
+              count:    12
+              high:     13
+    cpu: 1
+              count:    30
+              high:     99
 Node 0, zone    DMA32
   pages free     20000
         min      100
@@ -196,11 +199,18 @@ Node 1, zone   Normal
 """
     )
     assert read_watermarks(tmp_path) == {
-        0: Watermarks((3840 - 725 + 15000) * 4096, 111 * 4096, 214 * 4096, 317 * 4096, 800 * 4096),
+        0: Watermarks((3840 - 725 + 15000) * 4096, 111 * 4096, 214 * 4096, 317 * 4096, 800 * 4096, 42 * 4096),
         1: Watermarks(70 * 4096, 7 * 4096, 8 * 4096, 9 * 4096, 0),
     }
     assert read_watermarks(tmp_path)[0].available == (3840 - 725 + 15000 + 800) * 4096
     assert all(0 < marks.min <= marks.low <= marks.high for marks in read_watermarks().values())
+
+
+def test_what_cpus_have_at_hand_makes_up_for_a_shortage_and_is_no_room() -> None:
+    def free(available: int) -> int:
+        return free_bytes(Watermarks(available - 5, 10, 20, 30, cache=5, at_hand=8))
+
+    assert [free(available) for available in (40, 31, 30, 25, 22, 20)] == [40, 31, 30, 30, 30, 28]
 
 
 def test_this_kernel_shows_or_hides_armed_pages() -> None:

@@ -19,12 +19,13 @@ ARM_S, PLAN_S = 2, 3
 
 
 class Program(World):
-    """Accesses its pages at ``rate`` each; the kernel arms all of them every two seconds."""
+    """Accesses its pages at ``rate`` each; the kernel arms all of them every ``arm_s``."""
 
-    def __init__(self, rate: np.ndarray[Any, Any]) -> None:
+    def __init__(self, rate: np.ndarray[Any, Any], arm_s: int = ARM_S) -> None:
         super().__init__(PAGES, "[placement]\nheadroom_percent = 0.0")
         self.free_pages[FAST] = FIT
         self.rate = rate
+        self._arm_s = arm_s
         self.table = HeatTable()
         self.moved_pages = 0
         self.bounce_shares: list[float] = []
@@ -40,7 +41,7 @@ class Program(World):
     def pass_by(self, seconds: int) -> None:
         """Arm, fault, plan and move for so long."""
         for _ in range(seconds):
-            if self._s % ARM_S == 0:
+            if self._s % self._arm_s == 0:
                 self.table.arm(0, BASE, BASE + PAGES, float(self._s))
                 silent = np.isinf(self._due_s)
                 self._due_s[silent] = self._s + self._random.exponential(1 / self.rate[silent])
@@ -92,6 +93,45 @@ def test_a_hot_set_that_moves_is_followed() -> None:
     one.pass_by(24)
     assert one.to_oracle > 0.9
     assert np.nanmax(one.bounce_shares) < 0.2
+
+
+def test_a_hot_set_that_moves_soon_after_it_was_promoted_is_followed() -> None:
+    one = Program(hot_and_cold(500))
+    one.pass_by(25)
+    one.rate = hot_and_cold(5000)
+    one.pass_by(36)
+    assert one.to_oracle > 0.9
+    assert one.moved_pages < 3.2 * FIT
+
+
+def test_free_room_is_filled_before_many_passes_are_over_where_they_are_rare() -> None:
+    one = Program(5e5 * zipf_shares(PAGES), arm_s=40)
+    one.pass_by(30)
+    assert one.to_oracle > 0.9
+    one.pass_by(90)
+    assert one.to_oracle > 0.93
+    assert one.moved_pages < 1.6 * FIT
+
+
+def test_a_hot_set_that_moves_is_followed_as_fast_as_rare_passes_tell() -> None:
+    one = Program(hot_and_cold(500), arm_s=20)
+    one.pass_by(110)
+    one.rate = hot_and_cold(5000)
+    one.pass_by(60)
+    assert one.to_oracle > 0.65
+    assert one.moved_pages < 3.2 * FIT
+
+
+def test_what_others_take_is_given_up_once() -> None:
+    """A CPU keeps the pages that a move has freed at hand, and the node's free memory does not show them."""
+    one = Program(hot_and_cold(500))
+    one.most_at_hand = 400
+    one.pass_by(40)
+    moved_pages = one.moved_pages
+    one.free_pages[FAST] -= 100
+    one.pass_by(30)
+    assert 100 <= one.moved_pages - moved_pages < 200
+    assert one.to_oracle > 0.93
 
 
 @pytest.mark.parametrize("is_regular", [False, True])

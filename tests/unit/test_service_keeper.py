@@ -11,7 +11,7 @@ from serviceworld import BASE, FAST, HEADROOM_PAGES, PAGE, SLOW, World
 from hotpage.placement.history import BOUNCE_S
 from hotpage.placement.outcome import Result
 from hotpage.placement.plan import Fate
-from hotpage.service.bounces import JUDGE_S, LEAST_MOVES
+from hotpage.service.bounces import JUDGE_S, LEAST_MOVES, ranking_half_life_s
 from hotpage.service.keeper import IDLE_S, Pace
 from hotpage.service.survey import REFRESH_S
 
@@ -114,6 +114,19 @@ def test_pages_that_failed_wait() -> None:
     assert one.fast_vpns() == hot_vpns()
 
 
+def test_pages_that_found_no_room_go_with_the_next_plan_but_huge_ones_wait() -> None:
+    one = World(pages=4096)
+    one.rate[:] = 0.01
+    one.rate[HOT] = one.rate[512:1024] = 1000.0
+    one.sizes[512:1024] = 0
+    one.sizes[512] = 512
+    one.refused = {int(BASE + HOT[0]): Result.NO_ROOM, BASE + 512: Result.NO_ROOM}
+    one.step()
+    one.refused = {}
+    assert one.step().plan.kept_bytes[Fate.FAILED_BEFORE] == 512 * PAGE
+    assert one.fast_vpns() == hot_vpns()
+
+
 def test_no_more_is_moved_than_the_rate_allows() -> None:
     one = world(text='[budget]\nmove_rate = "80K"')
     step = one.step()
@@ -177,7 +190,7 @@ def shuttle(one: World, rounds: int, after_s: float) -> None:
         one.step(after_s=after_s)
 
 
-def test_bounces_shorten_the_horizon_and_slow_the_cgroup_down() -> None:
+def test_bounces_shorten_the_horizon() -> None:
     one = world()
     assert one.keeper.bounces.horizon_s(0) == 60.0
     shuttle(one, 2, JUDGE_S)  # moved up, and now cold: each page that would have to go is one bounce
@@ -185,10 +198,52 @@ def test_bounces_shorten_the_horizon_and_slow_the_cgroup_down() -> None:
     shuttle(one, 12, JUDGE_S / 5)
     assert one.keeper.bounces.last.share > 0.3
     assert one.keeper.bounces.horizon_s(0) < 60.0
-    assert one.keeper.bounces.control.factor("/db", one.now_s) == 0.0
     step = one.step(after_s=1.0)
-    assert step.outcome is None, "stopped"
     assert step.situation.processes[0].horizon_s < 60.0
+    assert one.keeper.bounces.control.factor("/db", one.now_s) == 1.0, "what so few cost nobody feels"
+
+
+def test_bounces_that_cost_time_stop_the_cgroup() -> None:
+    one = World(pages=1 << 15)
+    for number in range(14):
+        one.rate[:] = 0.01
+        one.rate[(number % 2) << 14 :][: 1 << 13] = 1000.0
+        one.step(after_s=JUDGE_S / 5)
+    assert one.keeper.bounces.control.factor("/db", one.now_s) == 0.0
+    assert one.step(after_s=1.0).outcome is None
+
+
+@pytest.mark.parametrize(
+    ("moves", "bounces", "half_life_s"),
+    [
+        (1000, 0, np.inf),
+        (1000, 500, BOUNCE_S),
+        (1000, 750, BOUNCE_S / 2),
+        (1000, 1000, 0.0),
+        (63, 63, np.inf),
+    ],
+)
+def test_the_share_that_bounced_tells_how_long_a_ranking_holds(
+    moves: int, bounces: int, half_life_s: float
+) -> None:
+    assert ranking_half_life_s(moves, bounces) == pytest.approx(half_life_s)
+
+
+def test_a_hot_set_that_moves_is_followed_before_a_minute_is_over_and_its_moves_count_as_bounces() -> None:
+    one = world()
+    one.step()
+    one.rate[:] = 0.01
+    one.rate[500:700] = 1000.0
+    one.step(after_s=JUDGE_S + 1)
+    for _ in range(19):  # 144 of 256 moves: a half-life of 50 s
+        one.step(after_s=2.0)
+    assert set(range(BASE + 500, BASE + 700)) <= one.fast_vpns()
+    total = one.keeper.bounces.total
+    assert total >= HOT.size - FREE_PAGES
+    one.rate[:] = 0.01
+    one.rate[HOT] = 1000.0
+    one.step(after_s=1.0)
+    assert one.keeper.bounces.total - total >= 2 * (HOT.size - FREE_PAGES), "what went back bounces again"
 
 
 def test_calm_restores_what_bounces_took() -> None:
@@ -222,6 +277,16 @@ def test_a_node_that_is_short_gives_up_its_coldest_pages_however_lately_they_cam
     step = one.step(after_s=1.0)
     assert step.outcome is not None
     assert set((BASE + HOT[:50]).tolist()) <= one.fast_vpns()
+
+
+def test_a_node_that_is_short_gives_up_no_more_than_it_lacks() -> None:
+    """What was demoted is at hand for the CPU that did it, and the kernel counts it as free no earlier."""
+    one = world()
+    one.most_at_hand = 150
+    one.step()
+    one.free_pages[FAST] = -40
+    demoted = [HOT.size - len(one.fast_vpns()) for _ in range(5) if one.step()]
+    assert demoted == [40] * 5
 
 
 def test_what_nobody_drives_out_is_no_bounce() -> None:
