@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hotpage's commands, forked from a process that has loaded it: to load takes most of their time in a guest."""
+"""hotpage commands, forked from a process that has loaded it: to load takes most of their time in a guest."""
 
 import multiprocessing
 import os
