@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,17 @@ class GuestRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Tests of one guest in a row, the others before them and as they were."""
+        """Tests of one guest in a row, the longest guests first; the others before them and as they were."""
+        tests = Counter(machine for item in items if (machine := _machine_of(item)))
         for item in items:
             if machine := _machine_of(item):
                 item.add_marker(pytest.mark.needs("emulator", f"Linux {machine.kernel}"))
                 if machine.systemd:
                     item.add_marker(pytest.mark.needs("systemd"))
-        order = {
-            str(machine): number for number, machine in enumerate(dict.fromkeys(map(_machine_of, items)))
-        }
-        items.sort(key=lambda item: order[str(_machine_of(item))] if _machine_of(item) else -1)
+        # Many tests take long, and so does a machine's whole life with systemd, though it is a single one.
+        longest_first = sorted(tests, key=lambda machine: (not machine.systemd, -tests[machine]))
+        order: dict[Any, int] = {machine: number for number, machine in enumerate(longest_first)}
+        items.sort(key=lambda item: order.get(_machine_of(item), -1))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:

@@ -35,9 +35,10 @@ pytestmark = pytest.mark.needs("bcc", "compiler")
 PAGES, STRIDE_PAGES, GIB_PAGES = 2048, 16_384, 262_144
 STRIDE = 8
 PASSES, SHIFT_PASSES = 6, 4
-ZIPF_PASSES = 24
+ZIPF_PASSES = 128
 """A pass adds one latency to what is known of a page, and after n of them a rate is sure to 1/√n: between the
-quarter that a fast tier holds and the rest of a zipf distribution there is no gap to forgive more.
+part that a fast tier holds and the rest of a zipf distribution there is no gap to forgive more. At the pace
+here the rates rest on 60 of them, for the long horizon forgets the others (docs/lab.md).
 """
 WORK = 3000
 """Rounds of arithmetic between two accesses. Emulated, a fault takes a tenth of a millisecond, and a program
@@ -48,10 +49,6 @@ they take, and if even cold pages were accessed several times in between, nothin
 passes would tell them from hot ones.
 """
 LITTLE_WORK = 300
-TIE = 2**0.5
-"""A profile has a page's rate anew when it has moved by half an octave. So close to the cut between hot and
-cold, where zipf's rates lie dense, neither is a mistake.
-"""
 
 Shares = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -151,20 +148,20 @@ class Seen:
         threshold = summarise(self.snapshot, hot_bytes=pages * PAGE_BYTES).threshold
         return threshold.classes(self.rate_hz) == HeatClass.HOT
 
+    def fitting(self, pages: int) -> Mask:
+        """So many pages of the highest rates, and what is as hot: those that a move would choose."""
+        return self.rate_hz >= np.sort(self.rate_hz)[-pages]
+
     def heat(self, hot: Mask) -> Heat:
         """What a report says of the whole memory if these pages, all of them, are to be hot."""
         return summarise(self.snapshot, hot_rate_hz=float(self.rate_hz[hot].min())).total
 
-    def precision_and_recall(self, hot: Mask, tie: float = 1.0) -> tuple[float, float]:
-        """For a fast tier that just holds the hot set; a page is no mistake whose true rate is less than
-        ``tie`` times off the cut.
-        """
-        called = self.called_hot(int(hot.sum()))
-        cut = self.truth[hot].min()
-        wrongly = called & ~hot & (self.truth <= cut / tie)
-        missed = ~called & hot & (self.truth >= cut * tie)
-        found = 1 - wrongly.sum() / max(called.sum(), 1), 1 - missed.sum() / hot.sum()
-        print(f"precision {found[0]:.3f}, recall {found[1]:.3f} of {hot.sum()} pages, ties to x{tie:.2f}")
+    def precision_and_recall(self, hot: Mask, called: Mask | None = None) -> tuple[float, float]:
+        """Of the pages ``called`` hot; by default by a report for a fast tier that just holds the hot set."""
+        if called is None:
+            called = self.called_hot(int(hot.sum()))
+        found = (called & hot).sum() / max(called.sum(), 1), (called & hot).sum() / hot.sum()
+        print(f"precision {found[0]:.3f}, recall {found[1]:.3f} of {hot.sum()} pages")
         return found
 
     def rank_correlation(self) -> float:
@@ -222,37 +219,39 @@ def watch(names: tuple[str, ...], scratch: Path, slow_node: int | None) -> Watch
 
         ended_ns: dict[str, int] = {}
 
-        def await_work(names: tuple[str, ...], passes: int) -> None:
-            begun = {name: workloads[name].accesses() for name in names}
-            await_passes([pids[name] for name in names], passes)
-            for name in names:
-                ended_ns.setdefault(name, time.monotonic_ns())  # of "shift" before it shifts
-                accesses = workloads[name].accesses() - begun[name]
-                print(f"{name}: {accesses / passes:,.0f} accesses from pass to pass")
+        def await_work(name: str, passes: int) -> None:
+            begun, begun_s = workloads[name].accesses(), time.monotonic()
+            await_passes([pids[name]], passes)
+            ended_ns.setdefault(name, time.monotonic_ns())  # of "shift" before it shifts
+            accesses, took_s = workloads[name].accesses() - begun, time.monotonic() - begun_s
+            print(f"{name}: {accesses / passes:,.0f} accesses and {took_s / passes:.2f} s from pass to pass")
 
-        def run(*names: str, passes: int) -> None:
-            with running([pids[name] for name in names]):
-                await_work(names, passes)
+        def run(name: str, passes: int) -> None:
+            with running([pids[name]]):
+                await_work(name, passes)
 
         run("half", passes=PASSES)
         # One tells what is touched from what is not, and one over a GiB takes a while.
-        run(*({"stride", "needles"} & set(names)), passes=1)
+        for name in ("stride", "needles"):
+            if name in names:
+                run(name, passes=1)
         before_mib = anonymous_mib()
         for name in ENDED:
             workloads[name].stop()
         wait_for(lambda: before_mib - anonymous_mib() > 0.9 * ENDED_MIB, "the memory of those that ended")
         freed_mib = before_mib - anonymous_mib()
         if "zipf" in names:
+            set_scan_period(100)
             run("zipf", passes=ZIPF_PASSES)
         truth = {name: workload.page_shares for name, workload in workloads.items()}
         if "shift" in names:
             # The slower pace of --arm, as long as the half-life of the short horizon.
             set_scan_period(2000)
             with running([pids["shift"]]):
-                await_work(("shift",), SHIFT_PASSES)
+                await_work("shift", SHIFT_PASSES)
                 # It goes on meanwhile: what is halted while it is armed looks cold.
                 workloads["shift"].shift()
-                await_work(("shift",), 2)
+                await_work("shift", 2)
                 assert recording.stop() == 0, recording.said
         else:
             assert recording.stop() == 0, recording.said
@@ -314,8 +313,8 @@ def test_zipfs_hottest_pages_are_found(watched: Watched, part: int) -> None:
     seen = watched.seen["zipf"]
     hot = seen.hottest(part)
     seen.precision_and_recall(hot)
-    assert min(seen.precision_and_recall(hot, TIE)) >= 0.9
-    called = seen.called_hot(int(hot.sum()))
+    called = seen.fitting(int(hot.sum()))
+    assert min(seen.precision_and_recall(hot, called)) >= 0.9
     assert seen.truth[called].sum() >= 0.95 * seen.truth[hot].sum(), "accesses that a fast tier would take"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from guestlab.topology import Topology
 
-pytestmark = pytest.mark.guest(topology=("flat", "cxl"))
+pytestmark = pytest.mark.guest(topology="cxl")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_topology_row_is_the_machines(diagnosis: dict[str, Any], topology: T
 
 
 # One kernel: what nodes a machine has is nothing to its BPF programs, which take most of the time.
-@pytest.mark.guest(topology=("small-dram", "sockets-cxl"), kernels=("7.3",))
+@pytest.mark.guest(topology=("flat", "small-dram", "sockets-cxl"), kernels=("7.3",))
 def test_other_nodes_take_nothing_away(diagnosis: dict[str, Any], topology: Topology) -> None:
     test_rates_can_be_had(diagnosis)
     test_the_first_rungs_are_taken(diagnosis)
