@@ -33,13 +33,16 @@ def headroom_bytes(total_bytes: int, high_watermark_bytes: int, share_of_node: f
     return high_watermark_bytes + int(share)
 
 
-def room_bytes(node: int) -> float:
+def room_bytes(node: int, freed_bytes: float = 0.0) -> float:
     """What a node can take before it falls below its high watermark, once its idle page cache has gone.
 
-    What was demoted a moment ago to make room is still at hand.
+    ``freed_bytes`` were demoted from it a moment ago: that is room, even if it is still at hand for a CPU.
     """
     marks = read_watermarks().get(node)
-    return float("inf") if marks is None else marks.available + marks.at_hand - marks.high
+    if marks is None:
+        return float("inf")
+    room = marks.available - marks.high
+    return max(room, min(room + marks.at_hand, freed_bytes))
 
 
 def free_wanted(watermarks: Mapping[int, Watermarks]) -> dict[int, float]:

@@ -145,7 +145,7 @@ def test_a_huge_page_is_one_entry_and_stays_huge(target: Target) -> None:
 def test_no_more_is_asked_for_than_there_is_room(target: Target) -> None:
     asked: list[int] = []
 
-    def room_bytes(node: int) -> float:
+    def room_bytes(node: int, freed_bytes: float) -> float:
         asked.append(node)
         return 300 * PAGE if len(asked) == 1 else 0
 

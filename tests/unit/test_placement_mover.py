@@ -125,9 +125,20 @@ def test_a_full_node_is_said_so() -> None:
 def test_a_node_is_not_filled_beyond_its_room() -> None:
     kernel = FakeKernel(on(1, *range(20)))
     outcome = run(
-        kernel, plan_of(list(range(20))), room_bytes=lambda node: (12 - sum(map(len, kernel.calls))) * PAGE
+        kernel,
+        plan_of(list(range(20))),
+        room_bytes=lambda node, freed: (12 - sum(map(len, kernel.calls))) * PAGE,
     )
     assert pages_by_result(outcome) == {Result.MOVED: 12, Result.NO_ROOM: 8}
+
+
+def test_what_a_plan_frees_is_room_for_the_same_plan() -> None:
+    kernel = FakeKernel(on(0, *range(10)) | on(1, *range(20, 40)))
+    down, up = plan_of(list(range(10)), source=0, target=1), plan_of(list(range(20, 40)))
+    outcome = run(
+        kernel, Plan("swaps", down.moves + up.moves, {}), room_bytes=lambda node, freed: freed or 1e6
+    )
+    assert pages_by_result(outcome) == {Result.MOVED: 20, Result.NO_ROOM: 10}
 
 
 def test_a_forbidden_node_is_asked_for_once() -> None:
@@ -334,7 +345,7 @@ def test_a_node_has_room_down_to_its_high_watermark(monkeypatch: pytest.MonkeyPa
     marks[3] = Watermarks(150, 50, 100, 200, at_hand=70)
     monkeypatch.setattr("hotpage.placement.budget.read_watermarks", lambda: marks)
     assert [room_bytes(node) for node in (0, 1)] == [340, -50]
-    assert room_bytes(3) == 20, "what was demoted to make room"
+    assert [room_bytes(3, freed) for freed in (0, 15, 90)] == [0, 15, 20], "what was demoted to make room"
     assert room_bytes(2) == float("inf"), "nothing is known of it"
 
 

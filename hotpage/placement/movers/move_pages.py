@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class _Work:
 
 
 class MovePagesMover:
-    """Carries out plans. ``room_bytes(node)``: what a node can still take; ``rates``: token buckets.
+    """Carries out plans. ``room_bytes(node, freed_bytes)``: what a node can still take after this plan has
+    freed so much there; ``rates``: token buckets.
 
     Buckets by node number and by cgroup path; a missing one means no limit. ``call_s``: what a call is to end
     within. ``around``: held while pages move to a faster tier. Raises
@@ -119,7 +121,7 @@ class MovePagesMover:
         self,
         where: Whereabouts | None = None,
         *,
-        room_bytes: Callable[[int], float] = lambda node: float("inf"),
+        room_bytes: Callable[[int, float], float] = lambda node, freed_bytes: float("inf"),
         rates: Mapping[int | str, TokenBucket] | None = None,
         call_s: float = CALL_S,
         around: Callable[[], AbstractContextManager[None]] = tier_changes,
@@ -138,6 +140,7 @@ class MovePagesMover:
         self._clock = clock
         self._sleep = sleep
         self._rooms: dict[int, tuple[float, float]] = {}
+        self._freed: Counter[int] = Counter()
         self._sizes = {
             False: BatchSize(fixed_s, call_s),
             True: BatchSize(fixed_s, call_s, first=_FIRST_HUGE_BATCH),
@@ -164,6 +167,7 @@ class MovePagesMover:
     ) -> Outcome:
         begun_s = self._clock()
         calls = _Calls()
+        self._freed.clear()
         works = [_Work(move) for move in plan.moves]
         later: list[tuple[_Work, Int64s]] = []
 
@@ -267,11 +271,12 @@ class MovePagesMover:
         """Bytes that a node can take, by a look not long ago less what was moved there since."""
         now_s = self._clock()
         if node not in self._rooms or now_s - self._rooms[node][1] > _ROOM_S:
-            self._rooms[node] = (self._room_bytes(node), now_s)
+            self._rooms[node] = (self._room_bytes(node, max(self._freed[node], 0)), now_s)
         return self._rooms[node][0]
 
     def _took(self, node: int, cgroup: str, count_bytes: int) -> None:
         """So much was moved to a node."""
+        self._freed[node] -= count_bytes
         if node in self._rooms:
             room, seen_s = self._rooms[node]
             self._rooms[node] = (room - count_bytes, seen_s)
@@ -391,6 +396,7 @@ class MovePagesMover:
     def _note_moved(self, work: _Work, places: Int64s, cgroup: str) -> None:
         work.results[places] = Result.MOVED
         work.moved += places.size
+        self._freed[work.move.source] += places.size * PAGE_BYTES
         self._took(work.move.target, cgroup, places.size * PAGE_BYTES)
 
     def _settle_by_status(
