@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from moving import SLOW
-from toucher import loaded_programs, wait_for
+from toucher import loaded_programs, stop, wait_for
 from workload import BALANCING, SCAN_KNOBS, halted, scattered_on
 
 from hotpage.exerciser import Exerciser
@@ -20,11 +20,13 @@ from hotpage.service.loop import NEEDED
 INSTALL = Path(__file__).parents[2] / "scripts" / "install-service"
 UNIT = Path("/etc/systemd/system/hotpage.service")
 CONFIGURATION = Path("/etc/hotpage.toml")
-PATIENCE = "[Service]\nTimeoutStartSec=300\nWatchdogSec=150\n"
-"""All else is as it is installed: a start takes half a minute and more on an emulated CPU."""
+DROP_IN = UNIT.with_suffix(".service.d") / "patience.conf"
+SLOW_START = "[Service]\nTimeoutStartSec=300\nRestartSec=15\n"
+PATIENCE = f"{SLOW_START}WatchdogSec=150\n"
+"""All else is as it is installed: a start takes half a minute and more on an emulated CPU, a look seconds."""
 KNOBS = BALANCING, PROMOTE_RATE_LIMIT, SCAN_KNOBS / "scan_period_max_ms"
 
-pytestmark = pytest.mark.guest(topology="small-dram", kernels=("7.3",), systemd=True, limit_s=600.0)
+pytestmark = pytest.mark.guest(topology="small-dram", kernels=("7.3",), systemd=True, limit_s=900.0)
 
 
 @pytest.fixture
@@ -41,9 +43,8 @@ def etc(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     layers = f"lowerdir=/etc,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
     subprocess.run(["mount", "-t", "overlay", "-o", layers, "overlay", "/etc"], check=True)
-    drop_in = UNIT.with_suffix(".service.d") / "patience.conf"
-    drop_in.parent.mkdir()
-    drop_in.write_text(PATIENCE)
+    DROP_IN.parent.mkdir()
+    DROP_IN.write_text(PATIENCE)
 
 
 def install(*options: str) -> None:
@@ -82,13 +83,17 @@ def settings() -> list[str]:
     return [file.read_text().strip() for file in KNOBS]
 
 
-def programs() -> set[str]:
-    """BPF programs but for systemd's own, which filter the packets and devices of units."""
-    return {name for name in loaded_programs() if " sd_" not in name}
+def check_return(why: str, before: list[str], workload: Exerciser) -> None:
+    """It has failed so, settings are as before, and it starts anew."""
+    wait_for(lambda: state("SubState") == "auto-restart", "it is to come back")
+    assert settings() == before
+    await_line(f"Failed with result '{why}'")
+    with halted([workload.pid]):
+        wait_for(lambda: state("ActiveState") == "active", "it is back")
 
 
 def test_its_life(workload: Exerciser, etc: None) -> None:
-    before = settings(), programs(), set(UNIT.parent.rglob("*"))
+    before = settings(), loaded_programs(), set(UNIT.parent.rglob("*"))
     with halted([workload.pid]):  # the installer and the compiler want the processors, too
         install()
         configure(workload.pid)
@@ -114,17 +119,21 @@ def test_its_life(workload: Exerciser, etc: None) -> None:
     assert int(state("MainPID")) == pid
     configure(workload.pid)
 
+    DROP_IN.write_text(SLOW_START)
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: state("SubState") == "auto-restart", "it is to come back")
-    assert settings() == before[0]
-    with halted([workload.pid]):
-        wait_for(lambda: state("ActiveState") == "active", "it is back")
+    check_return("signal", before[0], workload)
     await_line("goes on with the rates of 1 processes that were learned")
     assert (state("NRestarts"), state("Result")) == ("1", "success")
 
+    # Whoever gives no sign of life is ended, be it with a signal that it cannot act on.
+    stop(int(state("MainPID")))
+    check_return("watchdog", before[0], workload)
+    assert (state("NRestarts"), state("Result")) == ("2", "success")
+
     systemctl("stop")
     assert (state("ActiveState"), state("Result")) == ("inactive", "success")
-    assert (settings(), programs()) == before[:2]
+    assert (settings(), loaded_programs()) == before[:2]
 
     configure(workload.pid, horizon=-1.0)
     with halted([workload.pid]):
@@ -134,5 +143,5 @@ def test_its_life(workload: Exerciser, etc: None) -> None:
 
     install("--uninstall")
     assert (state("LoadState"), state("ActiveState")) == ("not-found", "inactive")
-    assert (settings(), programs(), set(UNIT.parent.rglob("*"))) == before
+    assert (settings(), loaded_programs(), set(UNIT.parent.rglob("*"))) == before
     assert not list(Path("/sys/fs/cgroup").rglob("hotpage.service"))
