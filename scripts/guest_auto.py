@@ -9,7 +9,8 @@ its pages no access goes to fast memory; but a sweep starts with as much on the 
 nothing is left to gain. What counts is known to the
 workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
 shares that they were dealt (redis: counted, guest_redis.py), and where the kernel says that they are. The
-oracle has the most accessed CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success.
+oracle has the most accessed CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success, of which compaction
+has a part.
 
 All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
 turns. Beside a sweep the same sweep runs with a memory policy of its own, which keeps the kernel from arming
@@ -71,7 +72,10 @@ def vmstat(name: str) -> int:
 
 
 class Filler:
-    """A process that holds fast memory locked, as much as it is told."""
+    """A process that holds fast memory locked, as much as it is told.
+
+    In small pages: for huge ones the kernel would compact the fast node, which moves as much as the rest.
+    """
 
     CODE = (
         "import ctypes, mmap, sys\n"
@@ -81,6 +85,7 @@ class Filler:
         "for line in sys.stdin:\n"
         "    while len(held) < int(line):\n"
         "        held.append(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))\n"
+        "        held[-1].madvise(mmap.MADV_NOHUGEPAGE)\n"
         "        start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(held[-1])))\n"
         "        assert ctypes.CDLL(None).mlock(start, ctypes.c_size_t(size)) == 0\n"
         "    while len(held) > int(line):\n"
@@ -393,6 +398,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
         with placed_by(method, workload, directory):
             time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
             figures = {"room_mib": filler.leave(room_mib)}
+            isolated = vmstat("compact_isolated")
             moved, accesses, begun_s = vmstat("pgmigrate_success"), workload.accesses(), time.monotonic()
             workload.send(signal.SIGCONT)
             looks = seen = watch(workload, SETTLE_S[kind])
@@ -404,6 +410,8 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
             workload.send(signal.SIGSTOP)  # numbers of one moment; and numa_balancing is switched next
             figures["accesses_per_s"] = (workload.accesses() - accesses) / (time.monotonic() - begun_s)
             figures["moved_mib"] = (vmstat("pgmigrate_success") - moved) * PAGE / MIB
+            compacted = (vmstat("compact_isolated") - isolated) / 2  # isolated are where from and where to
+            figures["compacted_mib"] = compacted * PAGE / MIB
             figures["fast_share"] = workload.fast_share()
             figures["oracle_share"] = workload.oracle_share
             for part in workload.parts:
