@@ -2,7 +2,10 @@
 """What holds for every test on this kernel: it needs root, and it leaves the machine as it was."""
 
 import fcntl
+import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,5 +50,7 @@ def record(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
 
     yield start
     for recording in started:
-        recording.process.kill()
+        # With the command that it may have begun, which holds the pipes open otherwise.
+        with suppress(ProcessLookupError):
+            os.killpg(recording.process.pid, signal.SIGKILL)
         recording.process.communicate()
