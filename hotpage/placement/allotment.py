@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int32s, Int64s
 
 @dataclass
 class _Group:
-    """A limited cgroup; all in pages."""
+    """A limited cgroup; all in pages. ``most_pages``: candidates in fast memory at its ceiling."""
 
     limits: GroupLimits
     fast_pages: float
     rate_pages: float
+    most_pages: float
 
 
 class Allotment:
@@ -62,7 +64,14 @@ class Allotment:
         for name, place in names.items():
             limits = situation.limits[name]
             fast_pages = seen[place] if limits.fast_bytes is None else limits.fast_bytes / PAGE_BYTES
-            self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES))
+            most_pages = limits.ceiling_bytes / PAGE_BYTES - (fast_pages - seen[place])
+            self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES, most_pages))
+
+    def ceilings(self) -> Iterator[tuple[list[int], float]]:
+        """The processes of each cgroup with a ceiling, and how many of their pages may be in fast memory."""
+        for place, one in enumerate(self._groups):
+            if np.isfinite(one.most_pages):
+                yield np.flatnonzero(self._group == place).tolist(), one.most_pages
 
     def sizes(self, rows: Int64s) -> Int32s:
         """Base pages of each of ``rows``."""

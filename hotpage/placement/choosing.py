@@ -171,8 +171,26 @@ class Choice:
         return capacity, max(held - capacity, 0.0)
 
     def capacity_key(self) -> int:
-        """The key from which pages are hot when the hottest fill the capacity."""
-        return hottest_that_fit(self.fast_by_key + self.slow_by_key, self.capacity)
+        """The key from which pages are hot when the hottest fill the capacity.
+
+        Of a cgroup with a ceiling only the hottest pages count: those kept out of fast memory need no room.
+        """
+        by_key = self.fast_by_key + self.slow_by_key
+        for processes, most_pages in self.allotment.ceilings():
+            of_group = self._by_key(processes)
+            least_key = hottest_that_fit(of_group, most_pages)
+            by_key[:least_key] -= of_group[:least_key]
+        return hottest_that_fit(by_key, self.capacity)
+
+    def _by_key(self, processes: Iterable[int]) -> Floats64:
+        """Pages of some processes on fast and slow nodes, by key."""
+        by_key = np.zeros(KEY_COUNT)
+        for index in processes:
+            first, past = np.searchsorted(self.situation.candidates.process, (index, index + 1)).tolist()
+            place = self._place[first:past]
+            rows = np.flatnonzero((place == _FAST) | (place == _SLOW)) + first
+            by_key += np.bincount(self.key.take(rows), self.allotment.sizes(rows), KEY_COUNT)
+        return by_key
 
     def key_of_aim(self) -> int | None:
         """The hot key that the aim names by rate or by size, if it does."""

@@ -308,6 +308,21 @@ def test_a_weight_ranks_a_cgroup_higher() -> None:
     assert policy("fit")(weighted, Aim()).moves[0].process == 1
 
 
+def test_what_a_ceiling_keeps_out_leaves_its_room_to_others() -> None:
+    rows = [(process, 1000 + page, 1, 1, 100.0 * (48 - page)) for process in (0, 1) for page in range(48)]
+    plan = policy("fit")(
+        Situation(
+            candidates(rows),
+            {0: facts(100, "/a"), 1: facts(101, "/b")},
+            [room(0, 24), room(1, 1000)],
+            limits={"/b": GroupLimits(ceiling_bytes=6 * PAGE)},
+        ),
+        Aim(),
+    )
+    assert [(move.process, move.vpn.size) for move in plan.moves] == [(0, 18), (1, 6)]
+    assert plan.kept_bytes[Fate.GROUP] > 0
+
+
 def test_demotion_goes_to_the_nearest_node_with_room() -> None:
     rows = [(0, vpn, 1, 0, 0.01) for vpn in range(6)] + [(0, 10, 4, 1, 900.0)]
     nodes = [room(0, 0, tier=0), room(1, 3, tier=1), room(2, 50, tier=1)]
