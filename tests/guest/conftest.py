@@ -16,12 +16,15 @@ The fixture ``machine`` says what guest it is, and ``monitor`` plugs memory into
 
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from guestlab.kernels import SUPPORTED_KERNELS
 from guestlab.topology import Topology
+from shells import waiting_shell
 
 _HERE = Path(__file__).parent
 
@@ -47,6 +50,7 @@ THIS_GUEST = (
     if "HOTPAGE_LAB_KERNEL" in os.environ
     else None
 )
+_ELDERS = 3
 _REPORTS = os.environ.get("HOTPAGE_LAB_REPORTS")
 
 
@@ -95,6 +99,16 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 def topology(machine: Machine) -> Topology:
     """The guest's nodes, and the tiers to be derived from them."""
     return Topology.load(machine.topology)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elders() -> Iterator[list[subprocess.Popen[str]]]:
+    """Waiting shells, as old as the session: placement does not demote pages of young processes."""
+    shells = [waiting_shell() for _ in range(_ELDERS)]
+    yield list(shells)
+    for shell in shells:
+        shell.kill()
+        shell.communicate()
 
 
 class _ReportWriter:

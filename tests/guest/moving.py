@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import run_hotpage
 from movetarget import PAGE, PAGES
 from profiles import changes, interval, run_info, vma
+from shells import waiting_shell
 
 from hotpage.machine.proc import PROC, read_stat
 from hotpage.machine.processes import ProcessTable
@@ -28,15 +31,14 @@ FAST, SLOW = 0, 1
 class Target:
     """movetarget.py in the background, its memory on one node."""
 
-    def __init__(self, node: int, preexec: str = "", pages: int = PAGES) -> None:
+    def __init__(
+        self, node: int, preexec: str = ":", pages: int = PAGES, shell: subprocess.Popen[str] | None = None
+    ) -> None:
         script = str(Path(__file__).with_name("movetarget.py"))
-        command = [sys.executable, script, str(node), str(pages)]
-        if preexec:
-            command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        command = shlex.join([sys.executable, script, str(node), str(pages)])
+        self._process = shell or waiting_shell()
         self.pid = self._process.pid
+        self._send(f'set -- {command}; {preexec}; exec "$@"')
         self.address = int(self._answer())
         self.vpn = self.address // PAGE + np.arange(pages, dtype=np.int64)
 
@@ -46,10 +48,13 @@ class Target:
         assert line, "the target has died"
         return line.strip()
 
-    def tell(self, *words: object) -> str:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
+
+    def tell(self, *words: object) -> str:
+        self._send(" ".join(map(str, words)))
         return self._answer() if words[0] != "exec" else ""
 
     def facts(self) -> ProcessFacts:
@@ -113,14 +118,13 @@ def write_profile(target: Target, directory: Path, rate_hz: Callable[[int], floa
     return directory
 
 
-def move_command(profile: Path, *options: object) -> list[str]:
-    return [sys.executable, "-m", "hotpage", "move", "-i", str(profile), *map(str, options)]
+def run_move(profile: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    return run_hotpage("move", "-i", profile, *options)
 
 
 def move(profile: Path, *options: object) -> tuple[int, dict[str, Any], str]:
     """``hotpage move --json``: its status, its document, and what it says; the sums have to be right."""
-    command = move_command(profile, "--json", *options)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = run_move(profile, "--json", *options)
     document = json.loads(done.stdout)
     assert_accounted(document)
     return done.returncode, document, done.stderr

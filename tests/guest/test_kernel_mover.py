@@ -4,15 +4,20 @@
 The truth is asked for separately: by a move_pages call of the tests' own, and the kernel's own counters.
 """
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from movetarget import PAGE
-from moving import FAST, SLOW, Target, assert_accounted, move, move_command, write_profile
+from moving import FAST, SLOW, Target, assert_accounted, move, run_move, write_profile
+from toucher import stop
 from workload import nodes_of
 
 from hotpage.machine.knobs import NUMA_BALANCING
@@ -37,6 +42,24 @@ NODE_RECLAIM = Path(f"/sys/devices/system/node/node{FAST}/reclaim")
 
 def settings() -> dict[Path, str]:
     return {knob: knob.read_text() for knob in KNOBS if knob.exists()}
+
+
+@contextlib.contextmanager
+def promoting(profile: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """``hotpage move`` at the point from which on the kernel promotes, for so long."""
+    limit = PROMOTE_RATE_LIMIT.read_text()
+    command = [sys.executable, "-m", "hotpage", "move", "-i", str(profile), "--json", "--promote"]
+    command += ["--mover", "kernel", "-d", str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + _DEADLINE_S
+    try:
+        while PROMOTE_RATE_LIMIT.read_text() in (limit, "0\n"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        assert int(NUMA_BALANCING.read_text()) & 2
+        yield process
+    finally:
+        process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +95,9 @@ def on_slow(group: Path) -> Iterator[Target]:
 
 
 @pytest.fixture
-def on_fast(group: Path) -> Iterator[Target]:
+def on_fast(group: Path, elders: list[subprocess.Popen[str]]) -> Iterator[Target]:
     pages = MANY_PAGES if NODE_RECLAIM.exists() else PAGES  # a cgroup has no others
-    target = Target(FAST, f"echo $$ >{group}/cgroup.procs", pages)
+    target = Target(FAST, f"echo $$ >{group}/cgroup.procs", pages, elders.pop())
     yield target
     target.end()
 
@@ -93,10 +116,15 @@ def vmstat(prefix: str) -> int:
 def test_it_promotes_what_is_accessed(on_slow: Target, tmp_path: Path) -> None:
     profile = write_profile(on_slow, tmp_path / "profile", lambda page: 1000.0)
     on_slow.tell("touch")
+    stop(on_slow.pid)  # until the kernel promotes it would only take half of the emulated processor
     before = vmstat("pgpromote_success")
-    status, document, said = move(profile, "--promote", "--mover", "kernel", "-d", 30)
+    with promoting(profile, 15) as mover:
+        os.kill(on_slow.pid, signal.SIGCONT)
+        output, said = mover.communicate(timeout=_DEADLINE_S)
     promoted = vmstat("pgpromote_success") - before
-    assert (status, said) == (0, "")
+    assert (mover.returncode, said) == (0, "")
+    document = json.loads(output)
+    assert_accounted(document)
     moved = document["result"]["moved_bytes"]
     assert document["planned_bytes"] == PAGES * PAGE
     assert 0 < moved <= promoted * PAGE
@@ -125,24 +153,13 @@ def test_it_demotes_what_is_not(on_fast: Target, tmp_path: Path) -> None:
 
 # Nothing but hotpage's own end is in it.
 @pytest.mark.guest(topology="small-dram", kernels=("7.3",), limit_s=600.0)
-def test_a_signal_ends_it_and_restores_everything(
-    on_slow: Target, tmp_path: Path, knobs_are_restored: dict[Path, str]
-) -> None:
+def test_a_signal_ends_it_and_restores_everything(on_slow: Target, tmp_path: Path) -> None:
     """Nobody accesses the pages, so it would wait for all of its time; they are left."""
     profile = write_profile(on_slow, tmp_path / "profile", lambda page: 1000.0)
-    command = move_command(profile, "--json", "--promote", "--mover", "kernel", "-d", 10000)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + _DEADLINE_S
-    try:
-        while PROMOTE_RATE_LIMIT.read_text() in (knobs_are_restored[PROMOTE_RATE_LIMIT], "0\n"):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        assert int(NUMA_BALANCING.read_text()) & 2
-        process.terminate()
-        output, said = process.communicate(timeout=_DEADLINE_S)
-    finally:
-        process.kill()
-    assert process.returncode == 1 and "hotpage: nothing was moved: " in said
+    with promoting(profile, 10000) as mover:
+        mover.terminate()
+        output, said = mover.communicate(timeout=_DEADLINE_S)
+    assert mover.returncode == 1 and "hotpage: nothing was moved: " in said
     document = json.loads(output)
     assert_accounted(document)
     assert document["result"]["bytes"] == {"left": PAGES * PAGE}
@@ -151,14 +168,16 @@ def test_a_signal_ends_it_and_restores_everything(
 
 @pytest.mark.guest(topology="small-dram", kernels=("6.1",), limit_s=600.0)
 @pytest.mark.parametrize("way", ["--promote", "--demote"])
-def test_a_kernel_that_sees_one_tier_refuses(way: str, tmp_path: Path) -> None:
-    target = Target(SLOW if way == "--promote" else FAST, pages=PAGES)
+def test_a_kernel_that_sees_one_tier_refuses(
+    way: str, elders: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    target = Target(SLOW if way == "--promote" else FAST, pages=PAGES, shell=elders.pop())
     try:
         profile = write_profile(target, tmp_path / "profile", lambda page: 1000.0)
         if way == "--demote":
             target.await_age(31.0)
-        command = move_command(profile, way, "--hot", "1000/s" if way == "--promote" else "5000/s")
-        done = subprocess.run([*command, "--mover", "kernel"], capture_output=True, text=True, timeout=500)
+        hot = "1000/s" if way == "--promote" else "5000/s"
+        done = run_move(profile, way, "--hot", hot, "--mover", "kernel")
         assert done.returncode == 1, done.stderr
         verb = way.removeprefix("--") + "s"
         refusal = f"the kernel sees one memory tier, so it {verb} nothing itself: use --mover move_pages"

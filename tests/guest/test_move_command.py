@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from movetarget import PAGE, PAGES
-from moving import FAST, SLOW, Target, move, move_command, write_profile
+from moving import FAST, SLOW, Target, move, run_move, write_profile
 
 from hotpage.placement.plan import WORDS, Fate
 from hotpage.views.units import size
@@ -21,8 +21,9 @@ HOT = 300
 
 
 @pytest.fixture
-def target() -> Iterator[Target]:
-    one = Target(SLOW)
+def target(elders: list[subprocess.Popen[str]]) -> Iterator[Target]:
+    """The first ones, which demote, are old as long as there are elders."""
+    one = Target(SLOW, shell=elders.pop() if elders else None)
     yield one
     one.end()
 
@@ -88,7 +89,7 @@ def test_pages_that_cannot_move_are_in_the_result(target: Target, tmp_path: Path
     assert document["result"]["bytes"] == {"pinned": 3 * PAGE}
     assert sum(document["kept_bytes"].values()) == (PAGES - 3) * PAGE
 
-    done = subprocess.run(move_command(profile, "--promote"), capture_output=True, text=True, timeout=300)
+    done = run_move(profile, "--promote")
     assert done.returncode == 0, done.stderr
     plan, result = (part.splitlines() for part in done.stdout.split("\n\n"))
     assert f"policy fit: {size(HOT * PAGE)} to move" in plan[-2]
@@ -116,6 +117,6 @@ def test_a_target_that_has_gone_is_named(target: Target, profile: Path) -> None:
 
 @ON_ONE_KERNEL
 def test_nothing_is_under_pressure(profile: Path) -> None:
-    done = subprocess.run(move_command(profile, "--pressure"), capture_output=True, text=True, timeout=300)
+    done = run_move(profile, "--pressure")
     assert done.returncode == 1
     assert done.stderr == "hotpage: no node is near its low watermark: see /proc/zoneinfo\n"

@@ -244,7 +244,7 @@ def with_pid(pid: int) -> Target:
     raise AssertionError(f"no process gets pid {pid}")
 
 
-SAME_ADDRESSES = 'exec setarch -R "$@"'
+SAME_ADDRESSES = 'set -- setarch -R "$@"'
 
 
 @ON_ONE_KERNEL

@@ -79,7 +79,7 @@ def run(tmp_path: Path):
     for name in ("conftest.py", "requirements.py"):
         (tmp_path / name).symlink_to(TESTS / name)
     (tmp_path / "guest").mkdir()
-    for name in ("conftest.py", "guestrun.py"):
+    for name in ("conftest.py", "guestrun.py", "shells.py"):
         (tmp_path / "guest" / name).write_text((TESTS / "guest" / name).read_text())
     (tmp_path / "fake.py").write_text(FAKE_GUEST)
     (tmp_path / "pytest.ini").write_text(
