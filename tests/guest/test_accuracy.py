@@ -222,21 +222,22 @@ def watch(names: tuple[str, ...], scratch: Path, slow_node: int | None) -> Watch
 
         ended_ns: dict[str, int] = {}
 
-        def await_work(names: tuple[str, ...], passes: int) -> None:
-            begun = {name: workloads[name].accesses() for name in names}
-            await_passes([pids[name] for name in names], passes)
-            for name in names:
-                ended_ns.setdefault(name, time.monotonic_ns())  # of "shift" before it shifts
-                accesses = workloads[name].accesses() - begun[name]
-                print(f"{name}: {accesses / passes:,.0f} accesses from pass to pass")
+        def await_work(name: str, passes: int) -> None:
+            begun, begun_s = workloads[name].accesses(), time.monotonic()
+            await_passes([pids[name]], passes)
+            ended_ns.setdefault(name, time.monotonic_ns())  # of "shift" before it shifts
+            accesses, took_s = workloads[name].accesses() - begun, time.monotonic() - begun_s
+            print(f"{name}: {accesses / passes:,.0f} accesses and {took_s / passes:.2f} s from pass to pass")
 
-        def run(*names: str, passes: int) -> None:
-            with running([pids[name] for name in names]):
-                await_work(names, passes)
+        def run(name: str, passes: int) -> None:
+            with running([pids[name]]):
+                await_work(name, passes)
 
         run("half", passes=PASSES)
         # One tells what is touched from what is not, and one over a GiB takes a while.
-        run(*({"stride", "needles"} & set(names)), passes=1)
+        for name in ("stride", "needles"):
+            if name in names:
+                run(name, passes=1)
         before_mib = anonymous_mib()
         for name in ENDED:
             workloads[name].stop()
@@ -249,10 +250,10 @@ def watch(names: tuple[str, ...], scratch: Path, slow_node: int | None) -> Watch
             # The slower pace of --arm, as long as the half-life of the short horizon.
             set_scan_period(2000)
             with running([pids["shift"]]):
-                await_work(("shift",), SHIFT_PASSES)
+                await_work("shift", SHIFT_PASSES)
                 # It goes on meanwhile: what is halted while it is armed looks cold.
                 workloads["shift"].shift()
-                await_work(("shift",), 2)
+                await_work("shift", 2)
                 assert recording.stop() == 0, recording.said
         else:
             assert recording.stop() == 0, recording.said
