@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,15 @@ class _Group:
     fast_pages: float
     rate_pages: float
     most_pages: float
+
+
+class Ceiling(NamedTuple):
+    """Of a cgroup, in pages: what its processes may have in fast memory, may get there still, may move."""
+
+    processes: list[int]
+    most_pages: float
+    share_pages: float
+    rate_pages: float
 
 
 class Allotment:
@@ -67,11 +77,13 @@ class Allotment:
             most_pages = limits.ceiling_bytes / PAGE_BYTES - (fast_pages - seen[place])
             self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES, most_pages))
 
-    def ceilings(self) -> Iterator[tuple[list[int], float]]:
-        """The processes of each cgroup with a ceiling, and how many of their pages may be in fast memory."""
+    def ceilings(self) -> Iterator[Ceiling]:
+        """Of each cgroup that has one, as it is now."""
         for place, one in enumerate(self._groups):
             if np.isfinite(one.most_pages):
-                yield np.flatnonzero(self._group == place).tolist(), one.most_pages
+                processes = np.flatnonzero(self._group == place).tolist()
+                share = one.limits.ceiling_bytes / PAGE_BYTES - one.fast_pages
+                yield Ceiling(processes, one.most_pages, share, one.rate_pages)
 
     def sizes(self, rows: Int64s) -> Int32s:
         """Base pages of each of ``rows``."""

@@ -176,9 +176,9 @@ class Choice:
         Of a cgroup with a ceiling only the hottest pages count: those kept out of fast memory need no room.
         """
         by_key = self.fast_by_key + self.slow_by_key
-        for processes, most_pages in self.allotment.ceilings():
-            of_group = self._by_key(processes)
-            least_key = hottest_that_fit(of_group, most_pages)
+        for ceiling in self.allotment.ceilings():
+            of_group = self._by_key(ceiling.processes)
+            least_key = hottest_that_fit(of_group, ceiling.most_pages)
             by_key[:least_key] -= of_group[:least_key]
         return hottest_that_fit(by_key, self.capacity)
 
@@ -186,11 +186,20 @@ class Choice:
         """Pages of some processes on fast and slow nodes, by key."""
         by_key = np.zeros(KEY_COUNT)
         for index in processes:
-            first, past = np.searchsorted(self.situation.candidates.process, (index, index + 1)).tolist()
-            place = self._place[first:past]
-            rows = np.flatnonzero((place == _FAST) | (place == _SLOW)) + first
+            rows = self._rows_of(index, (_FAST, _SLOW))
             by_key += np.bincount(self.key.take(rows), self.allotment.sizes(rows), KEY_COUNT)
         return by_key
+
+    def _rows_of(self, process: int, places: tuple[int, ...]) -> Int64s:
+        first, past = np.searchsorted(self.situation.candidates.process, (process, process + 1)).tolist()
+        rows: Int64s = np.flatnonzero(np.isin(self._place[first:past], places)) + first
+        return rows
+
+    def victims_of(self, processes: Iterable[int], hot_key: int) -> Int64s:
+        """Their undecided pages in fast memory that are an octave colder than ``hot_key``, coldest first."""
+        rows = _joined([self._rows_of(index, (_FAST,)) for index in processes])
+        rows = rows[(self.key.take(rows) + OCTAVE <= hot_key) & (self.fate.take(rows) == _BY_CLASS)]
+        return coldest_first(self._old_enough(self._free_to_move(rows)), self.key)
 
     def key_of_aim(self) -> int | None:
         """The hot key that the aim names by rate or by size, if it does."""
@@ -329,6 +338,12 @@ class Choice:
         known = by_node[source].distances
         return sorted(set(targets) - {source}, key=lambda node: (known.get(node, 255), node))
 
+    def promotion_order(self) -> list[int]:
+        """The fast nodes, the nearest to the slow ones first."""
+        fast = self.places.fast & frozenset(room.node for room in self.situation.nodes)
+        source = min(self.places.slow, default=None)
+        return sorted(fast) if source is None else self.nearest(source, fast)
+
     def demotable(self, rows: Int64s, targets: list[int]) -> tuple[Int64s, Int16s, Uint8s]:
         """Those of ``rows``, in order, that could be demoted; their targets; the fates of all ``rows``."""
         fates = self.allotment.by_group(rows, is_promotion=False)
@@ -399,6 +414,18 @@ class Choice:
         if allotment.owed[node] and self._payable > 0:
             self._pay_back(node, could, target)
         return np.concatenate((left_over, rest))
+
+    def swap(self, node: int, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
+        """Have ``rows`` change places with ``victims`` on a node, as far as that is worth it; those left."""
+        is_able = accepted(self.allotment.by_node(rows, node, heed_room=False))
+        could, target, _ = self.demotable(victims, self.nearest(node, self.places.demote_to))
+        swaps = self._swaps(rows[is_able], could, 0, node, gate)
+        used = swaps.order[: swaps.used]
+        self.commit(could[used], target[used], is_promotion=False)
+        promoted = swaps.rows[: swaps.count]
+        self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
+        left: Int64s = rows[self.fate.take(rows) != Fate.MOVED]
+        return left
 
     def _until(self, need_pages: int, rows: Int64s) -> int:
         """How many of ``rows`` have so many pages together, or all."""

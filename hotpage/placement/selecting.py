@@ -18,17 +18,43 @@ def within(choice: Choice, rows: Int64s) -> Int64s:
 
 
 def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
-    """Promote ``rows``, in order, to the fast nodes, the nearest to the slow ones first; what had no room."""
+    """Promote ``rows``, in order, to the fast nodes; what had no room."""
     if not choice.aim.promote:
         rows = choice.drop(rows, np.ones(rows.size, np.bool_), Fate.NOT_CHOSEN)
-    source = min(choice.places.slow, default=None)
-    known = frozenset(room.node for room in choice.situation.nodes)
-    fast = choice.places.fast & known
-    order = sorted(fast) if source is None else choice.nearest(source, fast)
     on = choice.situation.candidates.node.take(victims)
-    for node in order:
+    for node in choice.promotion_order():
         rows = choice.fill(node, rows, victims[on == node], gate)
     return rows
+
+
+def swap_at_ceilings(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate) -> tuple[Int64s, Int64s]:
+    """What a ceiling leaves no room for may change places with colder pages of the same cgroup; what is left.
+
+    Without that the first pages that a cgroup has in fast memory would be its last ones.
+    """
+    process = choice.situation.candidates.process
+    for ceiling in choice.allotment.ceilings() if choice.aim.promote else ():
+        mine = rows[np.isin(process.take(rows), ceiling.processes)]
+        sums = np.cumsum(choice.allotment.sizes(mine), dtype=np.int64)
+        over = mine[sums > ceiling.share_pages]
+        if not over.size:
+            continue
+        half_pages = ceiling.rate_pages / 2  # of what may move, for as much goes as comes
+        colder = choice.victims_of(ceiling.processes, int(choice.key[over[0]]))
+        over, colder = (_first_pages(choice, some, half_pages) for some in (over, colder))
+        on = choice.situation.candidates.node.take(colder)
+        for node in choice.promotion_order():
+            over = choice.swap(node, over, colder[on == node], gate)
+    return _unmoved(choice, rows), _unmoved(choice, victims)
+
+
+def _unmoved(choice: Choice, rows: Int64s) -> Int64s:
+    still: Int64s = rows[choice.fate.take(rows) != Fate.MOVED]
+    return still
+
+
+def _first_pages(choice: Choice, rows: Int64s, most_pages: float) -> Int64s:
+    return rows[np.cumsum(choice.allotment.sizes(rows), dtype=np.int64) <= most_pages]
 
 
 def demote_all(choice: Choice, rows: Int64s) -> None:

@@ -323,6 +323,24 @@ def test_what_a_ceiling_keeps_out_leaves_its_room_to_others() -> None:
     assert plan.kept_bytes[Fate.GROUP] > 0
 
 
+def test_at_its_ceiling_a_cgroup_changes_its_own_pages() -> None:
+    there = [(0, 1000 + page, 1, 0, 100.0) for page in range(6)]
+    hotter = [(0, 2000 + page, 1, 1, 1000.0 - page) for page in range(8)]
+    plan = policy("fit")(
+        Situation(
+            candidates(there + hotter),
+            {0: facts(100, "/a")},
+            [room(0, 24), room(1, 1000)],
+            limits={"/a": GroupLimits(ceiling_bytes=6 * PAGE)},
+        ),
+        Aim(),
+    )
+    down, up = plan.moves
+    assert down.vpn.tolist() == list(range(1000, 1006))
+    assert up.vpn.tolist() == list(range(2000, 2006))
+    assert plan.kept_bytes == {Fate.GROUP: 2 * PAGE}
+
+
 def test_demotion_goes_to_the_nearest_node_with_room() -> None:
     rows = [(0, vpn, 1, 0, 0.01) for vpn in range(6)] + [(0, 10, 4, 1, 900.0)]
     nodes = [room(0, 0, tier=0), room(1, 3, tier=1), room(2, 50, tier=1)]

@@ -7,7 +7,7 @@ from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Aim, Fate, Plan, Situation
 from hotpage.placement.ranking import coldest_first, hottest_first, key_rate_hz
-from hotpage.placement.selecting import fill_all, within
+from hotpage.placement.selecting import fill_all, swap_at_ceilings, within
 
 REASONS = "makes room for hotter pages", "among the hottest that fit"
 
@@ -38,5 +38,6 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
     if aim.can_wait:
         hot = choice.drop(hot, ~gate.is_hot_for_sure(hot, choice.key, hot_key), Fate.UNCERTAIN)
     hot, cold = within(choice, hottest_first(hot, choice.key)), coldest_first(cold, choice.key)
+    hot, cold = swap_at_ceilings(choice, hot, cold, gate)
     choice.excuse(fill_all(choice, hot, cold, gate), cold, gate)
     return choice, choice.ran_short and likely < surely
