@@ -56,6 +56,7 @@ SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 90.0, "redis"
 WARM_UP_S, LOOK_S = 3.0, 3.0
 METRICS = "127.0.0.1:9753"
 _FILL_ROUNDS = 8
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
 _SET_MEMPOLICY, _MIGRATE_PAGES = 238, 256  # x86-64
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND = 0, 1, 2  # linux/mempolicy.h
@@ -397,6 +398,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
             room_mib = SLACK_MIB
         with placed_by(method, workload, directory):
             time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
+            DROP_CACHES.write_text("3")  # else pages used more than once come free as they grow old
             figures = {"room_mib": filler.leave(room_mib)}
             isolated = vmstat("compact_isolated")
             moved, accesses, begun_s = vmstat("pgmigrate_success"), workload.accesses(), time.monotonic()
