@@ -56,6 +56,10 @@ SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 90.0, "redis"
 WARM_UP_S, LOOK_S = 3.0, 3.0
 METRICS = "127.0.0.1:9753"
 _FILL_ROUNDS = 8
+BUDGETS = "[budget]\ncpu_percent = 100.0\nplan_percent = 20.0\n"
+"""An emulated CPU does a tenth of a real one's work, or less. But a sweep, of which nothing counts but what
+it costs to place it, has the budgets of everybody who says nothing else.
+"""
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
 _SET_MEMPOLICY, _MIGRATE_PAGES = 238, 256  # x86-64
@@ -326,9 +330,7 @@ def placed_by(method: str, workload: Workload, directory: Path) -> Iterator[None
     config.write_text(
         f'state_dir = "{directory / method}-{workload.pids[0]}"\n'
         f"{workload.targets()}"
-        # An emulated CPU does a tenth of a real one's work, or less. And as a brake the budget switches
-        # numa_balancing on and off: twice the workload died of a kernel oops soon after that (7.3).
-        "[budget]\ncpu_percent = 100.0\nplan_percent = 20.0\n"
+        f"{BUDGETS if workload.control is None else ''}"
         # 50 MiB, the least that is kept free otherwise, are twice of what there is; the kernel keeps none.
         "[placement]\nheadroom_percent = 0.0\n"
         f'policy = "{"fit" if method == "auto" else method}"\n[metrics]\naddress = "{METRICS}"\n'
