@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toucher import minor_faults, stop, vmstat, wait_for
+from toucher import minor_faults, stop, stop_first_thread, vmstat, wait_for
 
 from hotpage.errors import HotpageError
 from hotpage.machine.hold import HoldEvent, MmHolder
@@ -183,7 +183,7 @@ def test_the_hold_is_what_keeps_the_memory(
     child = target(start)
     memory = memory_of(child.pid)
     hold(holder, child)
-    stop(holder.helper_pid)
+    stop_first_thread(holder.helper_pid)
     child.kill()
     child.wait()
     assert memory.exists
@@ -236,7 +236,7 @@ def test_killing_the_owner_ends_the_helper(start: Start, memory_of: Callable[[in
     memory = memory_of(child.pid)
     owner = start(OWNER, child.pid)
     helper = int(first_line(owner))
-    stop(helper)  # so that it cannot see the exit by itself
+    stop_first_thread(helper)  # so that it cannot see the exit by itself
     child.kill()
     child.wait()
     assert memory.exists
@@ -285,7 +285,7 @@ def test_who_is_not_held(start: Start, holder: MmHolder) -> None:
 def test_a_helper_that_is_too_busy_is_asked_again(start: Start, holder: MmHolder) -> None:
     child = target(start)
     process = process_of(child.pid)
-    stop(holder.helper_pid)
+    stop_first_thread(holder.helper_pid)
     assert not all(holder.hold(process) for _ in range(100_000))
     os.kill(holder.helper_pid, signal.SIGCONT)
     wait_for(lambda: holder.poll() and child.pid in holder.held, "it is held")

@@ -227,7 +227,14 @@ def stop(pid: int) -> None:
     """Halt the process, every thread of it."""
     os.kill(pid, signal.SIGSTOP)
     threads = Path(f"/proc/{pid}/task")
-    wait_for(
-        lambda: all("T (stopped)" in (thread / "status").read_text() for thread in threads.iterdir()),
-        "all its threads stop",
-    )
+    wait_for(lambda: all(map(_is_stopped, threads.iterdir())), "all its threads stop")
+
+
+def stop_first_thread(pid: int) -> None:
+    """Halt the process, but for threads that the kernel has blocked: they stop where they come out."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: _is_stopped(Path(f"/proc/{pid}/task/{pid}")), "its first thread stops")
+
+
+def _is_stopped(thread: Path) -> bool:
+    return "T (stopped)" in (thread / "status").read_text()
