@@ -228,17 +228,17 @@ class Workload:
 
     @property
     def oracle_share(self) -> float:
-        return self.best_share(CAPACITY)
-
-    def best_share(self, pages: int) -> float:
-        """What so many pages on the fast node could serve: the most accessed ones, ceilings heeded."""
         best = [np.sort(part.program.page_shares)[::-1][: part.ceiling] for part in self.parts]
-        return float(np.sort(np.concatenate(best))[::-1][:pages].sum()) / len(best)
+        return float(np.sort(np.concatenate(best))[::-1][:CAPACITY].sum()) / len(best)
 
     def to_best_of_as_many(self) -> float:
-        """The fast share to what it could be with as many pages: how well they were chosen, however many."""
-        pages = sum(int(part.is_fast().sum()) for part in self.parts)
-        return self.fast_share() / self.best_share(pages) if pages else 0.0
+        """The fast share to what it would be if the most accessed pages, as many of each part, were there."""
+        counts = [int(part.is_fast().sum()) for part in self.parts]
+        best = [
+            np.sort(part.program.page_shares)[::-1][:count].sum()
+            for part, count in zip(self.parts, counts, strict=True)
+        ]
+        return self.fast_share() * len(best) / float(sum(best)) if any(counts) else 0.0
 
     def targets(self) -> str:
         """The part of the configuration that names them.

@@ -31,7 +31,7 @@ def test_two_parts_have_half_of_the_accesses_each(monkeypatch: pytest.MonkeyPatc
     )
     assert two.fast_share() == pytest.approx((0.3 + 0.6) / 2)
     assert two.oracle_share == pytest.approx((0.5 + 0.3 + 0.6) / 2)  # the second's 0.4 is above its ceiling
-    assert two.to_best_of_as_many() == pytest.approx((0.3 + 0.6) / (0.5 + 0.3 + 0.6))
+    assert two.to_best_of_as_many() == pytest.approx((0.3 + 0.6) / (0.5 + 0.6 + 0.4))
     assert two.accesses() == 200
 
 
