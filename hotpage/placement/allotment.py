@@ -22,6 +22,11 @@ class _Group:
     rate_pages: float
     most_pages: float
 
+    @property
+    def share_pages(self) -> float:
+        """What it may get in fast memory still."""
+        return self.limits.ceiling_bytes / PAGE_BYTES - self.fast_pages
+
 
 class Ceiling(NamedTuple):
     """Of a cgroup, in pages: what its processes may have in fast memory, may get there still, may move."""
@@ -82,8 +87,7 @@ class Allotment:
         for place, one in enumerate(self._groups):
             if np.isfinite(one.most_pages):
                 processes = np.flatnonzero(self._group == place).tolist()
-                share = one.limits.ceiling_bytes / PAGE_BYTES - one.fast_pages
-                yield Ceiling(processes, one.most_pages, share, one.rate_pages)
+                yield Ceiling(processes, one.most_pages, one.share_pages, one.rate_pages)
 
     def sizes(self, rows: Int64s) -> Int32s:
         """Base pages of each of ``rows``."""
@@ -104,7 +108,7 @@ class Allotment:
         for place, one in enumerate(self._groups):
             mine = group == place
             sums = np.cumsum(pages * mine)
-            share = one.limits.ceiling_bytes / PAGE_BYTES - one.fast_pages
+            share = one.share_pages
             if not is_promotion:
                 share = one.fast_pages - one.limits.floor_bytes / PAGE_BYTES
             fate[mine & (sums > one.rate_pages)] = Fate.RATE

@@ -297,7 +297,7 @@ class Choice:
         self.fate[held] = _BY_CLASS
         is_slow = self._place.take(held) == _SLOW
         rows = np.concatenate((rows, held[is_slow]))
-        victims = np.concatenate((victims[self.fate.take(victims) != Fate.MOVED], held[~is_slow]))
+        victims = np.concatenate((self.unmoved(victims), held[~is_slow]))
         rows, victims = hottest_first(rows, self.key), coldest_first(victims, self.key)
         on = self.situation.candidates.node.take(victims)
         for node in self.places.fast & self.allotment.room.keys():
@@ -407,23 +407,28 @@ class Choice:
         self.ran_short |= bool(rest.size and short_of_victims) or spare < 0
         if rest.size and short_of_victims:
             self.settle(victims[~accepted(fates)], fates[~accepted(fates)])
-        used = swaps.order[: swaps.used]
-        self.commit(could[used], target[used], is_promotion=False)
-        promoted = np.concatenate((rows[:free], swaps.rows[: swaps.count]))
-        self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
+        self._exchange(node, rows[:free], swaps, could, target)
         if allotment.owed[node] and self._payable > 0:
             self._pay_back(node, could, target)
         return np.concatenate((left_over, rest))
 
-    def swap(self, node: int, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
+    def swap(self, node: int, rows: Int64s, victims: Int64s, gate: Gate) -> Int64s:
         """Have ``rows`` change places with ``victims`` on a node, as far as that is worth it; those left."""
         is_able = accepted(self.allotment.by_node(rows, node, heed_room=False))
         could, target, _ = self.demotable(victims, self.nearest(node, self.places.demote_to))
         swaps = self._swaps(rows[is_able], could, 0, node, gate)
+        self._exchange(node, rows[:0], swaps, could, target)
+        return self.unmoved(rows)
+
+    def _exchange(self, node: int, rows: Int64s, swaps: _Swaps, could: Int64s, target: Int16s) -> None:
+        """Promote ``rows`` and those of ``swaps``; their victims among ``could`` go to their targets."""
         used = swaps.order[: swaps.used]
         self.commit(could[used], target[used], is_promotion=False)
-        promoted = swaps.rows[: swaps.count]
+        promoted = np.concatenate((rows, swaps.rows[: swaps.count]))
         self.commit(promoted, np.full(promoted.size, node, np.int16), is_promotion=True)
+
+    def unmoved(self, rows: Int64s) -> Int64s:
+        """Those that will not move, as far as is decided."""
         left: Int64s = rows[self.fate.take(rows) != Fate.MOVED]
         return left
 

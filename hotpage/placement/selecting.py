@@ -45,12 +45,7 @@ def swap_at_ceilings(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate) 
         on = choice.situation.candidates.node.take(colder)
         for node in choice.promotion_order():
             over = choice.swap(node, over, colder[on == node], gate)
-    return _unmoved(choice, rows), _unmoved(choice, victims)
-
-
-def _unmoved(choice: Choice, rows: Int64s) -> Int64s:
-    still: Int64s = rows[choice.fate.take(rows) != Fate.MOVED]
-    return still
+    return choice.unmoved(rows), choice.unmoved(victims)
 
 
 def _first_pages(choice: Choice, rows: Int64s, most_pages: float) -> Int64s:
