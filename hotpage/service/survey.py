@@ -28,6 +28,7 @@ from hotpage.placement.plan import (
 from hotpage.placement.silent import NO_PAGES, Pages, silent_pages
 from hotpage.placement.situation import fold, joined, node_rooms, process_facts
 from hotpage.profile.snapshot import PAGE_BYTES, Int64s, ProcessRecord
+from hotpage.recording.recorder import HORIZONS_S
 from hotpage.service.configuration import Configuration
 from hotpage.service.heatfeed import Picture
 from hotpage.service.learned import Learned
@@ -37,7 +38,7 @@ REFRESH_S = 30.0
 """Within this time the kernel is asked again where each page is: others move pages as well."""
 ENOUGH_PASSES = 4
 """Arming passes over a page after which it is not waited for."""
-REMEMBERED_S = 20.0
+_REMEMBERED_S = max(HORIZONS_S)
 """The half-life of what an access tells of a rate."""
 _MOST_SILENT_PAGES = 1 << 20
 
@@ -212,7 +213,7 @@ def _will_be_surer(armed: ArmedRanges | None, time_s: float) -> bool:
     """
     if armed is None or not len(armed):
         return False
-    waits = (armed.passes < ENOUGH_PASSES) & (time_s - armed.last_s < REMEMBERED_S)
+    waits = (armed.passes < ENOUGH_PASSES) & (time_s - armed.last_s < _REMEMBERED_S)
     return bool(np.average(waits, weights=armed.end_vpn - armed.start_vpn) > 0.5)
 
 
