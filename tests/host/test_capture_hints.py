@@ -99,7 +99,8 @@ def test_every_hint_fault_is_seen_and_is_one(exerciser: Exerciser, tmp_path: Pat
     seen = int((events["source"] == HINT).sum())
     faults = seen + int((events["source"] == FAULT).sum())
     print(f"{seen} hint faults of {faults} seen; the kernel: {minor} minor faults, {counted} hint faults")
-    if len(list(Path(f"/proc/{exerciser.pid}/task").iterdir())) == 1:
+    alone = len(list(Path(f"/proc/{exerciser.pid}/task").iterdir())) == 1
+    if alone:
         assert faults == minor
     else:
         # Where two threads fault on one page at once, the later one may find the fault handled already: no
@@ -112,9 +113,12 @@ def test_every_hint_fault_is_seen_and_is_one(exerciser: Exerciser, tmp_path: Pat
     pages = (mine["address"][mine["source"] == HINT] - np.uint64(exerciser.base)) >> np.uint64(12)
     assert len(np.unique(pages)) == exerciser.pages
     others = mine[mine["source"] == FAULT]
-    # Without an error code, the loser of a race between two threads looks like a copy on write.
-    assert rung == "software event" or not len(others), "its pages were all there before"
-    assert (others["flags"] & EventFlag.PRESENT).all()
+    # Its pages were all there before. But without an error code the loser of a race between two threads looks
+    # like a copy on write, and like a first touch while the winner has taken the entry out to repair it.
+    races = 0 if alone else seen // 20 if rung == "software event" else seen // 1000
+    assert len(others) <= races
+    if rung == "software event":
+        assert ((others["flags"] & EventFlag.PRESENT) == 0).sum() <= seen // 1000
     assert set(mine["tgid"].tolist()) == {exerciser.pid}
     if rung == "tracepoint":
         assert ((mine["flags"] & EventFlag.WRITE) != 0).mean() > 0.4, "it writes"
