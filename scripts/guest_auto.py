@@ -52,6 +52,10 @@ SLACK_MIB = 2
 """What the kernel may want itself of a node that a sweep has filled."""
 CEILING_MIB = 6
 """Of the second of two cgroups: less than what its pages would get by their accesses."""
+WORK, SHIFT_WORK = 100, 3000
+"""Rounds of arithmetic between two accesses. After a shift nothing but the latencies of a few passes tells
+hot pages from cold ones: what a fault costs here, a tenth of a millisecond, must not hide them.
+"""
 SETTLE_S = {"zipf": 110.0, "shift": 70.0, "sweep": 45.0, "groups": 90.0, "redis": 110.0}
 WARM_UP_S, LOOK_S = 3.0, 3.0
 METRICS = "127.0.0.1:9753"
@@ -269,6 +273,7 @@ def _part(
 ) -> Part:
     """A part of a workload, halted, on the slow node."""
     pages = mib * MIB // PAGE
+    work = SHIFT_WORK if kind == "shift" else WORK
     more: dict[str, Any] = {"pattern": "sweep"} if kind == "sweep" else {}
     if kind == "zipf":
         more["page_shares"] = zipf_shares(pages, seed=seed)
@@ -276,7 +281,7 @@ def _part(
         more |= {"hot_fraction": CAPACITY_MIB / mib, "shift_pages": pages // 2, "seed": seed}
     # Memory counts for the cgroup in which it was touched first, and is not armed under a policy of its own.
     with _inside(cgroup), without_policy() if is_armed else nullcontext():
-        exerciser = Exerciser.start(mib=mib, threads=2, work=100, **more)
+        exerciser = Exerciser.start(mib=mib, threads=2, work=work, **more)
     stack.callback(exerciser.stop)
     part = Part(exerciser, exerciser.base // PAGE + np.arange(pages, dtype=np.int64), cgroup, ceiling)
     part.send(signal.SIGSTOP)
