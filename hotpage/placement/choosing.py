@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hotpage.placement.allotment import Allotment, accepted
+from hotpage.placement.census import FAST, GONE, SLOW, Census, places
 from hotpage.placement.gate import Gate
 from hotpage.placement.history import page_keys
 from hotpage.placement.plan import (
@@ -22,7 +23,6 @@ from hotpage.placement.plan import (
     Fate,
     Int16s,
     Move,
-    NodeRoom,
     Plan,
     Situation,
     Uint8s,
@@ -33,13 +33,10 @@ from hotpage.placement.plan import (
     route,
 )
 from hotpage.placement.ranking import (
-    CHUNK,
     KEY_COUNT,
     OCTAVE,
     UNKNOWN_KEY,
-    UPPER_HALF,
     Floats64,
-    Uint16s,
     chunks,
     coldest_first,
     hottest_first,
@@ -50,40 +47,17 @@ from hotpage.placement.ranking import (
 from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
 
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
-_OTHER, _GONE, _FAST, _SLOW = range(4)
 _UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)
 # What becomes of a row by heat and place, unless something else is said of it.
 _FATES = np.full((5, 4), Fate.LEFT_ALONE, np.uint8)
-_FATES[:, _GONE] = Fate.ABSENT
-_FATES[_UNKNOWN, (_FAST, _SLOW)] = Fate.UNKNOWN
-_FATES[_KNOWN, (_FAST, _SLOW)] = Fate.NOT_CHOSEN
-_FATES[_COLD, (_FAST, _SLOW)] = Fate.NOT_NEEDED, Fate.COLD_IN_PLACE
-_FATES[_WARM, (_FAST, _SLOW)] = Fate.WARM
-_FATES[_HOT, (_FAST, _SLOW)] = Fate.HOT_IN_PLACE, Fate.NOT_CHOSEN
+_FATES[:, GONE] = Fate.ABSENT
+_FATES[_UNKNOWN, (FAST, SLOW)] = Fate.UNKNOWN
+_FATES[_KNOWN, (FAST, SLOW)] = Fate.NOT_CHOSEN
+_FATES[_COLD, (FAST, SLOW)] = Fate.NOT_NEEDED, Fate.COLD_IN_PLACE
+_FATES[_WARM, (FAST, SLOW)] = Fate.WARM
+_FATES[_HOT, (FAST, SLOW)] = Fate.HOT_IN_PLACE, Fate.NOT_CHOSEN
 _BY_CLASS = 255
 """In place of a row's fate: what ``_FATES`` says of its heat and place, which is enough for most rows."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """The nodes' parts: targets and sources of promotion and demotion."""
-
-    fast: frozenset[int]
-    slow: frozenset[int]
-    demote_to: frozenset[int]
-
-
-def places(nodes: Iterable[NodeRoom], aim: Aim) -> Places:
-    """Fast is the first tier, slow the rest, devices left out, unless the aim names targets."""
-    ordinary = [room for room in nodes if not room.is_device]
-    everywhere = frozenset(room.node for room in ordinary)
-    first = min((room.tier for room in ordinary), default=0)
-    fast = frozenset(room.node for room in ordinary if room.tier == first)
-    if aim.promote_to is not None:
-        fast = aim.promote_to
-    elif aim.demote_to is not None:
-        fast = everywhere - aim.demote_to
-    return Places(fast, everywhere - fast, (everywhere if aim.demote_to is None else aim.demote_to) - fast)
 
 
 @dataclass(frozen=True)
@@ -104,11 +78,9 @@ class Choice:
         self.situation, self.aim = situation, aim
         self.places = places(situation.nodes, aim)
         self.allotment = Allotment(situation, self.places.fast)
-        self.key = self._weighted_keys()
+        self.census = Census(situation, self.places, self.allotment)
+        self.key = self.census.key
         self.fate: Uint8s = np.full(len(situation.candidates), _BY_CLASS, np.uint8)
-        self._place, self._by_class = self._histogram()
-        self.fast_by_key, self.slow_by_key = self._by_class[_FAST].copy(), self._by_class[_SLOW].copy()
-        self.fast_by_key[UNKNOWN_KEY:] = self.slow_by_key[UNKNOWN_KEY:] = 0
         self.capacity, self._payable = self._capacity()
         self._fates = _fates_by_key(None, Fate.NOT_CHOSEN)
         self._routes: list[tuple[Int64s, Uint32s]] = []
@@ -117,41 +89,6 @@ class Choice:
         self.hot_key = UNKNOWN_KEY
         self.ran_short = False
         """Whether more victims could have made a difference."""
-
-    def _weighted_keys(self) -> Uint16s:
-        """Rank keys; a cgroup of weight w ranks as if its pages were accessed w times as often."""
-        key = rank_keys(self.situation.candidates.rate_hz)
-        limits = self.situation.limits
-        heavy = {name: one.weight for name, one in limits.items() if one.weight != 1}
-        if not heavy:
-            return key
-        shift = np.zeros(max(self.situation.processes, default=-1) + 1, np.int32)
-        for index, process in self.situation.processes.items():
-            if process.cgroup in heavy:
-                shift[index] = round(OCTAVE * np.log2(heavy[process.cgroup]))
-        known = key < UNKNOWN_KEY
-        moved = np.clip(key + shift.take(self.situation.candidates.process), 0, UNKNOWN_KEY - 1)
-        return np.where(known, moved, key).astype(np.uint16)
-
-    def _histogram(self) -> tuple[Uint8s, Floats64]:
-        """Each row's place; pages by place and key."""
-        candidates = self.situation.candidates
-        place = np.zeros(len(candidates), np.uint8)  # _OTHER
-        by_class = np.zeros((4, KEY_COUNT))
-        code = np.empty(CHUNK, np.uint32)
-        halves = code.view(np.uint16)
-        nodes = {ABSENT: _GONE}
-        nodes |= dict.fromkeys(self.places.slow, _SLOW) | dict.fromkeys(self.places.fast, _FAST)
-        for part in chunks(len(candidates)):
-            node, place_part = candidates.node[part], place[part]
-            for number, what in nodes.items():  # a comparison takes a fraction of a look-up
-                place_part += (node == number) * np.uint8(what)
-            halves[UPPER_HALF : 2 * node.size : 2] = place_part
-            halves[1 - UPPER_HALF : 2 * node.size : 2] = self.key[part]
-            weights = None if self.allotment.all_single else candidates.pages[part]
-            counts = np.bincount(code[: node.size], weights, by_class.size)
-            by_class += counts.reshape(by_class.shape)
-        return place, by_class
 
     def _highest_node(self) -> int:
         nodes = [room.node for room in self.situation.nodes]
@@ -165,7 +102,7 @@ class Choice:
         take, as long as the high watermark is kept, so many pages can still change places.
         """
         allotment, fast = self.allotment, self.places.fast & self.allotment.room.keys()
-        held = float(self.fast_by_key.sum()) + sum(allotment.room[node] for node in fast)
+        held = float(self.census.fast_by_key.sum()) + sum(allotment.room[node] for node in fast)
         least = min(held, float(sum(allotment.reserve[node] for node in fast)))
         capacity = max(held - sum(allotment.owed[node] for node in fast), least)
         return capacity, max(held - capacity, 0.0)
@@ -175,29 +112,16 @@ class Choice:
 
         Of a cgroup with a ceiling only the hottest pages count: those kept out of fast memory need no room.
         """
-        by_key = self.fast_by_key + self.slow_by_key
+        by_key = self.census.fast_by_key + self.census.slow_by_key
         for ceiling in self.allotment.ceilings():
-            of_group = self._by_key(ceiling.processes)
+            of_group = self.census.by_key(ceiling.processes)
             least_key = hottest_that_fit(of_group, ceiling.most_pages)
             by_key[:least_key] -= of_group[:least_key]
         return hottest_that_fit(by_key, self.capacity)
 
-    def _by_key(self, processes: Iterable[int]) -> Floats64:
-        """Pages of some processes on fast and slow nodes, by key."""
-        by_key = np.zeros(KEY_COUNT)
-        for index in processes:
-            rows = self._rows_of(index, (_FAST, _SLOW))
-            by_key += np.bincount(self.key.take(rows), self.allotment.sizes(rows), KEY_COUNT)
-        return by_key
-
-    def _rows_of(self, process: int, places: tuple[int, ...]) -> Int64s:
-        first, past = np.searchsorted(self.situation.candidates.process, (process, process + 1)).tolist()
-        rows: Int64s = np.flatnonzero(np.isin(self._place[first:past], places)) + first
-        return rows
-
     def victims_of(self, processes: Iterable[int], hot_key: int) -> Int64s:
         """Their undecided pages in fast memory that are an octave colder than ``hot_key``, coldest first."""
-        rows = _joined([self._rows_of(index, (_FAST,)) for index in processes])
+        rows = _joined([self.census.rows_of(index, (FAST,)) for index in processes])
         rows = rows[(self.key.take(rows) + OCTAVE <= hot_key) & (self.fate.take(rows) == _BY_CLASS)]
         return coldest_first(self._old_enough(self._free_to_move(rows)), self.key)
 
@@ -206,7 +130,9 @@ class Choice:
         if self.aim.hot_rate_hz is not None:
             return int(rank_keys(np.array([self.aim.hot_rate_hz], np.float32))[0])
         if self.aim.hot_bytes is not None:
-            return hottest_that_fit(self.fast_by_key + self.slow_by_key, self.aim.hot_bytes / PAGE_BYTES)
+            return hottest_that_fit(
+                self.census.fast_by_key + self.census.slow_by_key, self.aim.hot_bytes / PAGE_BYTES
+            )
         return None
 
     def victim_keys(self, least_key: int) -> tuple[int, int]:
@@ -216,10 +142,10 @@ class Choice:
         are an octave colder than the hottest slow page, or simply all where the headroom has to be restored.
         """
         room = [self.allotment.room.get(node, 0) for node in self.places.fast]
-        need = float(self.slow_by_key[least_key:].sum()) - sum(room) + self._payable
-        sums = np.cumsum(self.fast_by_key)
+        need = float(self.census.slow_by_key[least_key:].sum()) - sum(room) + self._payable
+        sums = np.cumsum(self.census.fast_by_key)
         likely = int(np.searchsorted(sums, _SLACK * need + _LEAST_VICTIMS)) + 1
-        present = np.flatnonzero(self.slow_by_key)
+        present = np.flatnonzero(self.census.slow_by_key)
         surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
         if self._payable > 0 or any(pages < 0 for pages in room):
             surely = UNKNOWN_KEY
@@ -238,14 +164,14 @@ class Choice:
         self.hot_key = hot_key
         self._fates = _fates_by_key(hot_key, idle)
         if hot_key >= UNKNOWN_KEY:  # nothing fits: that a page is cold is not why it stays
-            self._fates[_SLOW, self.least_key() : UNKNOWN_KEY] = Fate.ROOM
+            self._fates[SLOW, self.least_key() : UNKNOWN_KEY] = Fate.ROOM
         above, below = max(hot_key, least_key), max(hot_key - OCTAVE, min(victim_key, UNKNOWN_KEY))
         ups, downs = [], []
         for part in chunks(self.fate.size):
-            key, place = self.key[part], self._place[part]
-            up = (place == _SLOW) & (key >= above) & (key < UNKNOWN_KEY)
+            key, place = self.key[part], self.census.place[part]
+            up = (place == SLOW) & (key >= above) & (key < UNKNOWN_KEY)
             ups.append(np.flatnonzero(up) + part.start)
-            downs.append(np.flatnonzero((place == _FAST) & (key < below)) + part.start)
+            downs.append(np.flatnonzero((place == FAST) & (key < below)) + part.start)
         return self._free_to_move(_joined(ups)), self._old_enough(self._free_to_move(_joined(downs)))
 
     @property
@@ -267,7 +193,7 @@ class Choice:
         keys = page_keys(process, candidates.vpn.take(rows))
         lately = history.moved_lately(keys, self.situation.now_s, self._horizon_s.take(process))
         if self._is_short:  # else those that were moved first would have to go, and they are the hottest
-            lately &= self._place.take(rows) != _FAST
+            lately &= self.census.place.take(rows) != FAST
         self._held = np.concatenate((self._held, rows[lately]))
         rows = self.drop(rows, lately, Fate.BOUNCE)
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
@@ -295,7 +221,7 @@ class Choice:
         if not held.size:
             return
         self.fate[held] = _BY_CLASS
-        is_slow = self._place.take(held) == _SLOW
+        is_slow = self.census.place.take(held) == SLOW
         rows = np.concatenate((rows, held[is_slow]))
         victims = np.concatenate((self.unmoved(victims), held[~is_slow]))
         rows, victims = hottest_first(rows, self.key), coldest_first(victims, self.key)
@@ -485,16 +411,16 @@ class Choice:
         return moves_of(self.situation, rows, self.allotment.sizes(rows), routes[order], reasons)
 
     def _every_fate(self) -> Uint8s:
-        return np.where(self.fate == _BY_CLASS, self._fates[self._place, self.key], self.fate)
+        return np.where(self.fate == _BY_CLASS, self._fates[self.census.place, self.key], self.fate)
 
     def _kept_bytes(self) -> dict[Fate, int]:
         """Bytes by fate, moved ones left out: by class, put right by the rows with a fate of their own."""
-        sums = np.bincount(self._fates.reshape(-1), self._by_class.reshape(-1), len(Fate))
+        sums = np.bincount(self._fates.reshape(-1), self.census.pages.reshape(-1), len(Fate))
         rows = _joined(
             [np.flatnonzero(self.fate[part] != _BY_CLASS) + part.start for part in chunks(self.fate.size)]
         )
         pages = self.allotment.sizes(rows)
-        sums -= np.bincount(self._fates[self._place.take(rows), self.key.take(rows)], pages, len(Fate))
+        sums -= np.bincount(self._fates[self.census.place.take(rows), self.key.take(rows)], pages, len(Fate))
         sums += np.bincount(self.fate.take(rows), pages, len(Fate))
         return {kind: round(sums[kind]) * PAGE_BYTES for kind in Fate if kind and round(sums[kind])}
 
@@ -511,7 +437,7 @@ def _fates_by_key(hot_key: int | None, idle: Fate) -> Uint8s:
         heat[hot_key:] = _HOT
     heat[UNKNOWN_KEY:] = _UNKNOWN
     fates = _FATES.copy()
-    fates[_HOT, _SLOW] = idle
+    fates[_HOT, SLOW] = idle
     return np.ascontiguousarray(fates[heat].T)
 
 

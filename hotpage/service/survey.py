@@ -14,7 +14,7 @@ from hotpage.heat.results import ArmedRanges, Folios
 from hotpage.machine.cgroups import memory_by_node
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
-from hotpage.placement.choosing import places
+from hotpage.placement.census import places
 from hotpage.placement.history import History
 from hotpage.placement.plan import (
     ABSENT,

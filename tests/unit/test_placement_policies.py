@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from situations import PAGE, aims, candidates, facts, room, situations
 
 from hotpage.errors import UsageError
-from hotpage.placement.choosing import places
+from hotpage.placement.census import places
 from hotpage.placement.history import BOUNCE_S, FIRST_WAIT_S, History, page_keys
 from hotpage.placement.plan import ABSENT, Aim, Costs, Fate, GroupLimits, Move, Plan, Situation
 from hotpage.placement.policies import names, policy
