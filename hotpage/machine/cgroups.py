@@ -20,7 +20,7 @@ def unescape_octal(text: bytes) -> bytes:
 
 def cgroup_mount(proc_root: Path = PROC) -> Path:
     """Where the version 2 hierarchy is mounted; UnsupportedError if it is not."""
-    for line in (read_bytes(proc_root / "mounts") or b"").splitlines():
+    for line in filter(None, (read_bytes(proc_root / "mounts") or b"").split(b"\n")):
         _device, mount_point, kind, *_ = line.split(b" ")
         if kind == b"cgroup2":
             return Path(os.fsdecode(unescape_octal(mount_point)))

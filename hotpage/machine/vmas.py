@@ -145,7 +145,7 @@ def read_residency(pid: int, proc_root: Path = PROC) -> dict[int, Residency]:
 
 def _parse_numa_maps(text: bytes) -> Iterator[tuple[int, Residency]]:
     """Lines such as ``7f00 default file=/x anon=2 N0=1 N1=1 kernelpagesize_kB=4``; spaces are escaped."""
-    for line in text.splitlines():
+    for line in filter(None, text.split(b"\n")):  # a file's name may hold any other end of a line
         start, policy, *fields = line.split(b" ")
         page_bytes, most_mapped = _BASE_PAGE_BYTES, 1
         pages: dict[int, int] = {}
@@ -166,7 +166,7 @@ _SMAPS_HEAD: Final = re.compile(rb"([0-9a-f]+)-[0-9a-f]+ ")
 
 def _parse_smaps(text: bytes) -> Iterator[tuple[int, Residency]]:
     start, rss_bytes, page_bytes = -1, 0, _BASE_PAGE_BYTES
-    for line in text.splitlines():
+    for line in text.split(b"\n"):
         head = _SMAPS_HEAD.match(line)
         if head is not None:
             if start >= 0:

@@ -108,3 +108,15 @@ def test_residency_without_numa_comes_from_smaps(tmp_path: Path) -> None:
         b"00200000-00400000 rw-p 00000000 00:00 0 \nKernelPageSize:  2048 kB\nRss:  0 kB\n"
     )
     assert read_residency(5, tmp_path) == {0x1000: (4096, {-1: 4096}, "", 0), 0x200000: (2 << 20, {}, "", 0)}
+
+
+def test_residency_of_files_whose_names_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    """The kernel escapes none of them but the line feed, and anybody can map such a file."""
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5/numa_maps").write_bytes(b"1000 default file=/a\rb\\040c\x0cd N0=2 kernelpagesize_kB=4\n")
+    assert read_residency(5, tmp_path) == {0x1000: (4096, {0: 8192}, "default", 1)}
+    (tmp_path / "6").mkdir()
+    (tmp_path / "6/smaps").write_bytes(
+        b"00001000-00003000 r--p 00000000 08:01 7     /a\rRss:\nKernelPageSize:  4 kB\nRss:      8 kB\n"
+    )
+    assert read_residency(6, tmp_path) == {0x1000: (4096, {-1: 8192}, "", 0)}
