@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hotpage import __version__
+from hotpage.cli.closing import standard_error_may_close
 from hotpage.errors import status_of
 
 # A new verb is one new file and one new line here.
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Wrong usage becomes one line on standard error as well; for all else see ``hotpage.errors.status_of``.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    return status_of(lambda: _run(words))
+    with standard_error_may_close():
+        return status_of(lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> int:

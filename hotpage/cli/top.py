@@ -7,9 +7,8 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Annotated, Any, TextIO, cast
+from contextlib import nullcontext
+from typing import Annotated
 
 import typer
 
@@ -149,42 +148,9 @@ def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> N
         return stop() or (None if feed.error is None else "error")
 
     app = TopApp(feed, should_stop, shows_blocks(), order, tree)
-    with _terminal_that_may_close():
-        app.run()
+    app.run()
     if app.return_code:
         raise SystemExit(app.return_code)
-
-
-class _MayClose:
-    """A text file on which writing never fails, for a terminal that may be closed at any time."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._file.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._file.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-@contextmanager
-def _terminal_that_may_close() -> Iterator[None]:
-    """Textual draws on ``sys.__stderr__`` from a thread: that would die of a closed terminal, and everybody
-    else wait for it.
-    """
-    before = sys.__stderr__
-    sys.__stderr__ = cast(Any, _MayClose(cast(TextIO, before)))  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        sys.__stderr__ = before  # type: ignore[misc]
 
 
 def _serve(port: int) -> int:
