@@ -23,7 +23,7 @@ class PageFold:
         self._cleared: list[tuple[ClearedRange, float]] = []
 
     def clear(self, cleared: ClearedRange, time_s: float) -> None:
-        """Drop the range's rows older than ``time_s``."""
+        """Drop the range's rows older than ``time_s``, of which none may be added later."""
         self._cleared.append((cleared, time_s))
 
     def add_pages(self, changes: Changes, time_s: float) -> None:

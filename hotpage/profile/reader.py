@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,15 @@ class ProfileReader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.problems: list[str] = []
-        if not directory.is_dir():
-            what = "is not a directory" if directory.exists() else "does not exist"
-            raise ProfileError(f"{directory} {what}", "name a profile directory with -i DIR")
-        if not any((directory / name).is_dir() for name in schema.SCHEMAS):
-            raise ProfileError(
-                f"{directory} is not a hotpage profile", "name a profile directory with -i DIR"
-            )
+        remedy = "name a profile directory with -i DIR"
+        try:
+            if not directory.is_dir():
+                what = "is not a directory" if directory.exists() else "does not exist"
+                raise ProfileError(f"{directory} {what}", remedy)
+            if not any((directory / name).is_dir() for name in schema.SCHEMAS):
+                raise ProfileError(f"{directory} is not a hotpage profile", remedy)
+        except PermissionError as error:
+            raise ProfileError(f"{directory} cannot be read ({error.strerror})", "ask whose it is") from error
 
     def snapshot(self, at_s: float | None = None) -> Snapshot:
         """The final state, or the state at a time of the session (the last interval that ended by then)."""
@@ -146,11 +150,8 @@ class ProfileReader:
 
     def _pages(self, until_s: float) -> PageTable:
         fold = PageFold()
-        for table in self._parts("cleared"):
-            for row in table.to_pylist():
-                time_s = row.pop("time_s")
-                if time_s <= until_s:
-                    fold.clear(ClearedRange(**row), time_s)
+        rows = [row for table in self._parts("cleared") for row in table.to_pylist()]
+        cleared = deque(sorted(((row.pop("time_s"), row) for row in rows), key=itemgetter(0)))
         for table in self._parts("pages"):
             columns = _numpy_columns(table)
             runs = PageRuns(*(columns[name] for name in schema.SCHEMAS["pages"].names[:-1]))
@@ -159,6 +160,12 @@ class ProfileReader:
                 past = times <= until_s
                 runs, times = runs.rows(past), times[past]
             fold.add_runs(runs, times)
+            while cleared and len(times) and cleared[0][0] <= times.max():
+                time_s, row = cleared.popleft()
+                fold.clear(ClearedRange(**row), time_s)
+        for time_s, row in cleared:
+            if time_s <= until_s:
+                fold.clear(ClearedRange(**row), time_s)
         return fold.table()
 
     def _parts(self, name: str) -> Iterator[pa.Table]:
