@@ -280,7 +280,7 @@ class Capture:
             bpf.map_update(targets, key, struct.pack("<I", 1))
         self._config["target"] = target.kind
         self._config["cgroup_id"], self._config["cgroup_level"] = target.cgroup_id, target.cgroup_level
-        self._config["comm"] = target.comm.encode()[:15]
+        self._config["comm"] = os.fsencode(target.comm)[:15]
         self._write_config()
 
     def add_pid(self, pid: int) -> None:

@@ -263,7 +263,8 @@ def record_tables(data: IntervalData) -> dict[str, pa.Table]:
 
 def run_table(run: RunInfo, end: RunEnd | None) -> pa.Table:
     """The one row of ``run``."""
-    row = asdict(run) | {"rungs": list(run.rungs.items())} | (asdict(end) if end else {})
+    row = asdict(run) | (asdict(end) if end else {})
+    row = {name: _text(value) for name, value in row.items()} | {"rungs": list(run.rungs.items())}
     return table_of("run", [row])
 
 
@@ -338,6 +339,8 @@ def _process_row(record: ProcessRecord, time_s: float) -> dict[str, Any]:
 
 def _text(value: Any) -> Any:
     """File names and command lines are bytes to the kernel: what is not UTF-8 is stored as an escape."""
+    if isinstance(value, tuple):
+        return tuple(_text(one) for one in value)
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Selection:
         """Processes by command name, present and future; raises UsageError for a name that no process can
         have.
         """
-        if not comm or len(comm.encode()) > _LONGEST_COMM_BYTES:
+        if not comm or len(os.fsencode(comm)) > _LONGEST_COMM_BYTES:
             raise UsageError(
                 f"'{comm}' is no command name",
                 f"those have 1 to {_LONGEST_COMM_BYTES} bytes (see ps -eo comm)",

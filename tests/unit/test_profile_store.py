@@ -15,7 +15,7 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes
-from hotpage.profile import parts
+from hotpage.profile import fold, parts
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.reader import ProfileReader
 from hotpage.profile.snapshot import ClearedRange, RunEnd, Snapshot, SourceCounts
@@ -348,3 +348,35 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
         if not after.problems:  # in what hotpage does not read, such as the statistics
             for ours, theirs in zip(after.pages.columns(), before.columns(), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
+
+
+def test_names_that_are_not_utf8_are_kept_as_escapes_in_the_run_as_well(tmp_path):
+    """The kernel cuts a process's name at 15 bytes, wherever that is."""
+    run = run_info(target="process 7 (na\udcc3)", command_line=("hotpage", "record", "--", "./b\udce9"))
+    ProfileWriter(tmp_path / "p", run).interval(interval(1, changes((1, 1, 1.0))))
+    stored = ProfileReader(tmp_path / "p").snapshot().run
+    assert (stored.target, stored.command_line[-1]) == ("process 7 (na\\udcc3)", "./b\\udce9")
+
+
+def test_what_was_unmapped_stays_so_however_many_pages_there_are(tmp_path, monkeypatch):
+    steps = [
+        interval(1, changes((1, 10, 1.0), (1, 11, 1.0))),
+        interval(2, changes((1, 12, 1.0), (1, 20, 1.0))),
+        interval(3, changes((1, 11, 2.0)), cleared=[ClearedRange(1, 10, 13)]),
+        interval(4, changes((1, 13, 1.0)), cleared=[ClearedRange(1, 20, 21)]),
+    ]
+    write(tmp_path / "p", *steps)
+    for batch_rows in (1, 3, 1000):
+        monkeypatch.setattr(fold, "_BATCH_ROWS", batch_rows)
+        reader = ProfileReader(tmp_path / "p")
+        assert rates(reader.snapshot(), 1) == {11: 2.0, 13: 1.0}
+        assert rates(reader.snapshot(at_s=3.0), 1) == {11: 2.0, 20: 1.0}
+
+
+def test_a_profile_of_another_user(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(ProfileError, match="cannot be read"):
+        ProfileReader(tmp_path)
