@@ -245,6 +245,13 @@ class Observer:
         some, self._migrated = self._migrated, {}
         return some
 
+    def clear(self, process: int, start_vpn: int, end_vpn: int) -> None:
+        """These pages were unmapped: what may be mapped there now is other memory."""
+        self.table.forget(process, start_vpn, end_vpn)
+        if heads := self._huge.get(process):
+            first = start_vpn - _HUGE_PAGES
+            heads.difference_update([head for head in heads if first < head < end_vpn])
+
     def forget(self, process: int) -> None:
         """The process has exited, or replaced its memory."""
         self.table.forget(process)

@@ -259,7 +259,7 @@ class Session:
                     continue  # its exit is about to be told
                 self._changed_mappings[index] = watch.records
                 for gone in cleared:
-                    self._observer.table.forget(index, gone.start_vpn, gone.end_vpn)
+                    self._observer.clear(index, gone.start_vpn, gone.end_vpn)
                 self._observer.leave_out(index, watch.not_armed)
                 self._cleared += cleared
 

@@ -247,3 +247,13 @@ def test_folios_have_a_huge_page_as_one_entry(observer: Observer) -> None:
     assert found.rate_hz[0] == pytest.approx(rates_now[HUGE_HEAD - 3])
     assert found.rate_hz[1] * 512 == pytest.approx(rates_now[HUGE_HEAD])
     assert len(observer.folios(1, 2.0)) == 0
+
+
+def test_base_pages_may_be_where_a_huge_page_was_unmapped(observer: Observer) -> None:
+    observer.take(batch(arm(HUGE_HEAD, 512, 1000), hint(HUGE_HEAD, 1100, huge=True)), {})
+    observer.changes(1.2)
+    observer.clear(0, HUGE_HEAD + 500, HUGE_HEAD + 600)  # the kernel splits what is unmapped in part
+    observer.clear(0, HUGE_HEAD, HUGE_HEAD + 500)
+    observer.take(batch(fault(HUGE_HEAD, 2000), fault(HUGE_HEAD + 3, 2000)), {})
+    assert observer.changes(2.1).vpn.tolist() == [HUGE_HEAD, HUGE_HEAD + 3]
+    assert observer.folios(0, 2.1).pages.tolist() == [1, 1]
