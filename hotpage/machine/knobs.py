@@ -184,7 +184,9 @@ class KnobSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        failed = [outcome for outcome in self.close() if outcome.result == "failed"]
+        if failed and error is None:
+            raise KnobError(str(failed[0]), "hotpage restore tries again")
 
     def knob(self, path: Path | str) -> Knob:
         """Save the setting's value and rely on it until the session ends. Raises KnobError."""

@@ -94,12 +94,13 @@ class KnobState:
         """
         try:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise KnobError(
                 f"{self.directory} cannot be written ({error.strerror})", "run hotpage as root"
             ) from error
         try:
+            os.fchmod(lock, 0o600)  # who can open it can lock it, and have everybody wait
             fcntl.flock(lock, fcntl.LOCK_EX)
             knobs = self.read()
             yield knobs

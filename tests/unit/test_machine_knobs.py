@@ -187,6 +187,10 @@ def test_what_cannot_be_restored_stays_pending(state: Path, knob: Path) -> None:
     session = KnobSession(state)
     session.write(knob, 1)
     moved = knob.rename(knob.with_name("away"))
+    with pytest.raises(KnobError, match=r"no .*numa_balancing"), session:
+        pass
+    session.write(moved.rename(knob), 1)
+    moved = knob.rename(knob.with_name("away"))
     (outcome,) = session.close()
     assert (outcome.result, outcome.reason) == ("failed", f"this kernel has no {knob}")
     assert [p.path for p in pending(state)] == [str(knob)]
@@ -260,3 +264,12 @@ def test_a_state_directory_that_cannot_be_made(tmp_path: Path, knob: Path) -> No
     with pytest.raises(KnobError, match="cannot be"):
         KnobSession(tmp_path / "file/state").write(knob, 1)
     assert read_knob(knob) == "100"
+
+
+def test_nobody_else_can_have_a_session_wait(state: Path, knob: Path) -> None:
+    """Whoever can open a file can lock it."""
+    state.mkdir()
+    (state / "lock").touch(0o644)
+    with KnobSession(state) as session:
+        session.write(knob, 1)
+        assert (state / "lock").stat().st_mode & 0o777 == 0o600
