@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hotpage.capture.capture import Capture
 from hotpage.machine.processes import Process, ProcessTable, list_pids
-from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvents
+from hotpage.machine.procevents import Exec, Exit, Fork, Lost, PollingProcessEvents, ProcessEvents
 from hotpage.profile.snapshot import ProcessRecord
 from hotpage.recording.mappings import MappingWatch
 from hotpage.recording.selection import Selection
@@ -106,10 +106,14 @@ class FollowedProcesses:
         self.watches[process.index] = MappingWatch(process, _LONGEST_MAPPING_PERIOD_S)
 
     def find_new_members(self) -> None:
-        """Find those that joined otherwise than by fork, if that is due."""
-        if not self._selection.several or self._now_s() - self._members_s < _MEMBERS_PERIOD_S:
+        """Find those that joined otherwise than by fork, or have gone unnoticed, if that is due."""
+        if self._now_s() - self._members_s < _MEMBERS_PERIOD_S:
             return
         self._members_s = self._now_s()
+        if self._process_events.rung == PollingProcessEvents.rung:
+            self._drop_dead_targets()
+        if not self._selection.several:
+            return
         for pid in self._selection.members():
             if self.table.by_pid(pid) is None and (found := self.table.add(pid)) is not None:
                 self._capture.add_pid(pid)
@@ -138,13 +142,17 @@ class FollowedProcesses:
         """Process events were lost: find out what they would have told; the processes that ended."""
         ended = [process for process in self.table.live() if not self.table.is_alive(process)]
         if self._selection.is_followed:
-            living = set(list_pids())
-            for pid in self._capture.target_pids() - living:
-                self._capture.remove_pid(pid)
+            self._drop_dead_targets()
             for pid in self._capture.target_pids():
                 self.enter(self.table.add(pid))
         self._find_members()
         return ended
+
+    def _drop_dead_targets(self) -> None:
+        """Those whose exit nobody told: children are targets from their fork on, and pids are used again."""
+        if self._selection.is_followed:
+            for pid in self._capture.target_pids() - set(list_pids()):
+                self._capture.remove_pid(pid)
 
     def _describe_again(self, known: Process) -> None:
         """A process may have been met in the middle of its exec, still under its former name."""

@@ -19,6 +19,7 @@ from hotpage.errors import ProfileError
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
+from hotpage.recording import following
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress, Session
@@ -186,6 +187,22 @@ def test_pids_of_unseen_children_do_not_stay_targets(sleeper: Sleeper) -> None:
         lambda: seen.append(bench.capture.target_pids()),
     ])  # fmt: skip
     assert seen == [{first.pid, reused}]
+
+
+def test_where_proc_is_compared_children_that_nobody_saw_do_not_stay_targets(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_MEMBERS_PERIOD_S", 0.0)
+    first, child = sleeper(), sleeper()
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    bench.events.rung = "polling"
+    seen: list[set[int]] = []
+    bench.record([
+        lambda: bench.capture.targets.update({child.pid, 2**22 - 5}),
+        lambda: None,
+        lambda: seen.append(bench.capture.target_pids()),
+    ])  # fmt: skip
+    assert seen == [{first.pid, child.pid}]
 
 
 def test_after_a_loss_of_events_all_is_looked_at_again(sleeper: Sleeper) -> None:
