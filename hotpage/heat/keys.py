@@ -14,7 +14,7 @@ from hotpage.heat.arrays import Ints32, Ints64
 
 SPACE_BITS = 36
 _LOW_MASK = np.int64((1 << SPACE_BITS) - 1)
-_VPN_END = 1 << 52
+VPN_END = 1 << 52
 
 
 class PageKeys:
@@ -23,14 +23,17 @@ class PageKeys:
     def __init__(self) -> None:
         self._first_space: Ints32 = np.full(64, -1, dtype=np.int32)  # by process, for vpn < 2^36
         self._high_space: dict[tuple[int, int], int] = {}  # by (process, vpn >> 36) otherwise
-        self._process: list[int] = []  # by space
-        self._high: list[int] = []
+        self._process: Ints32 = np.full(64, -1, dtype=np.int32)  # by space
+        self._high: Ints64 = np.zeros(64, dtype=np.int64)
         self._spaces: defaultdict[int, list[int]] = defaultdict(list)  # by process
+        self._used = 0
+        self._free: list[int] = []  # below ``_used``
 
     @property
     def nbytes(self) -> int:
-        """Bytes held; a few tens per process, none per page."""
-        return self._first_space.nbytes + 100 * len(self._process)
+        """Bytes held; a few hundred per living process, 4 for each there ever was, none per page."""
+        arrays = self._first_space.nbytes + self._process.nbytes + self._high.nbytes
+        return arrays + 250 * len(self._spaces) + 32 * len(self._free)
 
     def encode(self, process: Ints32, vpn: Ints64) -> Ints64:
         """Keys of pages, int64, numbering new spaces; ValueError for process < 0 or vpn outside 0..2^52."""
@@ -38,7 +41,7 @@ class PageKeys:
             return np.empty(0, dtype=np.int64)
         low_process, high_process = int(process.min()), int(process.max())
         low_vpn, high_vpn = int(vpn.min()), int(vpn.max())
-        if low_process < 0 or low_vpn < 0 or high_vpn >= _VPN_END:
+        if low_process < 0 or low_vpn < 0 or high_vpn >= VPN_END:
             raise ValueError("a page needs a process index >= 0 and a page number in 0..2^52")
         if high_vpn >> SPACE_BITS:
             return self._encode_high(process, vpn)
@@ -58,7 +61,7 @@ class PageKeys:
         """(space, first vpn of it) of a process, ascending by vpn."""
         spaces = self._spaces.get(process, [])
         return sorted(
-            ((space, self._high[space] << SPACE_BITS) for space in spaces), key=lambda pair: pair[1]
+            ((space, int(self._high[space]) << SPACE_BITS) for space in spaces), key=lambda pair: pair[1]
         )
 
     def space_range(self, process: int, start_vpn: int, end_vpn: int) -> list[tuple[int, int]]:
@@ -73,14 +76,21 @@ class PageKeys:
 
     def owner(self, space: int) -> tuple[int, int]:
         """(process, first vpn) of a space."""
-        return self._process[space], self._high[space] << SPACE_BITS
+        return int(self._process[space]), int(self._high[space]) << SPACE_BITS
 
     def decode(self, key: Ints64) -> tuple[Ints32, Ints64]:
         """(process int32[], vpn int64[]) of keys."""
         space = key >> SPACE_BITS
-        process = np.array(self._process, dtype=np.int32)
-        high = np.array(self._high, dtype=np.int64)
-        return process.take(space), (high.take(space) << SPACE_BITS) | (key & _LOW_MASK)
+        return self._process.take(space), (self._high.take(space) << SPACE_BITS) | (key & _LOW_MASK)
+
+    def release(self, process: int) -> None:
+        """No page of the process is stored any more: its spaces will be others'."""
+        for space in self._spaces.pop(process, ()):
+            if high := int(self._high[space]):
+                del self._high_space[process, high]
+            else:
+                self._first_space[process] = -1
+            self._free.append(space)
 
     def _reserve(self, process: int) -> None:
         if process >= self._first_space.size:
@@ -89,9 +99,13 @@ class PageKeys:
             self._first_space = grown
 
     def _number(self, process: int, high: int) -> int:
-        space = len(self._process)
-        self._process.append(process)
-        self._high.append(high)
+        if self._free:
+            space = self._free.pop()
+        else:
+            space, self._used = self._used, self._used + 1
+            if space == self._process.size:
+                self._process, self._high = np.tile(self._process, 2), np.tile(self._high, 2)
+        self._process[space], self._high[space] = process, high
         self._spaces[process].append(space)
         if high:
             self._high_space[process, high] = space

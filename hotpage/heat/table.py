@@ -38,7 +38,7 @@ from hotpage.heat.histogram import (
     bin_edges_hz,
     rate_bins,
 )
-from hotpage.heat.keys import PageKeys
+from hotpage.heat.keys import VPN_END, PageKeys
 from hotpage.heat.listing import list_rates
 from hotpage.heat.reading import (
     Piece,
@@ -229,11 +229,13 @@ class HeatTable:
             if self._armed[process].is_empty:
                 del self._armed[process]
 
-    def forget(self, process: int, start_vpn: int = 0, end_vpn: int = 1 << 52) -> None:
+    def forget(self, process: int, start_vpn: int = 0, end_vpn: int = VPN_END) -> None:
         """Drop everything known of a range of a process (exec, exit, munmap); by default of all of it."""
         for start_key, end_key in self._keys.space_range(process, start_vpn, end_vpn):
             self._dense.remove(start_key, end_key)
             self._sparse.remove(start_key, end_key)
+        if start_vpn == 0 and end_vpn >= VPN_END:
+            self._keys.release(process)
         self.disarm(process, start_vpn, end_vpn)
         if process in self._sampled:
             self._sampled[process].forget(start_vpn, end_vpn)
@@ -248,7 +250,7 @@ class HeatTable:
         dense: list[Iterator[Piece]] = []
         sparse: list[Iterator[Piece]] = []
         limit = 0
-        for start_key, end_key in self._keys.space_range(process, 0, 1 << 52):
+        for start_key, end_key in self._keys.space_range(process, 0, VPN_END):
             low, high = np.searchsorted(self._dense.chunks, (start_key >> CHUNK_BITS, end_key >> CHUNK_BITS))
             dense.append(dense_pieces(self._dense, self._keys, np.arange(low, high)))
             limit += int(high - low) << CHUNK_BITS

@@ -401,3 +401,23 @@ class TestChanges:
         np.testing.assert_array_equal(changes.rate_hz, rates.rate_hz)
         np.testing.assert_array_equal(changes.rate_short_hz, rates.rate_short_hz)
         np.testing.assert_array_equal(changes.relative_error, rates.relative_error)
+
+
+def test_processes_that_were_forgotten_leave_their_place_to_others():
+    table, high = HeatTable(), 1 << 40  # a second space of each process
+    sizes = []
+    for process in range(600):
+        table.arm(process, 0, 1 << 52, float(process))
+        table.observe(process, [10, high], process + 0.5, 0.25)
+        if process >= 3:
+            table.forget(process - 3)
+        told = table.take_changes(process + 0.5)
+        assert sorted(zip(told.process.tolist(), told.vpn.tolist(), strict=True)) == [
+            (process, 10),
+            (process, high),
+        ]
+        sizes.append(table.nbytes)
+    assert sizes[-1] - sizes[100] < 8192  # 4 bytes of each process that there ever was, in steps
+    for process in range(597, 600):
+        assert table.rates(process, 600.0).vpn.tolist() == [10, high]
+    assert not len(table.rates(596, 600.0))
