@@ -27,7 +27,8 @@ MAX_RANGES = 4096
 _RANGE_BYTES = 400
 _BINARY_SEARCH_BELOW = 2048
 _VPN_BITS, _TICK_BITS = 52, 33
-_OWNERS_AT_ONCE = 1 << (63 - _VPN_BITS)
+_OWNERS_AT_ONCE = (1 << (63 - _VPN_BITS)) - 1
+"""Of the last of more, the end of the address space would be no positive number."""
 _NO_MORE = (1 << _TICK_BITS) - 1
 """The tick of no access."""
 

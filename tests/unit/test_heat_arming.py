@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotpage.heat.arming import KEPT_ARMINGS, MAX_RANGES, ArmedPages
+from hotpage.heat.arming import KEPT_ARMINGS, MAX_RANGES, ArmedPages, silence_of_many
 from hotpage.heat.grouping import to_ticks
 from hotpage.heat.table import HeatTable
 
@@ -138,3 +138,13 @@ class TestArmedAt:
         table.arm(0, 0, 5000, 3.0)
         armed_s = table.armed_at(0, np.arange(5000)[::-1], np.full(5000, 4.0))
         np.testing.assert_array_equal(armed_s, np.where(np.arange(5000)[::-1] < 4000, 3.0, 1.0))
+
+
+def test_silence_of_more_processes_than_fit_into_one_number_with_their_pages():
+    """What the kernel armed up to the end of an address space ends there."""
+    pages, count = ArmedPages(), 2100
+    pages.arm(0, 1 << 52, 1.0)
+    silence_s = silence_of_many(
+        [pages] * count, range(count + 1), np.full(count, 7), np.zeros(count, np.uint32), 5.0
+    )
+    assert silence_s.tolist() == [4.0] * count
