@@ -50,9 +50,10 @@ class Arming:
         self._on_value = 1
         # Another session's switch may be on: then this one relies on it, and takes over when that ends.
         if found == 0 or str(NUMA_BALANCING) in {knob.path for knob in pending() if knob.saved == "0"}:
-            self._switch = knobs.knob(NUMA_BALANCING)
+            # The limit before the switch: what is taken last goes back first.
             if len(topology.tiers) > 1 and hold_promotion(knobs):
                 self._on_value = ARMING_ONLY
+            self._switch = knobs.knob(NUMA_BALANCING)
         arm_with(self._switch)
         try:
             if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:

@@ -135,7 +135,10 @@ class Recorder:
             arming = None
             if options.arm:
                 arming = stack.enter_context(contextlib.closing(Arming(knobs, nodes.topology, account)))
-            capture.measure_cost(True)  # needs a privilege that goes now
+            try:
+                capture.measure_cost(True)  # needs a privilege that goes now
+            except OSError as error:
+                self.progress.notes.append(f"the BPF programs' CPU time is not counted: {error.strerror}")
             keep_only((*_NEEDED_WHILE_RUNNING, *(_NEEDED_TO_ARM if arming else ())))
             session = Session(
                 run,

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the session may cost: the account of arming, the sampling of faults, time spent in faults."""
 
+import errno
+import mmap
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotpage.recording import arming, budget
 from hotpage.recording.budget import ArmingAccount, SamplingControl, hint_fault_cost_s, measure_fault_cost_s
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
 
@@ -142,3 +148,29 @@ def test_a_long_session_is_remembered_in_bounded_memory() -> None:
         clock.advance(storm(second, 3000, 1e-5))
     assert clock._time_s.nbytes + clock._served_s.nbytes < 1 << 20
     assert clock.between(np.array([1999.0]), np.array([1999.03]))[0] > 0
+
+
+def test_a_kernel_without_huge_pages_has_page_faults_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pages(mmap.mmap):
+        def madvise(self, option: int, start: int = 0, length: int = 0) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(budget.mmap, "mmap", Pages)
+    assert measure_fault_cost_s() > 0
+
+
+def test_the_kernel_does_not_promote_for_a_moment_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session of knobs took last it puts back first."""
+    taken: list[str] = []
+    knobs = SimpleNamespace(
+        knob=lambda path: taken.append(Path(path).name) or SimpleNamespace(set=lambda value: True),
+        write=lambda path, value: True,
+    )
+    monkeypatch.setattr(arming, "balancing_mode", lambda: 0)
+    monkeypatch.setattr(arming, "pending", list)
+    monkeypatch.setattr(arming, "hold_promotion", lambda knobs: taken.append("promotion limit") or True)
+    monkeypatch.setattr(arming, "read_knob", lambda path: "1000")
+    monkeypatch.setattr(arming, "MmHolder", lambda: SimpleNamespace(close=lambda: None))
+    account = ArmingAccount(2.0, 1e-6)
+    with closing(arming.Arming(knobs, SimpleNamespace(tiers=((0,), (1,))), account)):  # type: ignore[arg-type]
+        assert taken == ["promotion limit", "numa_balancing"]
