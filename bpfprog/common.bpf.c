@@ -59,14 +59,14 @@ static __always_inline struct hotpage_config *read_config(void)
 
 static __always_inline bool comm_matches(struct hotpage_config *c)
 {
-	/* Compared as two words: command names are padded with zeros to 16 bytes. */
+	/* Compared as two words: what follows the name's end may be the rest of a former one (before 5.17), and is not read. */
 	u64 comm[2] = {};
 
 #ifdef HOTPAGE_TASK_GROUP_LEADER
 	/* Threads may carry names of their own: the process is called what its leader is called. */
 	u64 leader = read_kernel(bpf_get_current_task() + HOTPAGE_TASK_GROUP_LEADER);
 
-	bpf_probe_read_kernel(comm, sizeof(comm), (void *)(leader + HOTPAGE_TASK_COMM));
+	bpf_probe_read_kernel_str(comm, sizeof(comm), (void *)(leader + HOTPAGE_TASK_COMM));
 #else
 	bpf_get_current_comm(comm, sizeof(comm));
 #endif
