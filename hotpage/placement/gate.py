@@ -44,6 +44,16 @@ def _bound_hz(rate_hz: Float32s, error: Float32s, errors: float) -> Float32s:
     return bound
 
 
+def _some_known(key: Uint16s) -> Int64s:
+    """A sample of the rows whose rate is known; any, where there are any."""
+    rows = np.arange(0, key.size, max(key.size // _SAMPLE_ROWS, 1))
+    known = rows[key.take(rows) < UNKNOWN_KEY]
+    if known.size < _LEAST_ROWS:  # they are few, or lie between those: look at all
+        known = np.flatnonzero(key < UNKNOWN_KEY)
+        known = known[:: max(known.size // _SAMPLE_ROWS, 1)]
+    return known
+
+
 class Gate:
     """Is a move worth it, and sure enough? policy.md, section 3; all per base page.
 
@@ -108,11 +118,9 @@ class Gate:
         short_hz = self._candidates.rate_short_hz
         falling: Bools = short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
         if falling.any():
-            step = max(key.size // _SAMPLE_ROWS, 1)
-            sample = key[::step]
-            known = sample < UNKNOWN_KEY
-            rates_hz = np.sort(np.nan_to_num(short_hz[::step][known]))
-            hot = int(np.count_nonzero(sample[known] >= hot_key))
+            known = _some_known(key)
+            rates_hz = np.sort(np.nan_to_num(short_hz.take(known)))
+            hot = int(np.count_nonzero(key.take(known) >= hot_key))
             falling &= short_hz.take(rows) < max(float(rates_hz[-max(hot, 1)]), least_hz)
         return falling
 

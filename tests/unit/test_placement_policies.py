@@ -250,6 +250,17 @@ def test_fit_does_not_follow_a_page_that_cools_down() -> None:
     assert plan.kept_bytes[Fate.COOLING] == PAGE, "nothing is worth a move any more"
 
 
+def test_fit_finds_what_cools_down_among_many_pages_without_a_rate() -> None:
+    """So many that it looks at a sample."""
+    rows = [(0, vpn, 1, 1, float("nan")) for vpn in range(1 << 18)]
+    rows[1], rows[3] = (0, 1, 1, 1, 100.0), (0, 3, 1, 1, 60.0)
+    situation = two_nodes(1, *rows)
+    short_hz = situation.candidates.rate_hz.copy()
+    short_hz[1] = 40.0
+    plan = policy("fit")(replace(situation, candidates=candidates(rows, rate_short_hz=short_hz)), Aim())
+    assert plan.kept_bytes[Fate.COOLING] == PAGE and moved(plan) == []
+
+
 def test_fit_is_not_misled_by_a_process_that_stood_still() -> None:
     """Half a second without an access lengthens all latencies alike, which are shortest for the hottest."""
     long_hz = 1000.0 / np.arange(1, 41)
