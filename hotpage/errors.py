@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-_INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
+INTERRUPTED = 128 + 2  # what a shell reports for a program ended by SIGINT
 
 
 class HotpageError(Exception):
@@ -81,7 +81,7 @@ def status_of(program: Callable[[], int]) -> int:
         print(f"hotpage: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Standard output is flushed once more when Python ends: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from hotpage.cli.running import look
+from hotpage.cli.running import look, stop_on_signals
 from hotpage.errors import UsageError
 from hotpage.exerciser import Exerciser
 from hotpage.profile.summary import Summary, summarise
@@ -91,7 +91,8 @@ def demo(
             command_line=tuple(sys.argv),
         )
         workload.throughput()
-        profile, end, progress = look(options)
+        with stop_on_signals() as stop_reason:
+            profile, end, progress = look(options, stop_reason)
         true_rates_hz = workload.page_rates_hz(workload.throughput())
         summary = summarise(profile.snapshot())
         verdict = _judge(summary, workload, true_rates_hz, progress.lost.values(), end.end_s, threads)

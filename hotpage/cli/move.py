@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import ProgressLine, look, stop_on_signals
+from hotpage.cli.running import ProgressLine, StopReason, look, stop_on_signals
 from hotpage.cli.targets import (
     BudgetOption,
     CgroupOption,
@@ -25,7 +25,7 @@ from hotpage.cli.targets import (
     require,
     require_budget,
 )
-from hotpage.errors import HotpageError, UsageError
+from hotpage.errors import INTERRUPTED, HotpageError, UsageError
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, read_watermarks
 from hotpage.machine.tiering import KernelTiering
@@ -54,6 +54,12 @@ _BAR_WIDTH = 30
 
 class NothingMovedError(HotpageError):
     """There was nothing to move, or nothing could be."""
+
+
+class LookStoppedError(HotpageError):
+    """A signal ended the look: a plan by what was seen until then would be a poor one."""
+
+    exit_status = INTERRUPTED
 
 
 def move(
@@ -114,7 +120,7 @@ def move(
 
     By default both ways: what fits fast memory, where a move gains more than it costs. With -p, --cgroup,
     --comm or -a it looks at live processes first (as record --arm does), else it goes by a profile. The exit
-    status is 1 if nothing could be moved.
+    status is 1 if nothing could be moved, and 130 if a signal ended the look.
     """
     live = sum((pids is not None, cgroup is not None, comm is not None, everything))
     require(live <= 1, "several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
@@ -143,7 +149,8 @@ def move(
         raise NothingMovedError("no node is near its low watermark", "see /proc/zoneinfo")
     with stop_on_signals() as stop_reason:
         if live:
-            snapshot = _look(parse_selection(pids, cgroup, comm, everything), duration_s, budget_percent)
+            selection = parse_selection(pids, cgroup, comm, everything)
+            snapshot = _look(selection, duration_s, budget_percent, stop_reason)
         else:
             snapshot = ProfileReader(directory or newest_profile(Path.cwd())).snapshot()
         kernel = MovePages()
@@ -195,8 +202,10 @@ def _open_mover(name: str, topology: Topology, promotion_s: float) -> Iterator[M
         yield MovePagesMover(room_bytes=room_bytes)
 
 
-def _look(selection: Selection, duration_s: float, budget_percent: float) -> Snapshot:
-    """Profile live processes for a while, with hint faults on."""
+def _look(
+    selection: Selection, duration_s: float, budget_percent: float, stop_reason: StopReason
+) -> Snapshot:
+    """Profile live processes for a while, with hint faults on. Raises LookStoppedError."""
     options = Options(
         selection=selection,
         duration_s=duration_s,
@@ -204,7 +213,9 @@ def _look(selection: Selection, duration_s: float, budget_percent: float) -> Sna
         budget_percent=budget_percent,
         command_line=tuple(sys.argv),
     )
-    profile, _, progress = look(options)
+    profile, _, progress = look(options, stop_reason)
+    if stop_reason() is not None:
+        raise LookStoppedError("stopped while looking: nothing was moved")
     for note in (*profile.snapshot().run.advice, *progress.notes):
         print(f"hotpage: {note}", file=sys.stderr)
     return profile.snapshot()

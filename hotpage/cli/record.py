@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import run_session
+from hotpage.cli.running import run_session, stop_on_signals
 from hotpage.cli.targets import (
     ArmOption,
     BudgetOption,
@@ -98,7 +98,8 @@ def record(
         print(f"hotpage: recording {run.target} into {target}; Ctrl-C ends it", file=sys.stderr)
         return writer
 
-    end, progress = run_session(options, open_sink)
+    with stop_on_signals() as stop_reason:
+        end, progress = run_session(options, open_sink, stop_reason)
     _print_summary(progress, end, run_info[0], target)
     return end.command_exit_status or 0
 

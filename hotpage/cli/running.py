@@ -40,27 +40,28 @@ def stop_on_signals() -> Iterator[StopReason]:
         yield stop
 
 
-def look(options: Options) -> tuple[LiveProfile, RunEnd, Progress]:
-    """Profile live processes for a while, with a line of progress; a signal ends it early, in good order."""
+def look(options: Options, stop_reason: StopReason) -> tuple[LiveProfile, RunEnd, Progress]:
+    """Profile live processes for a while, with a line of progress; ``stop_reason`` may end it early."""
     profiles: list[LiveProfile] = []
 
     def open_sink(run: RunInfo) -> LiveProfile:
         profiles.append(LiveProfile(run))
         return profiles[0]
 
-    end, progress = run_session(options, open_sink)
+    end, progress = run_session(options, open_sink, stop_reason)
     return profiles[0], end, progress
 
 
-def run_session(options: Options, open_sink: Callable[[RunInfo], ProfileSink]) -> tuple[RunEnd, Progress]:
-    """Record with a line of progress; a signal ends it early, in good order."""
+def run_session(
+    options: Options, open_sink: Callable[[RunInfo], ProfileSink], stop_reason: StopReason
+) -> tuple[RunEnd, Progress]:
+    """Record with a line of progress; ``stop_reason`` may end it early, in good order."""
     line = ProgressLine()
     recorder = Recorder(options, open_sink, line.show)
-    with stop_on_signals() as stop_reason:
-        try:
-            end = recorder.run(stop_reason)
-        finally:
-            line.clear()
+    try:
+        end = recorder.run(stop_reason)
+    finally:
+        line.clear()
     return end, recorder.progress
 
 
