@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 from hotpage.errors import KnobError, TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
-from hotpage.machine.proc import PROC, read_bytes
+from hotpage.machine.proc import PROC, printable, read_bytes
 from hotpage.machine.topology import SYSFS, Topology
 
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
@@ -213,7 +213,8 @@ class KernelTiering:
                 if error.errno == errno.EAGAIN:
                     return False
                 if error.errno != errno.EBUSY:
-                    raise KnobError(f"{path} refuses {size_bytes} bytes ({error.strerror})") from error
+                    refusal = f"{printable(str(path))} refuses {size_bytes} bytes ({error.strerror})"
+                    raise KnobError(refusal) from error
                 time.sleep(_BUSY_PAUSE_S)  # somebody else reclaims there
             else:
                 return True
@@ -230,7 +231,7 @@ class KernelTiering:
             of_group = self._proc / "no cgroup"
         if not of_group.exists():
             raise UnsupportedError(
-                f"this kernel has neither {of_node} nor memory.reclaim for {cgroup}",
+                f"this kernel has neither {of_node} nor memory.reclaim for {printable(cgroup)}",
                 "use --mover move_pages",
             )
         if len((read_bytes(self._proc / "swaps") or b"").splitlines()) > 1:

@@ -14,7 +14,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
 from hotpage.machine.numa import Watermarks, read_watermarks
-from hotpage.machine.proc import PROC, read_bytes, read_stat
+from hotpage.machine.proc import PROC, printable, read_bytes, read_stat
 from hotpage.machine.topology import Topology, parse_cpulist
 from hotpage.machine.vmas import read_vmas
 from hotpage.placement.budget import headroom_bytes
@@ -51,7 +51,7 @@ def gather(
         found = process_facts(record)
         if found is None:
             if record.exited_s is None:
-                gone.append(f"{record.process.pid} ({record.process.comm})")
+                gone.append(f"{record.process.pid} ({printable(record.process.comm)})")
             continue
         facts[index] = found
         tables.append(_candidates(snapshot, index, found.pid, move_pages))

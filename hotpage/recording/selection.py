@@ -11,7 +11,7 @@ from pathlib import Path
 from hotpage.capture.target import Target
 from hotpage.errors import TargetError, UsageError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_id, cgroup_level, pids_in_cgroup
-from hotpage.machine.proc import PROC, read_bytes, read_stat
+from hotpage.machine.proc import PROC, printable, read_bytes, read_stat
 from hotpage.machine.processes import children_of, list_pids, pids_by_comm
 
 _LONGEST_COMM_BYTES = 15
@@ -55,7 +55,7 @@ class Selection:
                 raise TargetError(f"{pid} is a thread of process {leader}", f"give -p {leader}")
             if stat.is_kernel_thread:
                 raise TargetError(
-                    f"process {pid} ({stat.comm}) is a kernel thread and has no pages of its own"
+                    f"process {pid} ({printable(stat.comm)}) is a kernel thread and has no pages of its own"
                 )
         return cls(pids=wanted)
 
@@ -104,11 +104,11 @@ class Selection:
         if self.several:
             return "; ".join(map(str, self.several))
         if self.cgroup is not None:
-            return f"cgroup {self.cgroup}"
+            return f"cgroup {printable(str(self.cgroup))}"
         if self.comm is not None:
-            return f"processes named {self.comm}"
+            return f"processes named {printable(self.comm)}"
         names = []
         for pid in sorted(self.pids):
             stat = read_stat(pid)
-            names.append(f"{pid} ({stat.comm})" if stat else str(pid))
+            names.append(f"{pid} ({printable(stat.comm)})" if stat else str(pid))
         return ("process " if len(names) == 1 else "processes ") + ", ".join(names)

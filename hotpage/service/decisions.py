@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hotpage.machine.proc import printable
 from hotpage.placement.outcome import RESULT_WORDS, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import ABSENT, WORDS, Fate, Plan, Situation
 from hotpage.profile.snapshot import PAGE_BYTES
@@ -111,7 +112,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     if "problem" in answer:
         yield str(answer["problem"])
         return
-    owner = f"process {answer['pid']} ({answer['comm']}) in {answer['cgroup']}"
+    owner = printable(f"process {answer['pid']} ({answer['comm']}) in {answer['cgroup']}")
     yield f"page      {answer['address']:x} of {owner}"
     if "node" in answer:
         where = "not in memory" if answer["node"] is None else f"node {answer['node']}, tier {answer['tier']}"

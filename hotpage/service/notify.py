@@ -51,4 +51,4 @@ class Notifier:
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-            to.sendto(text.encode(), self._address)
+            to.sendto(text.encode(errors="replace"), self._address)

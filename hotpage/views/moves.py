@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from hotpage.machine.proc import printable
 from hotpage.placement.outcome import RESULT_WORDS, Outcome, Result
 from hotpage.placement.plan import WORDS, Move, Plan, ProcessFacts
 from hotpage.views.tables import Column, table
@@ -41,7 +42,7 @@ def plan_lines(plan: Plan, processes: Mapping[int, ProcessFacts], width: int = _
 def _cells(move: Move, process: ProcessFacts) -> tuple[str, ...]:
     return (
         str(process.pid),
-        shorten(process.comm, 16, "..."),
+        shorten(printable(process.comm), 16, "..."),
         f"{move.source} -> {move.target}",
         size(move.size_bytes),
         rate(move.mean_rate_hz),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans and outcomes as people and programs read them."""
 
+from dataclasses import replace
+
 import numpy as np
 from situations import PAGE, facts
 
@@ -26,6 +28,12 @@ def test_a_plan_says_what_moves_what_stays_and_why() -> None:
     assert row.split()[:4] == ["100", "worker", "1", "->"] and row.endswith("among the hottest")
     assert total == "policy fit: 2M to move; hot from 50 accesses/s a page"
     assert stays.strip() == "12K stays: never observed, so its rate is unknown"
+
+
+def test_no_name_reaches_the_terminal_as_it_is() -> None:
+    stranger = replace(facts(), comm=b"\xff\x1b[31m".decode(errors="surrogateescape"))
+    row = list(plan_lines(plan(), {0: stranger}))[1].plain
+    assert row.isprintable() and row.split()[1] == r"\udcff\x1b[31m"
 
 
 def test_an_outcome_says_what_became_of_every_byte_and_what_else_happened() -> None:

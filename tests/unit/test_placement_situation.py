@@ -74,6 +74,14 @@ def topology(*nodes: Node) -> Topology:
     return Topology(nodes, {}, None, None, None, None)
 
 
+def test_the_name_of_what_has_gone_is_printable(memory: int) -> None:
+    picture, record = snapshot(memory), own_record()
+    other = replace(record.process, start_time_ticks=0, comm="\udcff\x1b[31m")
+    gone = replace(picture, processes={0: replace(record, process=other)})
+    found = gather(gone, OnNodeOne(), topology())  # type: ignore[arg-type]
+    assert found.gone == (rf"{os.getpid()} (\udcff\x1b[31m)",)
+
+
 def test_rows_and_silent_pages_become_candidates(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "huge_blocks", lambda pid, block: np.zeros(block.size, np.bool_))
     monkeypatch.setattr(module, "read_vmas", lambda pid: [vma(memory, memory + PAGES, {1: 1}, "").vma])

@@ -4,6 +4,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from hotpage.errors import ProfileError
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.live import LiveProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
-from hotpage.recording import following
+from hotpage.recording import following, selection
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress, Session
@@ -385,6 +386,21 @@ def test_several_selections_find_who_joins_later(sleeper: Sleeper) -> None:
     ])  # fmt: skip
     assert seen == [{first.pid}, {first.pid, later.pid}]
     assert pids(bench) == {later.pid} and pids(bench, ended=True) == {first.pid}
+
+
+def test_a_selection_says_names_in_printable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange, escaped = "\udcff\x1b[31m", r"\udcff\x1b[31m"
+    monkeypatch.setattr(selection, "read_stat", lambda pid: SimpleNamespace(comm=strange))
+    whole = Selection(
+        several=(
+            Selection(pids=frozenset({1})),
+            Selection(comm=strange),
+            Selection(cgroup=Path(f"/sys/fs/cgroup/{strange}")),
+        )
+    )
+    assert str(whole) == (
+        f"process 1 ({escaped}); processes named {escaped}; cgroup /sys/fs/cgroup/{escaped}"
+    )
 
 
 def test_a_sink_may_read_the_rates_itself(sleeper: Sleeper) -> None:

@@ -169,6 +169,8 @@ def test_systemd_is_told(tmp_path: Path) -> None:
         assert [systemd.recv(200) for _ in range(3)] == [b"WATCHDOG=1", b"WATCHDOG=1", b"STOPPING=1"]
         notifier.reloading()
         assert systemd.recv(200).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        notifier.status("\udcff")
+        assert systemd.recv(200) == b"STATUS=?"
 
 
 def test_nobody_listens() -> None:
@@ -261,6 +263,8 @@ def test_why() -> None:
     assert why(BASE + 700)[0]["reason"] == "a move would not gain enough"
     assert "never seen" in why(BASE + 5000)[0]["reason"]
     assert "problem" in explain(step.situation, step.plan, world.keeper.log, 1, 0)
+    strange = answer | {"comm": "\udcff\x1b[31m", "cgroup": "/a\x1bc"}
+    assert next(lines(strange)).endswith(rf"process {world.pid} (\udcff\x1b[31m) in /a\x1bc")
 
 
 def test_every_page_has_a_part_with_a_reason() -> None:
