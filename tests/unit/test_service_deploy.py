@@ -2,6 +2,7 @@
 """What a fleet runs hotpage auto with: dashboard, manifest, unit and documents agree with the code."""
 
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -139,8 +140,8 @@ def test_the_unit_agrees_with_the_code() -> None:
     assert Configuration().state_dir == f"/run/{service['RuntimeDirectory']}"
 
 
-def install(destination: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HOTPAGE_ROOT_DIR": str(destination)}
+def install(destination: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HOTPAGE_ROOT_DIR": str(destination)} | variables
     command = [str(ROOT / "scripts" / "install-service"), *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -166,6 +167,20 @@ def test_installing_and_removing(tmp_path: Path) -> None:
     assert done.returncode == 1 and "there is no " in done.stderr
     done = install(tmp_path, "--purge")
     assert done.returncode == 1 and "unknown option --purge" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["exit 1", "echo interval = 1.0", ":"])
+def test_no_configuration_is_better_than_half_of_one(tmp_path: Path, program: str) -> None:
+    """An empty one would move pages of everything."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    (tmp_path / "venv" / "hotpage-stamp").write_text(f"{digest}  - {ROOT}\n")
+    done = install(tmp_path, HOTPAGE_VENV=str(tmp_path / "venv"))
+    assert done.returncode == 1, done.stderr
+    assert not (tmp_path / "etc" / "hotpage.toml").exists()
 
 
 def test_a_checkout_that_the_service_would_not_see_is_refused() -> None:
