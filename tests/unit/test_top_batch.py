@@ -4,14 +4,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from profiles import changes, interval
+from profiles import changes, interval, process
 from topfeed import busy_feed, frozen_feed
 
 from hotpage.errors import UsageError
 from hotpage.views.top.batch import KEYS, check_key, json_line, text_block
 from hotpage.views.top.feed import Status
+from hotpage.views.top.processes import ProcessLevel
 
 
 def test_columns_are_the_same_on_every_machine() -> None:
@@ -69,6 +71,25 @@ def test_every_key_sorts(key: str) -> None:
     name = names.get(key, f"{key}_bytes")
     values = [row[name] for row in document["processes"] if row[name] is not None]
     assert values == sorted(values, reverse=key not in ("error", "pid", "command"))
+
+
+@pytest.mark.parametrize("is_tree", [False, True])
+@pytest.mark.parametrize("key", ["misplaced", "moves"])
+def test_without_tiers_the_order_is_the_default_one(key: str, is_tree: bool) -> None:
+    """A cgroup holds processes and a cgroup: not all rows have the same kind of identity."""
+    feed = frozen_feed(1)
+    inner = process(6, "inner")
+    inner = replace(inner, process=replace(inner.process, cgroup="/user.slice/inner"))
+    feed.profile.interval(interval(11, changes((6, 1000, 2000.0)), processes=[inner]))
+
+    def names(level: ProcessLevel) -> list[str]:
+        level.is_tree = is_tree
+        return [row.name for row in level.rows(feed, feed.view, "")]
+
+    level = ProcessLevel()
+    level.order = check_key(key)
+    assert names(level) == names(ProcessLevel()) and "inner" in names(level)
+    assert level.order == ProcessLevel.default, "as the heading says"
 
 
 def test_another_key_names_them() -> None:

@@ -71,15 +71,11 @@ class Level(ABC):
         return str(self.identity(row))
 
     def sorted(self, rows: list[Any], view: LiveView) -> list[Any]:
-        """In the order chosen."""
-        return sorted(rows, key=self.sort_value(view), reverse=self.order.descending)
-
-    def sort_value(self, view: LiveView) -> Any:
-        """The value to sort by, of a row."""
-        for column in self.columns(view):
-            if column.key == self.order.key and column.value is not None:
-                return column.value
-        return self.identity
+        """In the order chosen; in the default one from now on if that column is not there."""
+        values = {column.key: column.value for column in self.columns(view) if column.value is not None}
+        if self.order.key not in values:
+            self.order = self.default
+        return sorted(rows, key=values[self.order.key], reverse=self.order.descending)
 
 
 def without_tiers(columns: list[Column], view: LiveView) -> list[Column]:

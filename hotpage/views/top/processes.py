@@ -157,18 +157,14 @@ class ProcessLevel(Level):
         return "  ".join(parts)
 
     def _tree(self, group: _Group, view: LiveView, depth: int, above: str) -> Iterator[ProcessRow]:
-        value = self.sort_value(view)
-        below: list[tuple[ProcessRow, _Group | None]] = [
-            (row._replace(depth=depth), None) for row in group.rows
-        ]
+        rows = [row._replace(depth=depth) for row in group.rows]
         for name, child in group.children.items():
-            row = child.row(name, depth, name in self._folded)._replace(label=name.removeprefix(above))
-            below.append((row, child))
-        below.sort(key=lambda pair: value(pair[0]), reverse=self.order.descending)
-        for row, inner in below:
+            row = child.row(name, depth, name in self._folded)
+            rows.append(row._replace(label=name.removeprefix(above)))
+        for row in self.sorted(rows, view):
             yield row
-            if inner is not None and not row.is_folded:
-                yield from self._tree(inner, view, depth + 1, f"{row.name}/")
+            if row.record is None and not row.is_folded:
+                yield from self._tree(group.children[row.name], view, depth + 1, f"{row.name}/")
 
     def _pid(self, row: ProcessRow, _width: int, context: Context) -> Cell:
         if row.record is None:
