@@ -123,6 +123,22 @@ def test_the_manifest() -> None:
     assert parse(configuration["data"][file], "manifest").state_dir in mounts.values()
 
 
+@pytest.mark.parametrize(
+    ("pod", "weight"),
+    [
+        ("kubepods-pod1.slice", 4.0),
+        ("kubepods-burstable.slice/kubepods-burstable-pod2.slice", 1.0),
+        ("kubepods-besteffort.slice/kubepods-besteffort-pod3.slice", 0.25),
+    ],
+)
+def test_the_manifest_looks_after_pods_of_every_class(pod: str, weight: float) -> None:
+    configuration, _ = yaml.safe_load_all((ROOT / "docs" / "kubernetes-daemonset.yaml").read_text())
+    cgroup = f"/kubepods.slice/{pod}/cri-containerd-4.scope"
+    situation = World(text=configuration["data"]["hotpage.toml"], cgroup=cgroup).step().situation
+    limits = situation.limits.get(situation.processes[0].cgroup)
+    assert limits is not None and limits.weight == weight
+
+
 def unit(text: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
