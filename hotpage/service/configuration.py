@@ -23,6 +23,7 @@ DEFAULT_FILE = Path("/etc/hotpage.toml")
 SOURCES = ("hint", "fault", "sample")
 _LONGEST_COMM_BYTES = 15
 _LARGEST_PID = 1 << 22
+_MOST_BYTES = 1e18  # no machine has as much; an infinite rate times 0 would be no number
 
 
 class ConfigError(HotpageError):
@@ -105,7 +106,13 @@ class Cgroup:
     """A cgroup with its share of fast memory."""
 
     path: str = key(MISSING, "As in /proc/PID/cgroup; all below it belongs to it.", convert=_absolute)
-    floor: float = key(0.0, "Bytes of fast memory that are never taken from it.", at_least=0, read=_size)
+    floor: float = key(
+        0.0,
+        "Bytes of fast memory that are never taken from it.",
+        at_least=0,
+        at_most=_MOST_BYTES,
+        read=_size,
+    )
     ceiling: float = key(float("inf"), "Bytes of fast memory that it gets at most.", at_least=0, read=_size)
     weight: float = key(
         1.0, "Its pages rank as if they were accessed so many times as often.", above=0, at_most=1e6
@@ -156,7 +163,11 @@ class Budget:
         1.0, "Share of one CPU for plans: they are made as often as that allows.", above=0, at_most=100
     )
     move_rate: float = key(
-        256.0 * 2**20, "Bytes per second that are moved to one node at most.", above=0, read=_size
+        256.0 * 2**20,
+        "Bytes per second that are moved to one node at most.",
+        above=0,
+        at_most=_MOST_BYTES,
+        read=_size,
     )
 
 

@@ -132,7 +132,7 @@ def _field(one: Field[Any], kind: Any, value: Any, place: Place, problems: list[
         made = build(kind, about["read"](value), place, problems)
         if len(problems) == before:
             made = about["convert"](made)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # an integer may be too large for a float
         problems.append(Problem(place, "value", str(error)))
     if len(problems) > before:
         return None

@@ -129,6 +129,16 @@ def test_whom_it_is_about() -> None:
         ("[targets]\npids = [true]", "f.toml:2: targets.pids[0]: input should be a valid integer, not True"),
         ("[placement]\nheadroom_percent = 51", "f.toml:2: placement.headroom_percent: input should be less"),
         ("[budget]\nmove_rate = 0", "f.toml:2: budget.move_rate: input should be greater than 0, not 0"),
+        (
+            "[budget]\nmove_rate = inf",
+            "f.toml:2: budget.move_rate: input should be less than or equal to 1e+18, not inf",
+        ),
+        ("[budget]\nmove_rate = nan", "f.toml:2: budget.move_rate: input should be greater than 0, not nan"),
+        (
+            '[[targets.cgroups]]\npath = "/a"\nfloor = inf',
+            "f.toml:3: targets.cgroups[0].floor: input should be less than or equal to 1e+18, not inf",
+        ),
+        (f"interval = 1{'0' * 400}", "f.toml:1: interval: int too large"),
         ('state_dir = ""', "f.toml:1: state_dir: is no directory"),
         ("interval = ", "f.toml: is no TOML: "),
         ("interval = 1\ninterval = 2", "f.toml: is no TOML: "),
