@@ -13,6 +13,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,9 +99,12 @@ class Control:
                 words = json.loads(_line_of(connection))
                 question = Question(int(words["pid"]), int(words["address"]))
                 self.questions.put(question)
+                end_s = time.monotonic() + ANSWER_TIMEOUT_S + 1.0  # whoever asked gives up first
                 while not question.is_answered.wait(0.2):
                     if self._is_over.is_set():
                         return
+                    if time.monotonic() > end_s:
+                        raise TimeoutError
                 connection.sendall(json.dumps(question.answer).encode() + b"\n")
 
 

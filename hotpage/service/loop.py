@@ -27,7 +27,7 @@ from hotpage.recording.recorder import Options
 from hotpage.recording.selection import Selection
 from hotpage.service import learned
 from hotpage.service.configuration import Configuration
-from hotpage.service.control import Control
+from hotpage.service.control import Control, Question
 from hotpage.service.decisions import explain
 from hotpage.service.footprint import Footprint
 from hotpage.service.heatfeed import HeatFeed, HeatSession
@@ -151,6 +151,8 @@ class Service:
         self._footprint = Footprint()
         self._footprint.tighten()
         self._beat: tuple[float, float] = (0.0, 0.0)
+        self._question: Question | None = None
+        """To be answered; it may outlive a session."""
 
     def _make_mover(self, rates: Mapping[int | str, TokenBucket]) -> Mover:
         if self.configuration.dry_run:
@@ -214,7 +216,6 @@ class Service:
     ) -> After:
         keeper = self.keeper
         begun_s = time.monotonic()
-        question = None
 
         def interrupted() -> bool:
             self._heartbeat(session)
@@ -233,11 +234,11 @@ class Service:
             if now_s - begun_s > _LONGEST_SESSION_S:
                 return After.RESTART
             with contextlib.suppress(queue.Empty):
-                question = question or control.questions.get_nowait()
+                self._question = self._question or control.questions.get_nowait()
             is_time = keeper.pace.is_due(now_s, feed.events) if once_after_s is None else False
             if once_after_s is not None and now_s - begun_s >= once_after_s:
                 is_time = True
-            if not is_time and question is None:
+            if not is_time and self._question is None:
                 interrupted()
                 session.is_over.wait(_POLL_S)
                 continue
@@ -245,9 +246,10 @@ class Service:
             if picture is None:
                 continue
             step = keeper.step(picture, should_stop, others_follow=once_after_s is None)
-            if question is not None:
-                question.reply(explain(step.situation, step.plan, keeper.log, question.pid, question.address))
-                question = None
+            if self._question is not None:
+                pid, address = self._question.pid, self._question.address
+                self._question.reply(explain(step.situation, step.plan, keeper.log, pid, address))
+                self._question = None
             self._on_step(step)
             self._save(step)
             del picture, step

@@ -23,6 +23,7 @@ from hotpage.heat.results import Folios
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move
 from hotpage.recording.session import Progress
+from hotpage.service import control as control_module
 from hotpage.service import learned
 from hotpage.service.control import Control, ask
 from hotpage.service.decisions import RecentMoves, explain, lines
@@ -202,6 +203,22 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
             pass
     with pytest.raises(TargetError, match="no hotpage auto answers"):
         ask(directory, 7, 0)
+
+
+def test_a_question_that_stays_open_keeps_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "ANSWER_TIMEOUT_S", 0.0)
+    with (
+        Control(tmp_path) as control,
+        socket.socket(socket.AF_UNIX) as one,
+        socket.socket(socket.AF_UNIX) as two,
+    ):
+        for pid, connection in ((7, one), (8, two)):
+            with control_module._short_path(tmp_path) as path:
+                connection.connect(path)
+            connection.sendall(b'{"pid": %d, "address": 0}\n' % pid)
+        assert [control.questions.get(timeout=60).pid for _ in range(2)] == [7, 8]
 
 
 def test_a_question_at_the_end_gets_no_answer_but_a_word(tmp_path: Path) -> None:
