@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Step:
-    """What one round came to. ``outcome`` is None where there was nothing to move."""
+    """What one round came to. ``outcome`` is None where there was nothing to move, or nothing could be."""
 
     picture: Picture
     situation: Situation
@@ -63,6 +62,8 @@ class Step:
     outcome: Outcome | None
     plan_s: float
     """CPU seconds from picture to plan."""
+    obstacle: str = ""
+    """Why nothing could be moved, for people; the next plan tries again."""
 
 
 @dataclass
@@ -131,12 +132,14 @@ class Keeper:
         self.totals.plans += 1
         self.totals.plan_s += plan_s
         self.pace.planned(now_s, plan_s, picture.events)
-        outcome = None
+        outcome, obstacle = None, ""
         if plan.moves:
-            with contextlib.suppress(KnobError):  # another hotpage arms just now: the next plan tries again
+            try:
                 outcome = self._mover.run(plan, situation.processes, should_stop)
                 self._remember(outcome)
-        return Step(picture, situation, plan, outcome, plan_s)
+            except KnobError as error:  # such as while another hotpage arms
+                obstacle = str(error)
+        return Step(picture, situation, plan, outcome, plan_s, obstacle)
 
     def _aim(self, others_follow: bool) -> Aim:
         # What a policy without a capacity in mind may promote at a time.

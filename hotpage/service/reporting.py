@@ -88,6 +88,8 @@ class Reporter:
             print()
             for text in outcome_lines(step.outcome):
                 print(text.plain)
+        if step.obstacle:
+            print(f"\ncannot move: {step.obstacle}")
         if self._explain is not None:
             print()
             for line in parts_of(step, self._explain):
@@ -114,6 +116,8 @@ def _line(step: Step, share: float) -> str:
         if math.isnan(share) or len(step.situation.nodes) < 2
         else f"; {percent(share)} of accesses to fast memory"
     )
+    if step.obstacle:
+        return f"cannot move: {step.obstacle}{hot}{fast}"
     if outcome is None:
         return f"nothing to move: {plan.why_nothing()}{hot}{fast}"
     up = sum(move.size_bytes for move in plan.moves if move.is_promotion)

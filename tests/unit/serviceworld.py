@@ -48,6 +48,7 @@ class World:
         self.events = 0
         self.asked: list[int] = []
         self.refused: dict[int, Result] = {}
+        self.obstacle: Exception | None = None
         self.armed: ArmedRanges | None = None
         self.configuration = configuration(text)
         nodes = [_node(FAST, 0), _node(SLOW, 1)][:tiers]
@@ -81,6 +82,8 @@ class World:
     # The mover
 
     def run(self, plan: Plan, processes: Mapping[int, ProcessFacts], *_: object) -> Outcome:
+        if self.obstacle is not None:
+            raise self.obstacle
         outcomes = []
         for move in plan.moves:
             results = np.full(int(move.pages.sum()), Result.MOVED, np.uint8)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from serviceworld import BASE, FAST, PAGE, SLOW, World
 
-from hotpage.errors import HotpageError, SessionConflictError, TargetError
+from hotpage.errors import HotpageError, KnobError, SessionConflictError, TargetError
 from hotpage.heat.results import Folios
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move
@@ -335,6 +335,25 @@ def test_the_same_is_not_said_again(tmp_path: Path) -> None:
     for _ in range(5):
         reporter.step(world.step())
     assert len(said) == 1 and said[0].startswith("nothing to move: ")
+
+
+def test_what_keeps_a_plan_from_being_carried_out_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    world = moved_world()
+    said: list[str] = []
+    reporter, once = Reporter(said.append, None, False), Reporter(said.append, None, True)
+    for text in ("another hotpage arms", "another hotpage arms", "no space left"):
+        world.obstacle = KnobError(text)
+        step = world.step()
+        assert step.outcome is None and step.plan.moves
+        reporter.step(step)
+    assert [line.split(";")[0] for line in said] == [
+        "cannot move: another hotpage arms", "cannot move: no space left",
+    ]  # fmt: skip
+    once.step(step)
+    assert "cannot move: no space left" in capsys.readouterr().out
+    world.obstacle = None
+    reporter.step(world.step())
+    assert "moved 796K" in said[-1]
 
 
 # Metrics
