@@ -14,7 +14,15 @@ import numpy.typing as npt
 from hotpage.machine.cgroups import pids_in_cgroup
 from hotpage.machine.proc import PROC, Stat, read_bytes, read_stat
 
-__all__ = ["Process", "ProcessTable", "children_of", "list_pids", "pids_by_comm", "pids_in_cgroup"]
+__all__ = [
+    "Process",
+    "ProcessTable",
+    "cgroup_of",
+    "children_of",
+    "list_pids",
+    "pids_by_comm",
+    "pids_in_cgroup",
+]
 
 # PID_MAX_LIMIT of linux/threads.h: every pid is below it.
 _PID_LIMIT: Final = 1 << 22
@@ -138,7 +146,7 @@ class ProcessTable:
             cmdline=_text(directory / "cmdline").rstrip("\0").replace("\0", " "),
             exe=exe,
             threads=stat.threads,
-            cgroup=_cgroup_of(directory),
+            cgroup=cgroup_of(directory),
             parent_pid=stat.parent_pid,
         )
 
@@ -179,7 +187,8 @@ def _text(path: Path) -> str:
     return os.fsdecode(read_bytes(path) or b"")
 
 
-def _cgroup_of(directory: Path) -> str:
+def cgroup_of(directory: Path) -> str:
+    """The cgroup (version 2) of the process with that directory of /proc; empty where nobody tells."""
     for line in _text(directory / "cgroup").splitlines():
         if line.startswith("0::"):
             return line[3:]

@@ -124,12 +124,10 @@ class Surveyor:
         targets, process = self.configuration.targets, record.process
         if process.pid == os.getpid() or process.pid in targets.exclude_pids:
             return None
-        if process.comm in targets.exclude_comms:
-            return None
-        if any(_is_below(process.cgroup, path) for path in targets.exclude_cgroups):
-            return None
         facts = self.read_facts(record)
-        if facts is None:
+        if facts is None or facts.comm in targets.exclude_comms:
+            return None
+        if any(_is_below(facts.cgroup, path) for path in targets.exclude_cgroups):
             return None
         groups = [group.path for group in targets.cgroups if _is_below(facts.cgroup, group.path)]
         return replace(facts, cgroup=max(groups, key=len)) if groups else facts

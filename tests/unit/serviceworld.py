@@ -36,6 +36,8 @@ class World:
     def __init__(self, pages: int = 1024, text: str = "", tiers: int = 2, cgroup: str = "/db") -> None:
         self.pid = 2**22 + 77  # that no process can have
         self.cgroup = cgroup
+        self.now_is: dict[str, str] = {}
+        """What the process has changed since the session saw it first: ``comm``, ``cgroup``."""
         self.vpn = BASE + np.arange(pages, dtype=np.int64)
         self.node = np.full(pages, SLOW if tiers > 1 else FAST)
         self.rate = np.full(pages, 1.0, np.float32)
@@ -77,7 +79,10 @@ class World:
 
     def facts(self, record: ProcessRecord) -> ProcessFacts | None:
         one = record.process
-        return ProcessFacts(one.pid, 99, (1, 2), one.comm, one.cgroup, frozenset({FAST, SLOW}), 1e6)
+        now = {"comm": one.comm, "cgroup": one.cgroup} | self.now_is
+        return ProcessFacts(
+            one.pid, 99, (1, 2), now["comm"], now["cgroup"], frozenset({FAST, SLOW}), age_s=1e6
+        )
 
     # The mover
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fakeproc import FakeProc
 from profiles import armed, changes, interval, run_info, vma
 
 from hotpage.errors import ProfileError
@@ -140,6 +141,15 @@ def test_a_process_is_known_by_its_start_time_and_name() -> None:
     assert process_facts(replace(record, process=other)) is None
     nobody = replace(record.process, pid=1 << 30)
     assert process_facts(replace(record, process=nobody)) is None
+
+
+def test_a_process_is_in_the_cgroup_that_it_has_moved_to(tmp_path: Path) -> None:
+    FakeProc(tmp_path).put(7)
+    process = ProcessTable(tmp_path).add(7)
+    assert process is not None
+    (tmp_path / "7/cgroup").write_text("0::/db\n")
+    facts = process_facts(ProcessRecord(process, 0.0), tmp_path)
+    assert facts is not None and facts.cgroup == "/db" != process.cgroup
 
 
 def test_a_huge_page_is_one_row_of_its_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,17 @@ def test_what_is_excluded_is_left_alone(text: str) -> None:
     assert step.outcome is None and not one.asked and len(step.situation.candidates) == 0
 
 
+@pytest.mark.parametrize(
+    "text", ["[targets]\nexclude_comms = ['backup']", "[targets]\nexclude_cgroups = ['/batch']"]
+)
+def test_what_turns_into_something_excluded_is_left_alone_from_then_on(text: str) -> None:
+    one = world(text=text)
+    one.now_is = {"comm": "backup", "cgroup": "/batch/nightly"}
+    assert one.step().outcome is None and not one.asked
+    one.now_is = {}
+    assert one.step().outcome is not None
+
+
 def test_a_cgroup_has_a_ceiling_and_the_limits_of_the_one_above_it() -> None:
     text = "[[targets.cgroups]]\npath = '/db'\nceiling = '200K'\n[[targets.cgroups]]\npath = '/db2'"
     one = world(text=text, cgroup="/db/primary")
