@@ -48,12 +48,16 @@ class Bounces:
         self.total = 0
         self.last = Judgement({}, {})
         self._cap_s = horizon_s
+        self.forget_processes()
+        self._noted_s = float("-inf")
+        self._judged_s = 0.0
+
+    def forget_processes(self) -> None:
+        """Their numbers will be those of others; what cgroups did, and the totals, stay."""
         self._horizon_s: dict[int, float] = {}
         self._seen: Ints64 = np.empty(0, np.int64)
         """Pages of which a move of the last minute bounced; ``_counted``: the last one."""
         self._counted: Ints64 = self._seen
-        self._noted_s = float("-inf")
-        self._judged_s = 0.0
 
     def horizon_s(self, process: int) -> float:
         """P of a process now."""

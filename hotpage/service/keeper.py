@@ -105,6 +105,13 @@ class Keeper:
         self.pace = Pace(configuration.interval, configuration.budget.plan_percent)
         self._mover = self._new_mover()
 
+    def begin_session(self) -> None:
+        """Processes are numbered anew: forget what is kept by number. Totals and cgroups' bounces stay."""
+        self.history = History()
+        self.log = RecentMoves()
+        self.bounces.forget_processes()
+        self.surveyor.forget_processes()
+
     def _new_mover(self) -> Mover:
         rate = self.configuration.budget.move_rate
         nodes = [node.id for node in self.surveyor.topology.nodes if node.tier is not None]

@@ -167,6 +167,7 @@ class Service:
         with Control(self._state) as control:
             after = After.RESTART
             while after is After.RESTART and self.orders.stop is None:
+                self.keeper.begin_session()
                 self.keeper.surveyor.learned = learned.load(self._state)
                 after = self._one_session(control, once_after_s)
             self._notifier.stopping()

@@ -60,8 +60,12 @@ class Surveyor:
     learned: Learned | None = None
 
     def __post_init__(self) -> None:
-        self._maps: dict[int, NodeMap] = {}
         self._surveyed_s: float | None = None
+        self.forget_processes()
+
+    def forget_processes(self) -> None:
+        """Their numbers will be those of others."""
+        self._maps: dict[int, NodeMap] = {}
 
     def survey(
         self,

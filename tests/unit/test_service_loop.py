@@ -8,10 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from serviceworld import BASE, PAGE, World
+from serviceworld import BASE, FAST, PAGE, SLOW, World
 
+from hotpage.placement.outcome import Result
+from hotpage.service.bounces import JUDGE_S
 from hotpage.service.configuration import Configuration
 from hotpage.service.control import Control, Question
+from hotpage.service.decisions import explain
 from hotpage.service.loop import After, Orders, Service
 
 
@@ -54,3 +57,43 @@ def test_a_question_is_answered_by_the_session_after_a_reload(tmp_path: Path) ->
     assert rounds(one, control, interrupted) is After.RESTART and question.answer is None
     assert rounds(one, control, last) is After.STOP
     assert question.answer is not None and question.answer["pid"] == world.pid
+
+
+def test_another_session_knows_nothing_of_processes_by_their_old_numbers(tmp_path: Path) -> None:
+    world = World()
+    world.rate[:] = 0.01
+    world.rate[100:300] = 1000.0
+    one = service(world, tmp_path)
+    steps = []
+
+    def session(*_: object) -> After:
+        steps.append(world.step())
+        if len(steps) == 2:
+            return After.STOP
+        world.pid += 1  # number 0 is another process, at the same addresses
+        world.node[:] = SLOW
+        world.free_pages[FAST] += 200
+        world.asked.clear()
+        return After.RESTART
+
+    one._one_session = session  # type: ignore[method-assign]
+    one.run()
+    assert world.asked == world.vpn.tolist()
+    assert [step.outcome.moved_bytes for step in steps] == [200 * PAGE] * 2
+    why = explain(steps[1].situation, steps[1].plan, one.keeper.log, world.pid, (BASE + 150) * PAGE)
+    assert len(why["moves"]) == 1
+    assert one.keeper.totals.moved["promotion"] == {Result.MOVED: 400 * PAGE}
+
+
+def test_another_session_forgets_the_horizons_of_processes_and_not_of_cgroups() -> None:
+    world = World(pages=1 << 15)
+    for number in range(14):  # the hot set changes its place each time
+        world.rate[:] = 0.01
+        world.rate[(number % 2) << 14 :][: 1 << 13] = 1000.0
+        world.step(after_s=JUDGE_S / 5)
+    bounces = world.keeper.bounces
+    total = bounces.total
+    assert bounces.horizon_s(0) < 60.0
+    world.keeper.begin_session()
+    assert bounces.horizon_s(0) == 60.0
+    assert bounces.total == total and bounces.control.factor("/db", world.now_s) == 0.0
