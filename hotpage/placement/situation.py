@@ -92,12 +92,18 @@ def process_facts(
 def node_rooms(
     topology: Topology, watermarks: Mapping[int, Watermarks], headroom_share: float = HEADROOM_SHARE
 ) -> list[NodeRoom]:
-    """The nodes that have memory, with the room that there is now."""
+    """The nodes that have memory, with the room that there is now.
+
+    ``watermarks``: of every node that is online; empty where nobody tells, and then what the topology says
+    holds.
+    """
     rooms = []
     for node in topology.nodes:
         if node.tier is None or not node.total_bytes:
             continue
         marks = watermarks.get(node.id)
+        if watermarks and marks is None:  # taken offline since the topology was read
+            continue
         free = free_bytes(marks) if marks else node.free_bytes or 0
         rooms.append(
             NodeRoom(

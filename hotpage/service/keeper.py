@@ -106,15 +106,19 @@ class Keeper:
         self._mover = self._new_mover()
 
     def begin_session(self) -> None:
-        """Processes are numbered anew: forget what is kept by number. Totals and cgroups' bounces stay."""
+        """Processes are numbered anew: forget what is kept by number. Totals and cgroups' bounces stay.
+
+        Nodes may have come or gone.
+        """
         self.history = History()
         self.log = RecentMoves()
         self.bounces.forget_processes()
-        self.surveyor.forget_processes()
+        self.surveyor.begin_session()
 
     def _new_mover(self) -> Mover:
         rate = self.configuration.budget.move_rate
-        nodes = [node.id for node in self.surveyor.topology.nodes if node.tier is not None]
+        nodes = frozenset(node.id for node in self.surveyor.topology.nodes if node.tier is not None)
+        self._limited = nodes
         return self._make_mover({node: TokenBucket(rate, self._clock) for node in nodes})
 
     def step(
@@ -133,6 +137,8 @@ class Keeper:
             lambda cgroup: self.bounces.control.factor(cgroup, now_s),
             self.bounces.horizon_s,
         )
+        if not self._limited.issuperset(room.node for room in situation.nodes):
+            self._mover = self._new_mover()
         plan = policy(self.configuration.placement.policy)(situation, self._aim(others_follow))
         self.bounces.note(situation, plan)
         plan_s = time.thread_time() - begun_s + picture.cost_s

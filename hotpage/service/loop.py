@@ -17,7 +17,6 @@ from hotpage.machine.capabilities import Capability
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.numa import MovePages
 from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
-from hotpage.machine.topology import Topology
 from hotpage.placement.budget import TokenBucket, room_bytes
 from hotpage.placement.movers import Mover
 from hotpage.placement.movers.dry_run import DryRunMover
@@ -139,7 +138,7 @@ class Service:
         self._on_step = on_step
         self._notifier = notifier or Notifier()
         self._state = Path(configuration.state_dir)
-        surveyor = Surveyor(configuration, MovePages().query, Topology.read())
+        surveyor = Surveyor(configuration, MovePages().query)
         if not surveyor.has_tiers and not configuration.dry_run:
             raise NoTiersError(
                 "this machine has one tier of memory, so there is nothing to place",
@@ -216,6 +215,7 @@ class Service:
         self, session: HeatSession, feed: HeatFeed, control: Control, once_after_s: float | None
     ) -> After:
         keeper = self.keeper
+        had_tiers = keeper.surveyor.has_tiers
         begun_s = time.monotonic()
 
         def interrupted() -> bool:
@@ -257,6 +257,8 @@ class Service:
             self._trim()
             if once_after_s is not None:
                 return After.STOP
+            if keeper.surveyor.has_tiers and not had_tiers:  # now the kernel's own promotion is to be held
+                return After.RESTART
         if session.error is None and self.orders.stop is None:
             self._say("all that was looked after has exited")
         return After.STOP

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from hotpage.placement.plan import (
 )
 from hotpage.placement.silent import NO_PAGES, Pages, silent_pages
 from hotpage.placement.situation import fold, joined, node_rooms, process_facts
-from hotpage.profile.snapshot import PAGE_BYTES, Int64s, ProcessRecord
+from hotpage.profile.snapshot import PAGE_BYTES, Int64s, NodeRecord, ProcessRecord
 from hotpage.recording.recorder import HORIZONS_S
 from hotpage.service.configuration import Configuration
 from hotpage.service.heatfeed import Picture
@@ -51,7 +51,7 @@ class Surveyor:
 
     configuration: Configuration
     query: Query
-    topology: Topology
+    read_topology: Callable[[], Topology] = Topology.read
     read_watermarks: Callable[[], Mapping[int, Watermarks]] = read_watermarks
     read_facts: Callable[[ProcessRecord], ProcessFacts | None] = lambda record: process_facts(
         record, may_be_renamed=True
@@ -61,11 +61,13 @@ class Surveyor:
 
     def __post_init__(self) -> None:
         self._surveyed_s: float | None = None
-        self.forget_processes()
+        self._nodes: Sequence[NodeRecord] = ()
+        self.begin_session()
 
-    def forget_processes(self) -> None:
-        """Their numbers will be those of others."""
+    def begin_session(self) -> None:
+        """Processes are numbered anew, and nodes may have come or gone."""
         self._maps: dict[int, NodeMap] = {}
+        self.topology = self.read_topology()
 
     def survey(
         self,
@@ -80,6 +82,8 @@ class Surveyor:
 
         ``factor``: what to multiply a cgroup's rate with; ``horizon_s``: P of a process.
         """
+        if picture.nodes != self._nodes:  # memory has come or gone
+            self._nodes, self.topology = picture.nodes, self.read_topology()
         if self.learned is not None and self.learned.is_over(picture.time_s):
             self.learned = None
         elapsed_s = 0.0 if self._surveyed_s is None else now_s - self._surveyed_s

@@ -14,7 +14,7 @@ from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Plan, ProcessFacts
-from hotpage.profile.snapshot import ProcessRecord, SourceCounts, Usage, VmaRecord
+from hotpage.profile.snapshot import NodeRecord, ProcessRecord, SourceCounts, Usage, VmaRecord
 from hotpage.service.configuration import Configuration, parse
 from hotpage.service.heatfeed import Picture
 from hotpage.service.keeper import Keeper
@@ -53,16 +53,18 @@ class World:
         self.obstacle: Exception | None = None
         self.armed: ArmedRanges | None = None
         self.configuration = configuration(text)
-        nodes = [_node(FAST, 0), _node(SLOW, 1)][:tiers]
+        self.tiers = tiers
+        self.limited: set[int | str] = set()
+        """What the mover has a rate for."""
         self.surveyor = Surveyor(
             self.configuration,
             self.query,
-            SimpleNamespace(nodes=nodes),  # type: ignore[arg-type]
+            read_topology=self.topology,
             read_watermarks=self.watermarks,
             read_facts=self.facts,
             fast_bytes_of=lambda path: None,
         )
-        self.keeper = Keeper(self.configuration, self.surveyor, lambda rates: self, lambda: self.now_s)
+        self.keeper = Keeper(self.configuration, self.surveyor, self.make_mover, lambda: self.now_s)
 
     # The kernel
 
@@ -70,6 +72,9 @@ class World:
         self.asked += vpn.tolist()
         inside = (vpn >= BASE) & (vpn < BASE + self.node.size)
         return np.where(inside, self.node[np.clip(vpn - BASE, 0, self.node.size - 1)], -2).astype(np.int32)
+
+    def topology(self) -> Any:
+        return SimpleNamespace(nodes=[_node(FAST, 0), _node(SLOW, 1)][: self.tiers])
 
     def watermarks(self) -> Mapping[int, Watermarks]:
         return {
@@ -85,6 +90,10 @@ class World:
         )
 
     # The mover
+
+    def make_mover(self, rates: Mapping[int | str, object]) -> Any:
+        self.limited = set(rates)
+        return self
 
     def run(self, plan: Plan, processes: Mapping[int, ProcessFacts], *_: object) -> Outcome:
         if self.obstacle is not None:
@@ -133,7 +142,7 @@ class World:
             {0: folios},
             {0: [VmaRecord(mapping, Residency(PAGE, there, "default"))]},
             {} if self.armed is None else {0: self.armed},
-            (),
+            [NodeRecord(node, node, 1, 1 << 24, 0) for node in range(self.tiers)],
             Usage(sources=(SourceCounts("hint", self.events),)),
         )
 

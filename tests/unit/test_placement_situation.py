@@ -170,13 +170,24 @@ def test_rooms_come_from_the_zones_and_leave_memoryless_nodes_out() -> None:
     fast = Node(0, (0,), 16 << 30, 1 << 30, {0: 10, 1: 20}, read_latency_ns=80, tier=0)
     accelerator = Node(1, (), 8 << 30, 4 << 30, {0: 20, 1: 10}, tier=1, is_device=True)
     cpus = Node(2, (1,), None, None, {})
-    marks = {0: Watermarks(2 << 30, 1 << 20, 2 << 20, 64 << 20, cache=1 << 30)}
+    marks = {
+        0: Watermarks(2 << 30, 1 << 20, 2 << 20, 64 << 20, cache=1 << 30),
+        1: Watermarks(4 << 30, 1 << 20, 2 << 20, 3 << 20),
+        2: Watermarks(0, 0, 0, 0),
+    }
     rooms = node_rooms(topology(fast, accelerator, cpus), marks)
     assert [(room.node, room.tier, room.free_bytes, room.is_device) for room in rooms] == [
         (0, 0, 3 << 30, False),  # idle page cache is room
         (1, 1, 4 << 30, True),
     ]
     assert rooms[0].headroom_bytes == (64 << 20) + int(0.02 * (16 << 30))
+
+
+def test_a_node_that_was_taken_offline_has_no_room() -> None:
+    fast, slow = Node(0, (0,), 4 << 30, 1 << 30, {}, tier=0), Node(1, (), 8 << 30, 7 << 30, {}, tier=1)
+    marks = {0: Watermarks(1 << 30, 1 << 20, 2 << 20, 3 << 20)}
+    assert [room.node for room in node_rooms(topology(fast, slow), marks)] == [0]
+    assert [room.node for room in node_rooms(topology(fast, slow), {})] == [0, 1], "nobody tells"
 
 
 def test_watermarks_are_sums_over_zones(tmp_path: Path) -> None:

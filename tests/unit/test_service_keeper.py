@@ -338,6 +338,19 @@ def test_one_tier_is_nothing_to_place() -> None:
     assert one.step().outcome is None
 
 
+def test_a_node_that_comes_later_is_a_target_and_has_a_rate() -> None:
+    one = world(tiers=1)
+    one.node[:] = FAST
+    one.free_pages[FAST] = HEADROOM_PAGES - 100
+    assert one.step().outcome is None and one.limited == {FAST}
+    one.tiers = 2
+    step = one.step()
+    assert step.outcome is not None and {move.target for move in step.plan.moves} == {SLOW}
+    assert one.limited == {FAST, SLOW}
+    one.tiers = 1
+    assert [room.node for room in one.step().situation.nodes] == [FAST]
+
+
 def test_plans_are_made_as_often_as_they_are_cheap() -> None:
     pace = Pace(1.0, 1.0)
     assert pace.is_due(0.0, 0)

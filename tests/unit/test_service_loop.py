@@ -15,6 +15,7 @@ from hotpage.service.bounces import JUDGE_S
 from hotpage.service.configuration import Configuration
 from hotpage.service.control import Control, Question
 from hotpage.service.decisions import explain
+from hotpage.service.keeper import Pace
 from hotpage.service.loop import After, Orders, Service
 
 
@@ -97,3 +98,17 @@ def test_another_session_forgets_the_horizons_of_processes_and_not_of_cgroups() 
     world.keeper.begin_session()
     assert bounces.horizon_s(0) == 60.0
     assert bounces.total == total and bounces.control.factor("/db", world.now_s) == 0.0
+
+
+def test_tiers_that_come_later_begin_a_session_that_keeps_the_kernel_from_promoting(tmp_path: Path) -> None:
+    world = World(tiers=1)
+    one = service(world, tmp_path)
+
+    def picture(should_stop: Callable[[], object], session: Any) -> Any:
+        world.tiers = 2
+        session.is_over.set()
+        return world.picture()
+
+    assert rounds(one, Control(tmp_path), picture) is After.RESTART
+    one.keeper.pace = Pace(1.0, 1.0)
+    assert rounds(one, Control(tmp_path), picture) is After.STOP
