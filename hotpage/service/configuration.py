@@ -214,9 +214,17 @@ class Configuration:
 def host_and_port(address: str) -> tuple[str, int]:
     """Of HOST:PORT or [IPV6]:PORT. Raises ValueError."""
     host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 1 << 16):
+    host = host.strip("[]")
+    if not (_is_host(host) and colon and port.isdecimal() and int(port) < 1 << 16):
         raise ValueError(f"'{address}' is no address: write it as 127.0.0.1:9753")
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        return bool(name.encode("idna")) and "\0" not in name
+    except UnicodeError:  # such as 127..0.1
+        return False
 
 
 def load(path: Path) -> Configuration:

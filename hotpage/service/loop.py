@@ -117,8 +117,9 @@ def session_options(configuration: Configuration) -> Options:
 class Service:
     """Runs until it is told to stop, or all that it looks after has gone.
 
-    ``reread`` gives the configuration anew (SIGHUP), ``on_step`` sees every round. Raises NoTiersError on a
-    machine with one tier, unless this is a dry run.
+    ``reread`` gives the configuration anew (SIGHUP), ``on_step`` sees every round, ``on_reload`` each new
+    configuration that makes sense, which it may still refuse. Raises NoTiersError on a machine with one tier,
+    unless this is a dry run.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Service:
         reread: Callable[[], Configuration],
         say: Callable[[str], None],
         on_step: Callable[[Step], None] = lambda step: None,
+        on_reload: Callable[[Configuration], None] = lambda configuration: None,
         notifier: Notifier | None = None,
     ) -> None:
         self.configuration = configuration
@@ -135,7 +137,7 @@ class Service:
         self.session: HeatSession | None = None
         self._reread = reread
         self._say = say
-        self._on_step = on_step
+        self._on_step, self._on_reload = on_step, on_reload
         self._notifier = notifier or Notifier()
         self._state = Path(configuration.state_dir)
         surveyor = Surveyor(configuration, MovePages().query)
@@ -295,6 +297,7 @@ class Service:
         try:
             new = self._reread()
             options = session_options(new)
+            self._on_reload(new)
         except HotpageError as error:
             self._say(f"the configuration stays as it was: {error}")
             self._notifier.ready("runs with its old configuration: the new one is invalid")

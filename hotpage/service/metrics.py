@@ -152,13 +152,23 @@ class Exporter:
     def serve(self, address: str) -> bool:
         """Serve there, and no longer elsewhere; whether that is a change.
 
-        Raises HotpageError if the address cannot be had.
+        Raises HotpageError if the address cannot be had; then it is served where it was before.
         """
         if address == self._address:
             return False
+        before = self._address
+        self.close()  # first: 0.0.0.0 cannot be had while 127.0.0.1 has the port
+        try:
+            self._open(address)
+        except HotpageError:
+            with contextlib.suppress(HotpageError):
+                self._open(before)
+            raise
+        return True
+
+    def _open(self, address: str) -> None:
         if not address:
-            self.close()
-            return True
+            return
         host, port = host_and_port(address)
         try:
             server, thread = start_http_server(port, host, self._registry)
@@ -166,10 +176,8 @@ class Exporter:
             raise HotpageError(
                 f"metrics cannot be served at {address} ({error.strerror})", "set another metrics.address"
             ) from error
-        self.close()  # only now: an address that cannot be had changes nothing
         self._address, self.port = address, server.server_port
         self._stack.callback(_end, server, thread)
-        return True
 
     def close(self) -> None:
         """Serve nothing."""

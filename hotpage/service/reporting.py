@@ -49,16 +49,10 @@ class Reporter:
         finally:
             self._exporter.close()
 
-    def rereading(self, read: Callable[[], Configuration]) -> Callable[[], Configuration]:
-        """``read``, and metrics served at the new address."""
-
-        def reread() -> Configuration:
-            new = read()
-            if not self._is_once:
-                self._serve(new)
-            return new
-
-        return reread
+    def reconfigure(self, configuration: Configuration) -> None:
+        """Serve metrics at the new address. Raises HotpageError if it cannot be had."""
+        if not self._is_once:
+            self._serve(configuration)
 
     def _serve(self, configuration: Configuration) -> None:
         exporter, address = self._exporter, configuration.metrics.address

@@ -65,7 +65,7 @@ def run(given: Given, configuration: Configuration) -> None:
     keep_only(NEEDED)
     with _orders(heeds_hang_up=given.config is not None) as orders:
         reporter = Reporter(_say, given.explain, is_once=given.once_after_s is not None)
-        service = Service(configuration, orders, reporter.rereading(given.read), _say, reporter.step)
+        service = Service(configuration, orders, given.read, _say, reporter.step, reporter.reconfigure)
         with reporter.serving(service, given.once_after_s is None):
             service.run(given.once_after_s)
 

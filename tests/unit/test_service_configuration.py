@@ -177,6 +177,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_addresses() -> None:
     assert host_and_port("127.0.0.1:9753") == ("127.0.0.1", 9753)
     assert host_and_port("[::1]:0") == ("::1", 0)
-    for wrong in ("127.0.0.1", ":1", "a:b", "a:65536", "a:-1"):
+    for wrong in (
+        "127.0.0.1",
+        ":1",
+        "[]:1",
+        "a:b",
+        "a:65536",
+        "a:-1",
+        "127..0.1:9753",
+        "a\0b:1",
+        "a" * 64 + ":1",
+    ):
         with pytest.raises(ValueError, match="is no address"):
             host_and_port(wrong)

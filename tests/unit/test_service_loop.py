@@ -10,9 +10,10 @@ from typing import Any
 
 from serviceworld import BASE, FAST, PAGE, SLOW, World
 
+from hotpage.errors import HotpageError
 from hotpage.placement.outcome import Result
 from hotpage.service.bounces import JUDGE_S
-from hotpage.service.configuration import Configuration
+from hotpage.service.configuration import Configuration, parse
 from hotpage.service.control import Control, Question
 from hotpage.service.decisions import explain
 from hotpage.service.keeper import Pace
@@ -23,11 +24,11 @@ def service(
     world: World,
     directory: Path,
     reread: Callable[[Configuration], Configuration] = lambda now: now,
-    say: Callable[[str], None] = lambda text: None,
+    **more: Any,
 ) -> Service:
     """Of a world; it begins no session by itself."""
     configuration = replace(world.configuration, dry_run=True, state_dir=str(directory))
-    one = Service(configuration, Orders(), lambda: reread(one.configuration), say)
+    one = Service(configuration, Orders(), lambda: reread(one.configuration), lambda text: None, **more)
     one.keeper = world.keeper
     return one
 
@@ -112,3 +113,23 @@ def test_tiers_that_come_later_begin_a_session_that_keeps_the_kernel_from_promot
     assert rounds(one, Control(tmp_path), picture) is After.RESTART
     one.keeper.pace = Pace(1.0, 1.0)
     assert rounds(one, Control(tmp_path), picture) is After.STOP
+
+
+def test_metrics_move_only_with_a_configuration_that_is_taken_over(tmp_path: Path) -> None:
+    new = parse("[targets]\npids = [4194303]\n[metrics]\naddress = '127.0.0.1:1'", "test.toml")  # no process
+    seen: list[Configuration] = []
+    one = service(World(), tmp_path, lambda now: new, on_reload=seen.append)
+    before = one.configuration
+    assert not one._reload() and seen == [] and one.configuration is before
+    new = replace(new, targets=before.targets)
+    one._reload()
+    assert seen == [new] == [replace(one.configuration, state_dir=new.state_dir)]
+
+
+def test_a_configuration_whose_metrics_cannot_be_served_is_refused(tmp_path: Path) -> None:
+    def refuse(configuration: Configuration) -> None:
+        raise HotpageError("metrics cannot be served")
+
+    one = service(World(), tmp_path, lambda now: replace(now, interval=2.0), on_reload=refuse)
+    before = one.configuration
+    assert not one._reload() and one.configuration is before

@@ -425,3 +425,30 @@ def test_an_address_in_use_is_one_line() -> None:
             exporter.serve(f"127.0.0.1:{other.getsockname()[1]}")
     exporter.serve("")
     exporter.close()
+
+
+def test_metrics_move_to_an_address_that_the_old_one_stands_in_the_way_of() -> None:
+    world = moved_world()
+    exporter, _ = served(world, world.step())
+    try:
+        exporter.serve("127.0.0.1:0")
+        port = exporter.port
+        assert exporter.serve(f"0.0.0.0:{port}")
+        assert exporter.port == port and scrape(port)["hotpage_plans_total",] == 1
+    finally:
+        exporter.close()
+
+
+def test_metrics_are_served_where_they_were_if_the_new_address_cannot_be_had() -> None:
+    world = moved_world()
+    exporter, _ = served(world, world.step())
+    exporter.serve("127.0.0.1:0")
+    try:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            with pytest.raises(HotpageError, match="metrics cannot be served"):
+                exporter.serve(f"127.0.0.1:{other.getsockname()[1]}")
+        assert scrape(exporter.port)["hotpage_plans_total",] == 1
+    finally:
+        exporter.close()
