@@ -15,6 +15,8 @@ Floats64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 _VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
+MOST_PROCESSES = 1 << (63 - _VPN_BITS)
+"""Process indices from here on have no keys."""
 BOUNCE_S = 60.0
 """A move that would be undone within this was in vain: policy.md, section 4; 3 half-lives of 20 s, too."""
 FIRST_WAIT_S = 60.0
@@ -22,7 +24,7 @@ LONGEST_WAIT_S = 3600.0
 
 
 def page_keys(process: Ints32, vpn: Ints64) -> Ints64:
-    """One number for each page of each process; ascends with (process, vpn)."""
+    """One number for each page of each process below ``MOST_PROCESSES``; ascends with (process, vpn)."""
     keys: Ints64 = (process.astype(np.int64) << _VPN_BITS) | vpn
     return keys
 

@@ -16,8 +16,10 @@ from hotpage.errors import HotpageError, TargetError
 from hotpage.machine.capabilities import Capability
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.numa import MovePages
+from hotpage.machine.proc import read_stat
 from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
 from hotpage.placement.budget import TokenBucket, room_bytes
+from hotpage.placement.history import MOST_PROCESSES
 from hotpage.placement.movers import Mover
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
@@ -50,6 +52,7 @@ RING_BYTES = 2 << 20
 """52,000 events, about what one arming scan of 256 MiB can cause; a larger ring would only be memory."""
 _LONGEST_SESSION_S = 30 * 86400.0
 """A heat table's times end after 48 days: then another session begins, with what was learned."""
+_ALL_GONE = "all that was looked after has exited"
 _POLL_S = 0.1
 _TRIM_S = 30.0
 
@@ -171,7 +174,19 @@ class Service:
                 self.keeper.begin_session()
                 self.keeper.surveyor.learned = learned.load(self._state)
                 after = self._one_session(control, once_after_s)
+                if after is After.RESTART and not self._drop_gone_pids():
+                    self._say(_ALL_GONE)
+                    break
             self._notifier.stopping()
+
+    def _drop_gone_pids(self) -> bool:
+        """Pids that have gone begin no session; whether anything is left to look after."""
+        targets = self.configuration.targets
+        left = [pid for pid in targets.pids if read_stat(pid) is not None]
+        if targets.pids and not (left or targets.comms or targets.cgroups or targets.all):
+            return False
+        self.configuration = replace(self.configuration, targets=replace(targets, pids=left))
+        return True
 
     def _one_session(self, control: Control, once_after_s: float | None) -> After:
         with self._kernel_held():
@@ -248,6 +263,8 @@ class Service:
             picture = feed.picture(interrupted)
             if picture is None:
                 continue
+            if max(picture.processes, default=0) >= MOST_PROCESSES:
+                return After.RESTART
             step = keeper.step(picture, should_stop, others_follow=once_after_s is None)
             if self._question is not None:
                 pid, address = self._question.pid, self._question.address
@@ -262,7 +279,7 @@ class Service:
             if keeper.surveyor.has_tiers and not had_tiers:  # now the kernel's own promotion is to be held
                 return After.RESTART
         if session.error is None and self.orders.stop is None:
-            self._say("all that was looked after has exited")
+            self._say(_ALL_GONE)
         return After.STOP
 
     def _heartbeat(self, session: HeatSession) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions and rounds of the service: what a reload and another session change, and what they do not."""
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 from serviceworld import BASE, FAST, PAGE, SLOW, World
 
 from hotpage.errors import HotpageError
+from hotpage.placement.history import MOST_PROCESSES
 from hotpage.placement.outcome import Result
 from hotpage.service.bounces import JUDGE_S
 from hotpage.service.configuration import Configuration, parse
@@ -133,3 +135,35 @@ def test_a_configuration_whose_metrics_cannot_be_served_is_refused(tmp_path: Pat
     one = service(World(), tmp_path, lambda now: replace(now, interval=2.0), on_reload=refuse)
     before = one.configuration
     assert not one._reload() and one.configuration is before
+
+
+def test_a_session_ends_before_its_numbers_for_processes_do(tmp_path: Path) -> None:
+    world = World()
+    one = service(world, tmp_path)
+
+    def picture(should_stop: Callable[[], object], session: Any) -> Any:
+        found = world.picture()
+        return replace(found, processes={MOST_PROCESSES: found.processes[0]})
+
+    assert rounds(one, Control(tmp_path), picture) is After.RESTART
+    assert one.keeper.totals.plans == 0
+
+
+def test_another_session_does_without_the_pids_that_have_gone(tmp_path: Path) -> None:
+    one = service(World(), tmp_path)
+    targets = one.configuration.targets
+    watched: list[list[int]] = []
+
+    def session(*_: object) -> After:
+        watched.append(one.configuration.targets.pids)
+        if len(watched) == 3:
+            one.orders.stop = "enough"
+        return After.RESTART
+
+    one._one_session = session  # type: ignore[method-assign]
+    one.configuration = replace(one.configuration, targets=replace(targets, pids=[4194303]))
+    one.run()
+    assert watched == [[4194303]], "nobody is left, and that does not mean everybody"
+    one.configuration = replace(one.configuration, targets=replace(targets, pids=[os.getpid(), 4194303]))
+    one.run()
+    assert watched[1:] == [[os.getpid(), 4194303], [os.getpid()]]
