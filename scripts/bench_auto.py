@@ -55,7 +55,7 @@ def service(workload: Exerciser, directory: Path) -> Iterator[tuple[int, str]]:
     """``hotpage auto --dry-run`` with its defaults; its pid, and the address of its metrics."""
     config = directory / "auto.toml"
     config.write_text(f'state_dir = "{directory}"\n[metrics]\naddress = "127.0.0.1:0"\n')
-    command = [sys.executable, "-m", "hotpage", "auto", "--dry-run", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "hotpage", "auto", "--dry-run", "--config", str(config)]
     with subprocess.Popen([*command, "-p", str(workload.pid)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -240,7 +240,7 @@ def _start(scratch: Path, name: str) -> tuple[float, float]:
     """Record a command once: seconds to its first event, and resident MB of the recorder before."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
-    command = [sys.executable, "-m", "hotpage", "record", "-o", str(scratch / name)]
+    command = [sys.executable, "-P", "-m", "hotpage", "record", "-o", str(scratch / name)]
     begun_s = time.monotonic()
     done = subprocess.run(
         [*command, "--", "/bin/sh", "-c", _TELL_PARENTS_MEMORY],

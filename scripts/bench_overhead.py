@@ -229,7 +229,7 @@ def _window(workload: Exerciser, seconds: float) -> Reading:
 @contextmanager
 def _recording(pid: int, profile: Path, options: tuple[str, ...]) -> Iterator[None]:
     """From the moment that everything is attached."""
-    command = [sys.executable, "-m", "hotpage", "record", "-p", str(pid), "-o", str(profile), *options]
+    command = [sys.executable, "-P", "-m", "hotpage", "record", "-p", str(pid), "-o", str(profile), *options]
     recorder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert recorder.stderr is not None
     said = ""

@@ -71,7 +71,7 @@ MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND = 0, 1, 2  # linux/mempolicy.h
 METHODS = {"zipf": ("kernel", "random", "auto")}
 OTHER_METHODS = ("kernel", "auto")
 MOVE = MovePages()
-AUTO = [sys.executable, "-m", "hotpage", "auto"]
+AUTO = [sys.executable, "-P", "-m", "hotpage", "auto"]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

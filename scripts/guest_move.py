@@ -86,7 +86,7 @@ def say(text: str) -> None:
 
 def hotpage(*words: object) -> str:
     """Run a verb; its standard output."""
-    command = [sys.executable, "-m", "hotpage", *map(str, words)]
+    command = [sys.executable, "-P", "-m", "hotpage", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.stdout)
@@ -102,7 +102,8 @@ def passes(pid: int) -> int:
 
 def record(workload: Zipf, profile: Path) -> None:
     """Profile the workload for ``LOOK_PASSES``: how many seconds they take depends on who else is busy."""
-    command = [sys.executable, "-m", "hotpage", "record", "-p", str(workload.pid), "--arm", "--budget", "100"]
+    command = [sys.executable, "-P", "-m", "hotpage", "record", "-p", str(workload.pid)]
+    command += ["--arm", "--budget", "100"]
     wanted = passes(workload.pid) + LOOK_PASSES
     recorder = subprocess.Popen([*command, "-o", str(profile)])
     deadline_s = time.monotonic() + LONGEST_LOOK_S

@@ -62,7 +62,7 @@ set_up() {
 
 pip_install() {
     log=$(mktemp)
-    if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 -e "$1" >"$log" 2>&1; then
+    if ! "$venv/bin/python" -P -m pip install --disable-pip-version-check --no-input --retries 2 -e "$1" >"$log" 2>&1; then
         if grep -qE 'NewConnectionError|ConnectTimeout|NameResolution|ProxyError|Temporary failure' "$log"; then
             fail "the Python package index cannot be reached (pip's log: $log): connect this machine to a network, or" \
                 "point PIP_INDEX_URL at a mirror, and run this again"
@@ -76,7 +76,7 @@ pip_install() {
 
 # Not after an interrupted installation, a moved checkout, or an upgrade that took its interpreter away.
 virtualenv_usable() {
-    "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || return 1
+    "$venv/bin/python" -P -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || return 1
     [ -r "$venv/hotpage-stamp" ] || return 0
     IFS= read -r found <"$venv/hotpage-stamp" && [ "${found#*  - }" = "$root" ]
 }
@@ -88,13 +88,13 @@ make_virtualenv() {
     fi
     # The interpreter's real name, with its version: an upgrade of python3 then shows as a broken link.
     python=$(find_python) || fail "no Python 3.11 or later that can make virtualenvs: install one and run this again"
-    "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')" -m venv --clear "$venv" ||
+    "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')" -P -m venv --clear "$venv" ||
         fail "cannot make a virtualenv in $venv"
 }
 
 find_python() {
     for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if "$candidate" -P -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
@@ -107,7 +107,7 @@ find_python() {
 # Needs are probed by use, not by package name, so that other ways of installing them count as well.
 has() {
     case $1 in
-    bcc) /usr/bin/python3 -c 'import bcc' 2>/dev/null ;;
+    bcc) (cd / && /usr/bin/python3 -c 'import bcc') 2>/dev/null ;;
     python) find_python >/dev/null ;;
     compiler) echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null ;;
     emulator) # scripts/lab; virtme-ng calls the others

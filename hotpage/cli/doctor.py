@@ -48,7 +48,7 @@ def doctor(
 def how_called(word: str) -> str:
     """What to write behind sudo, which looks for programs along a path of its own but keeps the directory."""
     if Path(word).name == "__main__.py":
-        return f"{_shortest(sys.executable)} -m hotpage"
+        return f"{_shortest(sys.executable)} -P -m hotpage"
     found = shutil.which(Path(word).name, path=_SUDO_PATH)
     return Path(word).name if found and Path(found).samefile(word) else _shortest(word)
 

@@ -18,6 +18,7 @@ def require_root(action: str) -> None:
 def _own_command_line() -> list[str]:
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
-        return [sys.executable, "-m", "hotpage", *sys.argv[1:]]
+        # Without -P root would import what lies in whatever directory this is.
+        return [sys.executable, "-P", "-m", "hotpage", *sys.argv[1:]]
     # sudo searches another PATH, without virtualenvs.
     return [str(program.absolute()), *sys.argv[1:]]

@@ -158,14 +158,15 @@ def _serve(port: int) -> int:
         from hotpage.views.top.web import serve
     except ImportError:
         raise MissingDependencyError(
-            "--web needs textual-serve", f"{sys.executable} -m pip install textual-serve"
+            "--web needs textual-serve", f"{sys.executable} -P -m pip install textual-serve"
         ) from None
     words = [word for word in sys.argv[1:] if word != "--web"]
     if "--port" in words:
         place = words.index("--port")
         del words[place : place + 2]
     words = [word for word in words if not word.startswith("--port=")]
-    return serve([sys.executable, "-m", "hotpage", *words], port)
+    # -P: as root nothing may be imported from whatever directory this is.
+    return serve([sys.executable, "-P", "-m", "hotpage", *words], port)
 
 
 def _has_screen() -> bool:

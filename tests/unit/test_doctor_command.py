@@ -102,4 +102,4 @@ def test_how_hotpage_is_called_behind_sudo(tmp_path: Path, monkeypatch: pytest.M
     assert doctor.how_called(str(program)) == "hotpage"
     monkeypatch.chdir("/")
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
-    assert doctor.how_called("/x/hotpage/__main__.py") == "opt/venv/bin/python -m hotpage"
+    assert doctor.how_called("/x/hotpage/__main__.py") == "opt/venv/bin/python -P -m hotpage"

@@ -247,7 +247,7 @@ def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) 
     assert str(error.value) == ("recording needs root: sudo '/opt/a b/hotpage' record -- sh -c 'echo $HOME'")
     monkeypatch.setattr(sys, "argv", ["/opt/hotpage/__main__.py", "record", "-a"])
     with pytest.raises(
-        PrivilegeError, match=re.escape(f"sudo {shlex.quote(sys.executable)} -m hotpage record -a")
+        PrivilegeError, match=re.escape(f"sudo {shlex.quote(sys.executable)} -P -m hotpage record -a")
     ):
         require_root("recording")
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -152,14 +152,26 @@ def test_the_unit_agrees_with_the_code() -> None:
     capabilities = {f"CAP_{capability.name}" for capability in NEEDED}
     assert set(service["CapabilityBoundingSet"].split()) == capabilities
     assert str(NoTiersError.exit_status) in service["RestartPreventExitStatus"].split()
-    assert "-m hotpage restore" in service["ExecStopPost"]
+    assert "-P -m hotpage auto" in service["ExecStart"]
+    assert "-P -m hotpage restore" in service["ExecStopPost"]
     assert Configuration().state_dir == f"/run/{service['RuntimeDirectory']}"
 
 
-def install(destination: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def install(
+    destination: Path, *options: str, where: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HOTPAGE_ROOT_DIR": str(destination)} | variables
     command = [str(ROOT / "scripts" / "install-service"), *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_installing_runs_nothing_of_the_directory_it_is_called_in(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "hotpage.py").write_text("raise SystemExit('somebody else runs')")
+    done = install(tmp_path / "root", where=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "dry_run = true" in (tmp_path / "root" / "etc" / "hotpage.toml").read_text()
 
 
 def test_installing_and_removing(tmp_path: Path) -> None:

@@ -166,3 +166,10 @@ def test_what_makes_a_virtualenv_unusable(tmp_path: Path) -> None:
     (tmp_path / "broken" / "bin").mkdir(parents=True)
     (tmp_path / "broken" / "bin" / "python").symlink_to(tmp_path / "gone")
     assert not environment_is_usable(tmp_path / "broken", f"{'0' * 64}  - {ROOT}\n")
+
+
+def test_setting_up_imports_nothing_from_the_directory_it_is_called_in(tmp_path: Path) -> None:
+    for module in ("bcc", "ensurepip", "pip", "venv"):
+        (tmp_path / f"{module}.py").write_text("import pathlib; pathlib.Path('was-imported').touch()")
+    done = in_shell(f"cd {shlex.quote(str(tmp_path))}; has bcc || :; find_python && virtualenv_usable")
+    assert not (tmp_path / "was-imported").exists(), done.stderr

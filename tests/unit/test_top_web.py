@@ -17,6 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientSession, WSMsgType
 
+from hotpage.cli import top
+from hotpage.views.top import web
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180.0
 
@@ -215,3 +218,16 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         assert f"cannot listen on port {server.port}" in done.stdout and "--port" in done.stdout
+
+
+def test_what_it_starts_imports_nothing_from_the_directory_it_is_called_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(web, "serve", lambda command, port: started.append(command))
+    monkeypatch.setattr(sys, "argv", ["hotpage", "top", "--web", "--port", "8000", "--help"])
+    top._serve(8000)
+    for module in ("hotpage", "json", "typer"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('somebody else runs')")
+    done = subprocess.run(started[0], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("Usage: hotpage top"), done.stderr
