@@ -100,11 +100,17 @@ def flat_rows(summary: Summary, by: str, key: str, count: int | None) -> list[Ro
 
 
 def json_document(summary: Summary, by: str | None, key: str | None, count: int | None) -> Row:
-    """Everything a report knows; pages only when asked for, 1000 ranges unless ``count`` says so."""
+    """Everything a report knows, pages only when asked for.
+
+    ``count``: rows of the table of ``by``, or of ranges if that is None; 0: all. Other tables have all their
+    rows, but ranges only 1000.
+    """
     snapshot = summary.snapshot
     chosen = {name: check_key(name, key if name == by else None) for name in KEYS}
     names = ["process", "vma", "range", "node", *(["page"] if by == "page" else [])]
-    limits = {name: count if name == by else None for name in names} | {"range": count or _JSON_RANGES}
+    limits: dict[str, int | None] = dict.fromkeys(names) | {"range": _JSON_RANGES}
+    if count is not None:
+        limits[by or "range"] = count or None
     histogram = summary.histogram
     document: Row = {
         "run": asdict(snapshot.run) | {"sees_rates": snapshot.run.sees_rates},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profiles import armed, changes, interval, process, run_info, vma
+from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.cli import main
 from hotpage.profile.snapshot import RunEnd, SourceCounts
@@ -83,6 +83,44 @@ def test_json_has_everything_with_units(profile, capsys):
 def test_json_has_pages_when_asked(profile, capsys):
     assert main(["report", "-i", str(profile), "--json", "--by", "page", "-n", "3"]) == 0
     assert len(json.loads(capsys.readouterr().out)["pages"]) == 3
+
+
+@pytest.fixture
+def several(tmp_path) -> Path:
+    """Two of each kind of row, of processes three; and more ranges than JSON has by itself."""
+    pages = [(1, 100 + 2 * place, 50.0) for place in range(1001)]
+    return record(
+        tmp_path / "several",
+        *pages,
+        (2, 100, 50.0),
+        processes=[process(1, "redis-server"), process(2, "bash"), process(3, "sh")],
+        vmas={1: [vma(100, 3000, {0: 1 << 22})], 2: [vma(100, 300, {1: 8 << 12})]},
+        nodes=[node(0, 0), node(1, 1)],
+    )
+
+
+_TABLES = {"process": "processes", "vma": "vmas", "range": "ranges", "page": "pages", "node": "nodes"}
+
+
+def json_rows(profile: Path, capsys, *options: str) -> dict[str, int]:
+    """How many rows each table has."""
+    assert main(["report", "-i", str(profile), "--json", *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    return {by: len(document[table]) for by, table in _TABLES.items() if table in document}
+
+
+@pytest.mark.parametrize("by", KEYS)
+def test_a_count_is_of_the_table_asked_for(several, capsys, by):
+    whole = {"process": 3, "vma": 2, "range": 1002, "page": 1002, "node": 2}
+    others = whole | {"range": 1000}
+    others = {name: rows for name, rows in others.items() if name != "page" or by == "page"}
+    assert json_rows(several, capsys, "--by", by) == others
+    assert json_rows(several, capsys, "--by", by, "-n", "0") == others | {by: whole[by]}
+    assert json_rows(several, capsys, "--by", by, "-n", "1") == others | {by: 1}
+
+
+def test_a_count_alone_is_of_ranges(several, capsys):
+    assert [json_rows(several, capsys, "-n", count)["range"] for count in ("0", "1")] == [1002, 1]
 
 
 @pytest.mark.parametrize("by", KEYS)
