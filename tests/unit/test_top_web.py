@@ -45,7 +45,7 @@ SERVER = """
 
 
 class Serving:
-    """A server process, where it listens, its token, and what its applications said."""
+    """A server process, where it listens, its token, where that leads, and what its applications said."""
 
     def __init__(self, directory: Path, port: int = 0) -> None:
         self.log = directory / "log"
@@ -70,12 +70,14 @@ class Serving:
         parts = urlsplit(self.url)
         self.port = parts.port or 0
         self.token = parts.query.removeprefix("token=")
+        self.home = self.get(f"/?token={self.token}").headers["Location"]
 
     def get(self, path: str, **headers: str) -> http.client.HTTPResponse:
+        """A response; its body is kept in ``body``."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        response.read()
+        self.body = response.read()
         connection.close()
         return response
 
@@ -104,16 +106,19 @@ WEBSOCKET = {
 }
 
 
-@pytest.mark.parametrize("path", ["/", "/ws", "/static/js/textual.js", "/download/1", "/nowhere"])
-def test_nothing_without_the_token(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("page", ["", "ws", "static/js/textual.js", "download/1", "nowhere"])
+def test_nothing_without_the_token(tmp_path: Path, page: str) -> None:
     with serving(tmp_path) as server:
         wrong = "x" * len(server.token)
-        more = WEBSOCKET if path == "/ws" else {}
-        assert server.get(path, **more).status == 403
-        assert server.get(f"{path}?token={wrong}", **more).status == 403
-        assert server.get(f"{path}?token=", **more).status == 403
-        assert server.get(path, **more, Cookie=f"hotpage-token={wrong}").status == 403
-        assert server.get(path, **more, Cookie="hotpage-token=").status == 403
+        more = WEBSOCKET if page == "ws" else {}
+        for path in (f"/{page}", f"{server.home}{page}"):
+            assert server.get(path, **more).status == 403
+            assert server.get(f"{path}?token={wrong}", **more).status == 403
+            assert server.get(f"{path}?token=", **more).status == 403
+            assert server.get(f"{path}?token=%ff", **more).status == 403
+            assert server.get(path, **more, Cookie=f"hotpage-token={wrong}").status == 403
+            assert server.get(path, **more, Cookie="hotpage-token=").status == 403
+            assert server.get(path, **more, Cookie="hotpage-token=\xe9").status == 403
         assert server.log.read_text() == ""
 
 
@@ -121,15 +126,36 @@ def test_the_token_moves_from_the_address_into_a_cookie(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert len(server.token) >= 32
         response = server.get(f"/?token={server.token}")
-        assert (response.status, response.headers["Location"]) == (302, "/")
+        assert (response.status, response.headers["Location"]) == (302, server.home)
         cookie = response.headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
-        page = server.get("/", Cookie=cookie.split(";")[0])
+        page = server.get(server.home, Cookie=cookie.split(";")[0])
         assert page.status == 200
         policy = page.headers["Content-Security-Policy"]
         assert "style-src 'self'" in policy and "font-src 'self'" in policy, "nothing from other servers"
+        here = f"//127.0.0.1:{server.port}{server.home}"
+        assert f'"ws:{here}ws"'.encode() in server.body, "what it loads is where the cookie goes"
+        script = "static/js/textual.js"
+        assert f'"http:{here}{script}"'.encode() in server.body
+        assert server.get(f"{server.home}{script}", Cookie=cookie.split(";")[0]).status == 200
         # The token in the address opens the front page only.
-        assert server.get(f"/ws?token={server.token}", **WEBSOCKET).status == 403
+        assert server.get(f"{server.home}ws?token={server.token}", **WEBSOCKET).status == 403
+
+
+def test_the_cookie_is_for_a_secret_path_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, serving(tmp_path) as other:
+        cookie = server.get(f"/?token={server.token}").headers["Set-Cookie"]
+        assert f"Path={server.home.removesuffix('/')}" in cookie.split("; "), "no other port gets it"
+        assert len(server.home) > 20 and server.home != other.home, "nor does another one replace it"
+        assert server.token not in server.home
+
+
+@pytest.mark.parametrize(
+    "odd", ['a={"x":1}', "user name=1", "foo", "a/b=1", "n=a b", "\xe9=1", "hotpage-token=x"]
+)
+def test_cookies_of_other_servers_here_do_no_harm(tmp_path: Path, odd: str) -> None:
+    with serving(tmp_path) as server:
+        assert server.get(server.home, Cookie=f"{odd}; hotpage-token={server.token}").status == 200
 
 
 def test_under_the_name_of_localhost_it_leads_to_where_the_page_is(tmp_path: Path) -> None:
@@ -143,12 +169,11 @@ def test_under_the_name_of_localhost_it_leads_to_where_the_page_is(tmp_path: Pat
 def test_other_sites_and_names_are_refused(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         mine = {"Cookie": f"hotpage-token={server.token}"}
-        assert server.get("/", **mine).status == 200
-        assert server.get("/", **mine, Origin="http://evil.example").status == 403
-        assert server.get("/", **mine, Host="evil.example").status == 403
-        assert (
-            server.get("/ws", **mine, **WEBSOCKET, Origin=f"http://localhost:{server.port + 1}").status == 403
-        )
+        home, neighbour = server.home, f"http://localhost:{server.port + 1}"
+        assert server.get(home, **mine).status == 200
+        assert server.get(home, **mine, Origin="http://evil.example").status == 403
+        assert server.get(home, **mine, Host="evil.example").status == 403
+        assert server.get(f"{home}ws", **mine, **WEBSOCKET, Origin=neighbour).status == 403
 
 
 async def watch(server: Serving, *keys: str) -> str:
@@ -156,7 +181,7 @@ async def watch(server: Serving, *keys: str) -> str:
     cookies = {"hotpage-token": server.token}
     drawn = b""
     async with ClientSession(cookies=cookies) as session:
-        address = f"http://127.0.0.1:{server.port}/ws?width=100&height=30"
+        address = f"http://127.0.0.1:{server.port}{server.home}ws?width=100&height=30"
         async with session.ws_connect(address) as socket:
             sent = False
             async for message in socket:
@@ -194,7 +219,7 @@ def test_the_applications_end_with_the_server(tmp_path: Path, number: signal.Sig
         async def end_it() -> None:
             cookies = {"hotpage-token": server.token}
             async with ClientSession(cookies=cookies) as session:
-                address = f"http://127.0.0.1:{server.port}/ws"
+                address = f"http://127.0.0.1:{server.port}{server.home}ws"
                 async with session.ws_connect(address) as socket:
                     async for message in socket:
                         if message.type == WSMsgType.BINARY:

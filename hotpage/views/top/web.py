@@ -12,8 +12,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from http.cookies import SimpleCookie
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -56,11 +55,16 @@ def _listen(port: int) -> socket.socket:
 
 
 class _TokenServer(Server):
-    """Asks for the token: in the address once, then in a cookie that no other site gets sent along."""
+    """Asks for the token: in the address once, then in a cookie that no other site gets sent along.
+
+    Browsers send a cookie to all ports of a host. So everything lies under a secret path, and the cookie is
+    for that path alone: no other server on this machine gets it, nor does a second one of these replace it.
+    """
 
     def __init__(self, command: Sequence[str], port: int) -> None:
         super().__init__(f"exec {shlex.join(command)}", host=_HOST, port=port, title="hotpage top")
         self.token = secrets.token_urlsafe(32)
+        self._path = f"/{secrets.token_urlsafe(16)}"
         self._watching: set[asyncio.Task[object]] = set()
 
     async def run(self, listener: socket.socket) -> None:
@@ -69,8 +73,8 @@ class _TokenServer(Server):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        app = await self._make_app()
-        app.middlewares.append(self._check)
+        app = web.Application(middlewares=[self._check])
+        app.add_subapp(self._path, await self._make_app())
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=30.0)
         await runner.setup()
         await web.SockSite(runner, listener).start()
@@ -113,11 +117,10 @@ class _TokenServer(Server):
                 # What the page loads is under the other name, for which there would be no cookie.
                 raise web.HTTPFound(f"http://{_HOST}:{self.port}/?token={self.token}")
             # The address bar and the history keep no token.
-            response = web.HTTPFound("/")
-            response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
+            response = web.HTTPFound(f"{self._path}/")
+            response.set_cookie(_COOKIE, self.token, path=self._path, httponly=True, samesite="Strict")
             raise response
-        cookie: SimpleCookie = SimpleCookie(request.headers.get("Cookie", ""))
-        if not self._matches(cookie[_COOKIE].value if _COOKIE in cookie else ""):
+        if not any(map(self._matches, _values(request.headers.get("Cookie", "")))):
             raise web.HTTPForbidden(text="wrong or missing token: use the address that hotpage printed\n")
         response_ = await handler(request)
         response_.headers.setdefault("Referrer-Policy", "no-referrer")
@@ -125,10 +128,20 @@ class _TokenServer(Server):
         return response_
 
     def _matches(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(), self.token.encode())
+        return hmac.compare_digest(token.encode(errors="replace"), self.token.encode())
 
     def _is_own(self, request: web.Request) -> bool:
         """Under a name of this server (no rebound name), and from a page of its own, if from any."""
         names = {f"{_HOST}:{self.port}", f"localhost:{self.port}"}
         origin = request.headers.get("Origin")
         return request.headers.get("Host") in names and (origin is None or urlsplit(origin).netloc in names)
+
+
+def _values(cookies: str) -> Iterator[str]:
+    """What the cookies of our name hold. Others are passed over, however odd: any server on this machine may
+    have set them, and http.cookies gives up at the first that it does not like.
+    """
+    for cookie in cookies.split(";"):
+        name, _, value = cookie.partition("=")
+        if name.strip() == _COOKIE:
+            yield value.strip()
