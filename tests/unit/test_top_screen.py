@@ -183,10 +183,14 @@ def test_the_heading_tells_which_end_comes_first_and_only_columns_shown_are_besi
         for _ in range(15):
             await press(pilot, "greater_than_sign")
             assert app.level.order.key in {column.key for column in app.grid.columns}
-        assert app.level.order.key == "node1", "ERROR and MOV/S have no room here"
+        assert app.level.order == ("node1", True), "ERROR and MOV/S have no room here"
+        await press(pilot, "greater_than_sign")
+        assert app.level.order == ("node1", True), "at the end nothing turns over"
         for _ in range(15):
             await press(pilot, "less_than_sign")
-        assert app.level.order.key == "pid"
+        assert app.level.order == ("pid", False)
+        await press(pilot, "less_than_sign")
+        assert app.level.order == ("pid", False)
 
     run(frozen_feed(2), script)
 

@@ -312,7 +312,9 @@ class TopApp(App[str]):
         if self._view is not None:
             keys = [column.key for column in self.grid.columns if column.value is not None]
             place = keys.index(self.level.order.key) if self.level.order.key in keys else 0
-            self.action_sort_by(keys[min(max(place + step, 0), len(keys) - 1)])
+            beside = keys[min(max(place + step, 0), len(keys) - 1)]
+            if beside != self.level.order.key:  # else there is none, and it would turn the rows over
+                self.action_sort_by(beside)
 
     def action_sort(self) -> None:
         if self._view is not None:
