@@ -533,13 +533,37 @@ def test_no_more_than_ascii_where_the_terminal_has_no_more() -> None:
     run(frozen_feed(2), script, unicode=False)
 
 
-@pytest.mark.parametrize("key", ["q", "f10", "ctrl+c", "ctrl+q"])
-def test_keys_that_quit(key: str) -> None:
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *(("enter", "down", key) for key in ("q", "f10", "ctrl+c", "ctrl+q")),
+        *(("f4", "x", key) for key in ("f10", "ctrl+c")),
+        *(("slash", "x", key) for key in ("f10", "ctrl+c")),
+        *((over, "ctrl+c") for over in ("f1", "f6")),
+    ],
+)
+def test_keys_that_quit(keys: tuple[str, ...]) -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
-        await press(pilot, "enter", "f1" if key in ("f10", "ctrl+c") else "down", key)
+        *before, last = keys
+        await press(pilot, *before)
+        assert app.return_code is None
+        await press(pilot, last)
 
     app = run(frozen_feed(), script)
     assert app.return_code == 0
+
+
+@pytest.mark.parametrize("key", ["f10", "q", "escape"])
+@pytest.mark.parametrize("over", ["f1", "f6"])
+def test_help_and_sort_menu_close_and_the_session_goes_on(over: str, key: str) -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, over)
+        await until(app, pilot, lambda _: len(app.screen_stack) == 2)
+        await press(pilot, key)
+        await until(app, pilot, lambda shown: "F10Quit" in shown)
+        assert len(app.screen_stack) == 1 and app.return_code is None
+
+    run(frozen_feed(), script)
 
 
 def test_timers_that_outlive_the_screens_do_no_harm() -> None:

@@ -68,8 +68,8 @@ class TopApp(App[str]):
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None  # keys are commands until words are asked for
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f10,ctrl+c,ctrl+q", "quit", priority=True),
-        Binding("q", "quit"),
+        Binding("ctrl+c,ctrl+q", "quit", priority=True),
+        Binding("f10,q", "quit"),
         Binding("f1,h,question_mark", "help"),
         Binding("f3", "search", priority=True),
         Binding("slash", "search"),

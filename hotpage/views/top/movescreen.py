@@ -41,6 +41,7 @@ class MoveScreen(ModalScreen[None]):
         Binding("enter", "go_on"),
         Binding("escape,q", "stop"),
         Binding("a", "extent"),
+        Binding("f10", "app.quit"),
     ]
 
     def __init__(self, feed: Feed, job: MoveJob, hot_hz: float, unicode: bool) -> None:

@@ -85,7 +85,7 @@ class SortScreen(ModalScreen[str]):
     SortScreen { align: left top; }
     SortScreen OptionList { width: 30; height: auto; max-height: 100%; border: round #87b38d; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,f10", "app.pop_screen", show=False)]
 
     def __init__(self, columns: Sequence[Column], current: str) -> None:
         super().__init__()
