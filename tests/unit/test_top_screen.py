@@ -125,6 +125,18 @@ def test_sorting_by_key_heading_and_menu() -> None:
     run(frozen_feed(), script)
 
 
+def test_pages_are_sorted_by_the_same_keys() -> None:
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await press(pilot, "enter", "enter", "enter")
+        for key, order in (("P", ("rate", True)), ("N", ("address", False)), ("M", ("address", False))):
+            await press(pilot, key)
+            assert app.level.order == order
+        await press(pilot, "P", "P")
+        assert app.level.order == ("rate", False)
+
+    run(frozen_feed(), script)
+
+
 def test_the_table_stays_in_sight_beside_the_sort_menu() -> None:
     async def script(app: TopApp, pilot: Pilot) -> None:
         await press(pilot, "f6")

@@ -299,8 +299,8 @@ class TopApp(App[str]):
         if self._view is None:
             return
         keys = {column.key: column for column in self.level.columns(self._view) if column.value is not None}
-        if key == "pid" and key not in keys:
-            key = "address"
+        if key not in keys:  # P and N in the tables of ranges and pages
+            key = {"accesses": "rate", "pid": "address"}.get(key, key)
         if key not in keys:
             return
         order = self.level.order
