@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from hotpage.views.units import shorten
@@ -17,7 +18,7 @@ _NARROW_GAP = " "
 
 @dataclass(frozen=True)
 class Column:
-    """A column; one may give way: its texts are shortened in the middle, down to ``least`` characters."""
+    """A column; one may give way: its texts are shortened in the middle, down to ``least`` cells."""
 
     header: str
     right: bool = True
@@ -34,7 +35,7 @@ def table(
     """Lines of a table; a row is its cells and, if any, a line of its own below them."""
     gap = _GAP if width >= 100 else _NARROW_GAP
     widths = [
-        max(len(column.header), *(len(cells[place]) for cells, _ in rows)) if rows else len(column.header)
+        max(len(column.header), *(_width(cells[place]) for cells, _ in rows)) if rows else len(column.header)
         for place, column in enumerate(columns)
     ]
     for place, column in enumerate(columns):
@@ -54,10 +55,15 @@ def _line(
     line = Text()
     for place, (column, cell, width) in enumerate(zip(columns, cells, widths, strict=True)):
         text = cell if isinstance(cell, Text) else Text(cell)
-        if len(text) > width:
+        if text.cell_len > width:
             text = Text(shorten(text.plain, width, ellipsis), text.style)
-        padding = " " * (width - len(text))
+        padding = " " * (width - text.cell_len)
         line.append(gap if place else "")
         line.append_text(Text(padding) + text if column.right else text + Text(padding))
     line.rstrip()
     return line
+
+
+def _width(cell: Cell) -> int:
+    """In cells of a terminal, of which some characters take two."""
+    return cell.cell_len if isinstance(cell, Text) else cell_len(cell)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 
+from rich.cells import cell_len, chop_cells, set_cell_size
+
 _BINARY = ("", "K", "M", "G", "T", "P", "E")
 _DECIMAL = ("", "k", "M", "G", "T")
 
@@ -59,14 +61,22 @@ def address_range(start: int, end: int) -> str:
 
 
 def shorten(text: str, width: int, ellipsis: str = "…") -> str:
-    """Cut from the middle to ``width``: both ends of a name tell more than its first half."""
-    if len(text) <= width:
+    """Cut from the middle to ``width`` cells: both ends of a name tell more than its first half."""
+    if cell_len(text) <= width:
         return text
     room = width - len(ellipsis)
     if room < 2:
-        return text[:width]
-    head = room // 2
-    return text[:head] + ellipsis + text[len(text) - (room - head) :]
+        return set_cell_size(text, width)
+    head = text[: room // 2] if text.isascii() else chop_cells(text, room // 2)[0]
+    return head + ellipsis + last_cells(text, room - cell_len(head))
+
+
+def last_cells(text: str, width: int) -> str:
+    """The end of a text that fills at most ``width`` cells of a terminal; some characters take two."""
+    start = max(len(text) - width, 0)
+    while start < len(text) and cell_len(text[start:]) > width:
+        start += 1
+    return text[start:]
 
 
 def parse_size(text: str) -> int:

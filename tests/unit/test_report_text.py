@@ -134,3 +134,11 @@ def test_what_is_left_out_is_said():
     live.interval(interval(1, changes(*((n, 1, 5.0) for n in range(30)))))
     assert "  10 more (--by process -n 0 shows all)" in text(live.snapshot(), by="process")
     assert "more (" not in text(live.snapshot(), by="process", count=0)
+
+
+def test_columns_stay_under_their_headings_where_names_have_wide_characters():
+    snapshot = frozen_snapshot()
+    redis = snapshot.processes[1]
+    renamed = replace(redis, process=replace(redis.process, comm="redis-日本語"))  # as wide as redis-server
+    shown = text(replace(snapshot, processes={**snapshot.processes, 1: renamed}), by="process")
+    assert shown == text(snapshot, by="process").replace("4001 redis-server", "4001 redis-日本語")

@@ -12,17 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from profiles import changes, interval, node, process
+from profiles import changes, interval, node, process, run_info
+from rich.style import Style
 from screentext import screen_text
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
+from textual.widgets import Static
 from topfeed import FrozenFeed, busy_feed, frozen_feed
 
 from hotpage.cli.topfeed import KernelMoves
+from hotpage.profile.watched import WatchedProfile
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
 from hotpage.views.top.columns import Context, amount
 from hotpage.views.top.feed import WAITS
+from hotpage.views.top.grid import _segments
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -317,6 +321,42 @@ def test_words_are_taken_whatever_letters_they_have() -> None:
     feed = frozen_feed()
     run(feed, script)
     assert feed.state.recording is None
+
+
+@pytest.mark.parametrize(
+    "name", ["日本語", "名前が長いプロセスの名前", "mixed 日本語 name", "e\u0301te\u0301"]
+)
+def test_all_is_in_its_place_where_names_have_wide_characters(name: str) -> None:
+    def feed_with(comm: str) -> FrozenFeed:
+        profile = WatchedProfile(run_info(target=f"pid 4001 ({comm * 5})"))
+        profile.interval(interval(1, changes((1, 1000, 8.0)), processes=[process(1, comm)]))
+        return FrozenFeed(profile)
+
+    def right_of_names(app: TopApp) -> str:
+        heading, row = app.grid.render_line(0), app.grid.render_line(1)
+        assert "COMMAND" in heading.text
+        return row.crop(heading.text.index("RSS") - 2, heading.cell_length).text
+
+    shown: list[list[str]] = []
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        short = right_of_names(app)
+        await press(pilot, "p")
+        shown.append([short, right_of_names(app)])
+        await press(pilot, "enter")
+        for part in ("#header", "#path"):
+            first = app.query_one(part, Static).content.split()[0]
+            assert first.cell_len == app.size.width, first.plain
+
+    for comm in ("sh", name):
+        run(feed_with(comm), script, (60, 24))
+    assert shown[0] == shown[1]
+
+
+def test_cells_are_cut_to_their_room_whatever_they_hold() -> None:
+    for text in ("plain text", "日本語の名前", "a日本語の名前"):
+        cut = _segments(((text[:2], ""), (text[2:], "bold")), 5, False, Style())
+        assert sum(segment.cell_length for segment in cut) == 5
 
 
 def test_rows_beyond_the_screen_are_reached() -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -27,6 +28,7 @@ from hotpage.views.top.levels import Level, Order
 from hotpage.views.top.movescreen import MoveScreen
 from hotpage.views.top.processes import ProcessLevel
 from hotpage.views.top.screens import HelpScreen, SortScreen
+from hotpage.views.units import last_cells
 
 _LOOK_S = 0.2
 _MOST_SEARCHED = 100_000
@@ -203,10 +205,10 @@ class TopApp(App[str]):
             f"{self._filter and f'filter: {self._filter}  '}{count}", "#ffc14d" if self._filter else FAINT
         )
         path = " > ".join(level.title for level, _ in self._levels)
-        room = max(self.size.width - len(right) - 1, 0)
-        if len(path) > room:
-            path = "…" * self._unicode + path[len(path) - room + 1 :]
-        line = Text.assemble((path.ljust(room + 1), "bold #87b38d"), right, no_wrap=True)
+        room = max(self.size.width - right.cell_len - 1, 0)
+        if cell_len(path) > room:
+            path = "…" * self._unicode + last_cells(path, room - 1)
+        line = Text.assemble((set_cell_size(path, room + 1), "bold #87b38d"), right, no_wrap=True)
         base.query_one("#path", Static).update(line)
         text = Text(self._message, ALERT, no_wrap=True)
         if not self._message and row is not None and self._view is not None:

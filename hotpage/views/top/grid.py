@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -170,8 +170,8 @@ class Grid(Widget, can_focus=False):
 def _segments(spans: tuple[Span, ...], room: int, right: bool, style: Style) -> tuple[Segment, ...]:
     length = sum(cell_len(text) for text, _ in spans)
     if length > room:
-        spans = (("".join(text for text, _ in spans)[:room], spans[0][1]),)
-        length = cell_len(spans[0][0])
+        spans = ((set_cell_size("".join(text for text, _ in spans), room), spans[0][1]),)
+        length = room
     segments = [Segment(text, style + Style.parse(own)) for text, own in spans]
     padding = Segment(" " * max(room - length, 0), style)
     return (padding, *segments) if right else (*segments, padding)

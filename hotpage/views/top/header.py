@@ -52,11 +52,11 @@ def _first(view: LiveView, status: Status, width: int, unicode: bool, frozen: bo
         sign = "●" if unicode else "*"
         right.append(f"{sign} recording {units.seconds(status.recorded_s)}  ", ALERT)
     right.append(units.seconds(round(view.time_s)), FAINT)
-    room = width - len(right) - 1
-    if len(line) > room:
+    room = width - right.cell_len - 1
+    if line.cell_len > room:
         line = Text(units.shorten(line.plain, max(room, 11), "…" if unicode else "~"))
         line.stylize(STRONG, 0, 11)
-    return line + Text(" " * max(width - len(line) - len(right), 1)) + right
+    return line + Text(" " * max(width - line.cell_len - right.cell_len, 1)) + right
 
 
 def _tier(tier: LiveTier, view: LiveView, width: int, unicode: bool) -> Text:
