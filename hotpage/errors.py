@@ -4,6 +4,7 @@ Every error that a user can cause or meet is a HotpageError. A program prints it
 ``exit_status`` (``status_of``); library users catch the class.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -72,8 +73,11 @@ def status_of(program: Callable[[], int]) -> int:
     """Run a program; its exit status.
 
     A HotpageError becomes one line ``hotpage: problem: remedy`` on standard error; an interrupt gives 130; a
-    reader that closed the pipe is no news. Anything else is a bug and keeps its traceback.
+    reader that closed the pipe is no news. Anything else is a bug and keeps its traceback. Characters that
+    standard output cannot show are escaped, as on standard error: names may have any.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = program()
         sys.stdout.flush()

@@ -164,6 +164,17 @@ def test_a_closed_pipe_is_no_news() -> None:
     assert done.returncode == 1
 
 
+def test_what_the_locale_cannot_show_is_escaped() -> None:
+    code = "from hotpage.errors import status_of; raise SystemExit(status_of(lambda: print('é 日') or 0))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "iso-8859-1"},
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\xe9 \\u65e5\n", b"")
+
+
 def test_completion_knows_the_verbs() -> None:
     asked = {"_HOTPAGE_COMPLETE": "complete_bash", "COMP_WORDS": "hotpage rep", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "hotpage"]

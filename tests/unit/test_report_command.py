@@ -212,6 +212,18 @@ def test_an_encoding_without_blocks_gets_ascii(profile):
     assert done.stderr == b""
 
 
+def test_a_name_that_the_encoding_does_not_have_is_escaped(tmp_path):
+    profile = record(tmp_path / "p", (1, 100, 50.0), processes=[process(1, "日")])
+    done = subprocess.run(
+        [sys.executable, "-m", "hotpage", "report", "-i", profile, "--csv", "--by", "process"],
+        env={"PYTHONIOENCODING": "iso-8859-1", "PATH": ""},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b",\\u65e5," in done.stdout
+
+
 def test_a_reader_that_stops_early_is_no_news(profile):
     command = [sys.executable, "-m", "hotpage", "report", "-i", profile, "--json"]
     with subprocess.Popen(
