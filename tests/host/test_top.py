@@ -267,16 +267,17 @@ def test_in_a_browser(tmp_path: Path, workload: Exerciser) -> None:
 
 
 _BROWSER = """
-import asyncio, sys
-from aiohttp import ClientSession, WSMsgType
+import asyncio, re, sys
+from aiohttp import ClientSession, CookieJar, WSMsgType
 
 async def main():
-    async with ClientSession() as session:
-        front, _, query = sys.argv[1].partition("?")
-        token = query.removeprefix("token=")
-        headers = {"Cookie": f"hotpage-token={token}"}
+    # As browsers do: cookies also of an address that is a number.
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as session:
+        async with session.get(sys.argv[1]) as answer:
+            page = await answer.text()
+        address, = re.findall('data-session-websocket-url="([^"]+)"', page)
         drawn = b""
-        async with session.ws_connect(f"{front}ws", headers=headers) as socket:
+        async with session.ws_connect(address) as socket:
             async for message in socket:
                 if message.type == WSMsgType.BINARY:
                     drawn += message.data
