@@ -55,7 +55,8 @@ def choose_threshold(
 ) -> Threshold:
     """By what the user said; else by the fast tier's capacity; else by the natural split of the rates.
 
-    A fast tier that holds everything measured says nothing about heat: then the natural split is used too.
+    A fast tier that holds everything measured, or nothing beside its headroom, says nothing about heat: then
+    the natural split is used too.
     """
     if hot_rate_hz is not None:
         return Threshold(hot_rate_hz, "as given")
@@ -65,9 +66,9 @@ def choose_threshold(
     why = ""
     if len({node.tier for node in nodes}) > 1:
         hot_hz = capacity_threshold(histogram, fast_bytes)
-        if hot_hz > 0:
+        if 0 < hot_hz < math.inf:
             return Threshold(hot_hz, "what fits the fast tier, headroom kept free")
-        why = "; the fast tier would hold it all"
+        why = "; the fast tier would hold it all" if hot_hz == 0 else "; the fast tier is all headroom"
     return _natural(histogram, why)
 
 

@@ -112,6 +112,13 @@ def test_two_tiers_fit_the_hot_set_to_the_fast_one():
     )
 
 
+def test_a_fast_tier_that_is_all_headroom_does_not_say_what_is_hot():
+    rows = [(1, vpn, 1000.0 if vpn < 10 else 0.01) for vpn in range(100)]
+    summary = summarise(snapshot(*rows, nodes=[node(0, 0, 48 << 20), node(1, 1)]))
+    assert summary.threshold.rule.endswith("; the fast tier is all headroom")
+    assert summary.total.hot_bytes == 10 * PAGE
+
+
 def test_given_bytes_set_the_threshold():
     rows = [(1, vpn, float(2**vpn)) for vpn in range(10)]
     assert summarise(snapshot(*rows), hot_bytes=3 * PAGE).total.hot_bytes == 3 * PAGE
