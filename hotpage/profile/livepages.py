@@ -61,7 +61,7 @@ class LivePages:
         self._used = 0
         self._rate = np.empty(0, np.float32)
         self._error = np.empty(0, np.float16)
-        self._latency_ms = np.empty(0, np.float16)
+        self._latency_s = np.empty(0, np.float16)  # steps of 0.06 us or 0.1 %, up to 18 hours
         self._bins: Bins = np.empty(0, np.uint8)
         # By block: pages present, of known rate, warm or hot, hot; and the sum of known rates.
         self._counts: Counts = np.zeros((_LEVELS, 0), np.int8)
@@ -80,7 +80,7 @@ class LivePages:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self._directory, self._row, self._rate, self._error, self._latency_ms, self._bins)
+        arrays = (self._directory, self._row, self._rate, self._error, self._latency_s, self._bins)
         return sum(array.nbytes for array in (*arrays, self._counts, self._rates, self._by_bin))
 
     @property
@@ -125,7 +125,7 @@ class LivePages:
         """Take the latencies of accesses in order of time; pages that are not tracked are passed over."""
         place, found = self._locate(key_of(slot, vpn) >> _BLOCK_BITS)
         at = (self._row[place[found]] << _BLOCK_BITS) + (vpn[found] & (_BLOCK - 1))
-        self._latency_ms[at] = np.minimum(latency_s[found] * 1e3, np.finfo(np.float16).max)
+        self._latency_s[at] = np.minimum(latency_s[found], np.finfo(np.float16).max)
 
     def clear(self, slot: int, start_vpn: int = 0, end_vpn: int = 1 << _VPN_BITS) -> None:
         """Forget the pages of a range; by default all of the slot's."""
@@ -136,7 +136,7 @@ class LivePages:
             keys, at = self._stored(np.arange(first, min(first + _AT_ONCE, high)), start, end)
             nothing = np.zeros(len(keys), np.float32)
             self._replace(np.full(len(keys), slot), at, np.zeros(len(keys), np.uint8), nothing, nothing)
-            self._latency_ms[at] = np.nan
+            self._latency_s[at] = np.nan
         rows = self._row[low:high]
         is_empty = self._counts[_PRESENT, rows] == 0
         if is_empty.any():
@@ -283,7 +283,7 @@ class LivePages:
         pages = more << _BLOCK_BITS
         self._rate = np.concatenate([self._rate, np.empty(pages, np.float32)])
         self._error = np.concatenate([self._error, np.empty(pages, np.float16)])
-        self._latency_ms = np.concatenate([self._latency_ms, np.full(pages, np.nan, np.float16)])
+        self._latency_s = np.concatenate([self._latency_s, np.full(pages, np.nan, np.float16)])
         self._bins = np.concatenate([self._bins, np.zeros(pages, np.uint8)])
         self._counts = np.pad(self._counts, ((0, 0), (0, more)))
         self._rates = np.pad(self._rates, (0, more))
@@ -303,10 +303,8 @@ class LivePages:
         return key[wanted], at[wanted]
 
     def _copy(self, key: Int64s, at: Int64s) -> PageRows:
-        latency_s = self._latency_ms[at].astype(np.float32) / np.float32(1e3)
-        return PageRows(
-            key & ((1 << _VPN_BITS) - 1), self._rate[at], self._error[at].astype(np.float32), latency_s
-        )
+        error, latency_s = self._error[at].astype(np.float32), self._latency_s[at].astype(np.float32)
+        return PageRows(key & ((1 << _VPN_BITS) - 1), self._rate[at], error, latency_s)
 
 
 class Bounds:

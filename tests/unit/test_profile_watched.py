@@ -18,6 +18,7 @@ from hotpage.profile.store import ProfileWriter
 from hotpage.profile.summary import summarise
 from hotpage.profile.threshold import HeatClass
 from hotpage.profile.watched import WatchedProfile
+from hotpage.views.top.ranges import latency
 
 
 def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData]:
@@ -171,6 +172,17 @@ def test_latencies_belong_to_pages() -> None:
     pages = live.pages(1, 0, 1 << 20)
     assert pages.latency_s[0] == pytest.approx(2e-3, rel=1e-3)
     assert np.isnan(pages.latency_s[1])
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "shown"),
+    [(12e-6, "12 us"), (480e-6, "480 us"), (6.25e-3, "6.25 ms"), (300.0, "300 s"), (7200.0, "7200 s")],
+)
+def test_a_latency_is_shown_as_it_was(latency_s: float, shown: str) -> None:
+    live = WatchedProfile(run_info())
+    seen = Latencies(np.array([1], np.int32), np.array([5]), np.array([latency_s], np.float32))
+    live.interval(replace(interval(1, changes((1, 5, 2.0))), latencies=seen))
+    assert latency(live.pages(1, 0, 1 << 20).latency_s[0]) == shown
 
 
 def test_a_snapshot_of_some_addresses_of_a_process() -> None:

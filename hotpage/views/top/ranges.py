@@ -288,13 +288,13 @@ class PageLevel(Level):
 
 
 def latency(duration_s: float) -> str:
-    """A time from arming to access as 12 us, 3.4 ms, 1.2 s."""
+    """A time from arming to access as 12 us, 3.4 ms, 1.2 s, 2400 s."""
     if np.isnan(duration_s):
         return "-"
     for factor, unit in ((1e6, "us"), (1e3, "ms")):
         if duration_s * factor < 999.5:
             return f"{duration_s * factor:.3g} {unit}"
-    return f"{duration_s:.3g} s"
+    return f"{duration_s:.3g} s" if duration_s < 999.5 else f"{duration_s:.0f} s"
 
 
 def _order(values: npt.NDArray[Any], order: Order) -> Int64s:
