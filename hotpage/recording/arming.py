@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from hotpage.errors import HotpageError, KnobError
-from hotpage.machine.hold import MmHolder
+from hotpage.machine.hold import HoldEvent, MmHolder
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
 from hotpage.machine.tiering import ARMING_ONLY, arm_with, balancing_change, hold_promotion
@@ -19,6 +20,8 @@ SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_ma
 """The longest pause between two arming scans; in debugfs, which may be unmounted or closed."""
 _WANTED_PERIOD_MAX_MS = 2000
 _MOST_HOLDS = 256
+_ASK_AGAIN_S = 30.0
+"""After so long a process that could not be held is asked for again: the reason may have passed."""
 
 
 def balancing_mode() -> int | None:
@@ -40,7 +43,9 @@ class Arming:
 
     def __init__(self, knobs: KnobSession, topology: Topology, account: ArmingAccount) -> None:
         self._notes: list[str] = []
-        self._asked: set[int] = set()
+        # By index, of processes that live: when they were asked for, and why they could not be held.
+        self._asked_s: dict[int, float] = {}
+        self._refused: dict[int, str] = {}
         self._not_held: Counter[str] = Counter()
         self._account = account
         found = balancing_mode()
@@ -90,23 +95,44 @@ class Arming:
     def hold(self, processes: Iterable[Process]) -> None:
         """Make single-threaded processes armable: the kernel passes over memory that has one user only.
 
-        To be called again and again: a process with several threads is left alone as long as it has them.
+        To be called again and again with all that live: a process with several threads is left alone as long
+        as it has them.
         """
         if self._holder is None:
             return
+        living = {process.pid: process for process in processes}
+        indices = {process.index for process in living.values()}
+        self._asked_s = {index: at_s for index, at_s in self._asked_s.items() if index in indices}
+        self._refused = {index: why for index, why in self._refused.items() if index in indices}
         room = _MOST_HOLDS - len(self._holder.held)
+        now_s = time.monotonic()
         try:
             for event in self._holder.poll():
-                if event.kind == "failed":
-                    self._not_held[event.reason] += 1
-            for process in processes:
-                if room > 0 and process.index not in self._asked and self._holder.hold(process):
-                    self._asked.add(process.index)
+                if event.pid in living:
+                    self._note(living[event.pid].index, event)
+            for process in living.values():
+                if room > 0 and self._is_due(process.index, now_s) and self._holder.hold(process):
+                    self._asked_s[process.index] = now_s
                     room -= 1
         except HotpageError as error:
             self._notes.append(f"single-threaded processes show no hint faults from now on: {error}")
             self._holder.close()
             self._holder = None
+
+    def _is_due(self, index: int, now_s: float) -> bool:
+        asked_s = self._asked_s.get(index)
+        return asked_s is None or (index in self._refused and now_s - asked_s >= _ASK_AGAIN_S)
+
+    def _note(self, index: int, event: HoldEvent) -> None:
+        """Each process counts once, however often it is asked for."""
+        before = self._refused.pop(index, None)
+        if before is not None:
+            self._not_held[before] -= 1
+        if event.kind == "failed":
+            self._refused[index] = event.reason
+            self._not_held[event.reason] += 1
+        elif event.kind == "released":  # by an exec that the process was met in
+            self._asked_s.pop(index, None)
 
     @property
     def notes(self) -> list[str]:
@@ -114,6 +140,7 @@ class Arming:
         return self._notes + [
             f"{count} single-threaded processes could not be held, and show no hint faults: {reason}"
             for reason, count in self._not_held.items()
+            if count
         ]
 
     @property

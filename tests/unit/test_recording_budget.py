@@ -2,6 +2,7 @@
 """What the session may cost: the account of arming, the sampling of faults, time spent in faults."""
 
 import errno
+import math
 import mmap
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from profiles import process
 
+from hotpage.machine.hold import HoldEvent
+from hotpage.machine.processes import Process
 from hotpage.recording import arming, budget
 from hotpage.recording.budget import ArmingAccount, SamplingControl, hint_fault_cost_s, measure_fault_cost_s
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
@@ -157,6 +161,80 @@ def test_a_kernel_without_huge_pages_has_page_faults_all_the_same(monkeypatch: p
 
     monkeypatch.setattr(budget.mmap, "mmap", Pages)
     assert measure_fault_cost_s() > 0
+
+
+class Holder:
+    """As MmHolder; ``told`` are the events of the next poll."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.told: list[HoldEvent] = []
+        self.held: frozenset[int] = frozenset()
+
+    def hold(self, process: Process) -> bool:
+        self.asked.append(process.index)
+        return True
+
+    def poll(self) -> list[HoldEvent]:
+        told, self.told = self.told, []
+        return told
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def holder(monkeypatch: pytest.MonkeyPatch) -> Holder:
+    found = Holder()
+    monkeypatch.setattr(arming, "balancing_mode", lambda: 1)
+    monkeypatch.setattr(arming, "pending", list)
+    monkeypatch.setattr(arming, "read_knob", lambda path: "1000")
+    monkeypatch.setattr(arming, "MmHolder", lambda: found)
+    return found
+
+
+def armed() -> arming.Arming:
+    topology = SimpleNamespace(tiers=((0,),))
+    return arming.Arming(SimpleNamespace(), topology, ArmingAccount(2.0, 1e-6))  # type: ignore[arg-type]
+
+
+def test_processes_are_asked_for_once_and_forgotten_when_they_have_gone(holder: Holder) -> None:
+    with closing(armed()) as session:
+        for number in range(100):
+            session.hold([process(0, "stays").process, process(1 + number, "short").process])
+        assert holder.asked == [0, *range(1, 101)]
+        assert session._asked_s.keys() == {0, 100}
+
+
+def test_a_process_that_could_not_be_held_is_asked_for_again(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = process(3, "a").process
+    monkeypatch.setattr(arming, "_ASK_AGAIN_S", math.inf)
+    with closing(armed()) as session:
+        session.hold([one])
+        holder.told = [HoldEvent("failed", one.pid, "Too many open files")]
+        session.hold([one])
+        assert holder.asked == [3], "not at once"
+        assert session.notes[-1].startswith("1 single-threaded")
+        monkeypatch.setattr(arming, "_ASK_AGAIN_S", 0.0)
+        holder.told = [HoldEvent("failed", one.pid, "Too many open files")]
+        session.hold([one])
+        assert holder.asked == [3, 3]
+        assert session.notes[-1].startswith("1 single-threaded"), "it is one process all the same"
+        holder.told = [HoldEvent("held", one.pid)]
+        session.hold([one])
+        assert holder.asked == [3, 3]
+        assert not session.notes
+
+
+def test_a_process_that_was_met_in_its_exec_is_asked_for_again(holder: Holder) -> None:
+    one = process(3, "a").process
+    with closing(armed()) as session:
+        session.hold([one])
+        holder.told = [HoldEvent("held", one.pid), HoldEvent("released", one.pid, "exec")]
+        session.hold([one])
+        assert holder.asked == [3, 3]
 
 
 def test_the_kernel_does_not_promote_for_a_moment_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
