@@ -83,6 +83,16 @@ class Topology:
             zone_reclaim_mode=_read_int(proc_root / "sys/vm/zone_reclaim_mode"),
         )
 
+    def with_free_now(self, sysfs_root: Path = SYSFS, proc_root: Path = PROC) -> Self:
+        """The same with the memory that is free now, which costs a file per node to read."""
+        directory = sysfs_root / "devices/system/node"
+        has_nodes = directory.is_dir()
+        nodes = []
+        for node in self.nodes:
+            sizes = _read_meminfo((directory / f"node{node.id}" if has_nodes else proc_root) / "meminfo")
+            nodes.append(replace(node, free_bytes=sizes.get("MemFree")))
+        return replace(self, nodes=tuple(nodes))
+
 
 def parse_cpulist(text: str) -> tuple[int, ...]:
     """Parse the kernel's list format: "0-2,8" is (0, 1, 2, 8)."""

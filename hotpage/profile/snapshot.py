@@ -200,8 +200,8 @@ class IntervalData:
     """Everything that one interval adds. Only ``start_s``, ``end_s`` and ``changes`` are always there.
 
     ``vmas`` holds the complete set of each process whose set or residency changed; ``armed`` the complete
-    coverage of each process whose coverage changed; ``nodes`` all nodes when any changed. ``cleared`` is
-    applied before ``changes``.
+    coverage of each process whose coverage changed; ``nodes`` all nodes, or nothing: they are as before.
+    ``cleared`` is applied before ``changes``.
     """
 
     start_s: float

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hotpage.errors import ProfileError
 from hotpage.profile.runs import join_neighbours
-from hotpage.profile.snapshot import IntervalData, RunEnd, RunInfo
+from hotpage.profile.snapshot import IntervalData, NodeRecord, RunEnd, RunInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from hotpage.profile.parts import PartWriter
+
+_NOTEWORTHY_SHARE = 0.005
+"""Nodes are written again when so much of one's memory has become used or free."""
 
 
 class ProfileWriter:
@@ -29,6 +34,7 @@ class ProfileWriter:
         self._tables: dict[str, PartWriter] = {}
         self._interval = 0
         self._end_s = 0.0
+        self._nodes: Sequence[NodeRecord] = ()
         try:
             directory.mkdir(parents=True, exist_ok=True)
             occupied = any(directory.iterdir())
@@ -48,6 +54,10 @@ class ProfileWriter:
         # Arrow costs 45 MB of memory: loaded with the first interval, a recorder waiting for events is small.
         from hotpage.profile import schema
 
+        if data.nodes and _is_noteworthy(self._nodes, data.nodes):
+            self._nodes = data.nodes
+        else:
+            data = replace(data, nodes=())
         tables = schema.record_tables(data)
         runs = join_neighbours(data.changes)
         if len(runs):
@@ -81,3 +91,12 @@ class ProfileWriter:
                 f"the first {self._end_s:.1f} s are kept and readable",
                 "free some space or choose another directory with -o",
             ) from error
+
+
+def _is_noteworthy(before: Sequence[NodeRecord], now: Sequence[NodeRecord]) -> bool:
+    """Whether these nodes are others or something has changed of them; of free memory, more than a little."""
+    return len(before) != len(now) or any(
+        replace(old, free_bytes=new.free_bytes) != new
+        or abs(old.free_bytes - new.free_bytes) > new.total_bytes * _NOTEWORTHY_SHARE
+        for old, new in zip(before, now, strict=True)
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's memory nodes during a session: at its start, and again when memory came or went."""
+"""The machine's memory nodes during a session: which there are, and how much of them is free."""
 
 from __future__ import annotations
 
@@ -17,22 +17,17 @@ class NodeWatch:
 
     def __init__(self) -> None:
         self.topology = Topology.read()
-        self._untold = True
         try:
             self._hotplug: MemoryHotplug | None = MemoryHotplug()
         except UnsupportedError:  # then nodes are read at the start and at the end only
             self._hotplug = None
 
-    def news(self, last: bool = False) -> list[NodeRecord]:
-        """All nodes, if this is the first call or the ``last``, or memory has come or gone since; else
-        nothing.
+    def read(self, last: bool = False) -> list[NodeRecord]:
+        """All nodes, with the memory that is free now; read anew as a whole when memory has come or gone, and
+        at the ``last`` call.
         """
         changed = self._hotplug is not None and bool(self._hotplug.drain())
-        if changed or last:
-            self.topology = Topology.read()
-        if not (changed or last or self._untold):
-            return []
-        self._untold = False
+        self.topology = Topology.read() if changed or last else self.topology.with_free_now()
         return node_records(self.topology)
 
     def __enter__(self) -> Self:

@@ -330,7 +330,7 @@ class Session:
             vmas=self._changed_mappings,
             armed=dict(self._changed_coverage()),
             cleared=self._cleared,
-            nodes=self._nodes.news(last),
+            nodes=self._nodes.read(last),
             folios=lambda process: observer.folios(process, progress.elapsed_s),
             latencies=observer.take_latencies(),
             migrated_pages=observer.take_migrated(),

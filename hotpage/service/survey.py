@@ -82,8 +82,9 @@ class Surveyor:
 
         ``factor``: what to multiply a cgroup's rate with; ``horizon_s``: P of a process.
         """
-        if picture.nodes != self._nodes:  # memory has come or gone
-            self._nodes, self.topology = picture.nodes, self.read_topology()
+        nodes_there = [replace(node, free_bytes=0) for node in picture.nodes]
+        if nodes_there != self._nodes:  # memory has come or gone; how much is free changes all the time
+            self._nodes, self.topology = nodes_there, self.read_topology()
         if self.learned is not None and self.learned.is_over(picture.time_s):
             self.learned = None
         elapsed_s = 0.0 if self._surveyed_s is None else now_s - self._surveyed_s

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hotpage.cli.tiers import as_json, render
 from hotpage.machine.topology import Topology, format_cpulist, parse_cpulist
+from hotpage.recording.nodes import NodeWatch
 
 GIB = 2**30
 DRAM_HMAT = {"read_latency": 100, "write_latency": 100, "read_bandwidth": 200_000, "write_bandwidth": 200_000}
@@ -200,3 +201,41 @@ def test_json_says_null_for_unknown(machine: tuple[Path, AddNode]) -> None:
     assert document["nodes"][0]["read_latency_ns"] is None
     assert document["demotion_enabled"] is None
     assert document["nodes"][0]["total_bytes"] == 4 * GIB
+
+
+def test_free_memory_is_read_again_without_all_the_rest(machine: tuple[Path, AddNode]) -> None:
+    root, add = machine
+    add(0, "0-1", 4, "10 20")
+    add(1, "", 8, "20 10")
+    before = read(root)
+    add(1, "0-1", 8, "20 10")  # only noticed when all is read
+    write(root / "sys/devices/system/node/node1/meminfo", "Node 1 MemFree: 1024 kB")
+    now = before.with_free_now(root / "sys", root / "proc")
+    assert [node.free_bytes for node in now.nodes] == [2 * GIB, 1 << 20]
+    assert [node.tier for node in now.nodes] == [node.tier for node in before.nodes] == [0, 1]
+
+
+def test_free_memory_of_a_kernel_without_nodes(tmp_path: Path) -> None:
+    write(tmp_path / "proc/meminfo", "MemTotal: 4096 kB\nMemFree: 2048 kB")
+    before = read(tmp_path)
+    write(tmp_path / "proc/meminfo", "MemTotal: 4096 kB\nMemFree: 1024 kB")
+    (node,) = before.with_free_now(tmp_path / "sys", tmp_path / "proc").nodes
+    assert node.free_bytes == 1 << 20
+
+
+def test_a_session_is_told_of_free_memory_all_the_time(
+    machine: tuple[Path, AddNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, add = machine
+    add(0, "0-1", 4, "10")
+    with_free_now = Topology.with_free_now
+    read_all = Topology.read
+    monkeypatch.setattr(Topology, "read", lambda: read_all(root / "sys", root / "proc"))
+    monkeypatch.setattr(
+        Topology, "with_free_now", lambda self: with_free_now(self, root / "sys", root / "proc")
+    )
+    with NodeWatch() as watch:
+        assert [record.free_bytes for record in watch.read()] == [2 * GIB]
+        add(0, "0-1", 2, "10")
+        assert [record.free_bytes for record in watch.read()] == [GIB]
+        assert [record.total_bytes for record in watch.read(last=True)] == [2 * GIB]

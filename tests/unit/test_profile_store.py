@@ -5,6 +5,7 @@ import errno
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +336,18 @@ def test_the_latest_set_of_mappings_and_armed_ranges_replaces_all_before(tmp_pat
     assert [record.vma.end >> 12 for record in first.vmas[1]] == [2, 9]
     assert first.armed[1].end_vpn.tolist() == [9]
     assert len(first.nodes) == 2
+
+
+def test_free_memory_is_written_when_it_has_changed_noticeably(tmp_path):
+    free = [1 << 30, (1 << 30) + (1 << 20), 2 << 30, 2 << 30]
+    steps = [
+        interval(number, changes(), nodes=[replace(node(0), free_bytes=count)])
+        for number, count in enumerate(free, 1)
+    ]
+    write(tmp_path / "p", *steps)
+    assert pq.read_table(tmp_path / "p/nodes")["time_s"].to_pylist() == [1.0, 3.0]
+    (last,) = ProfileReader(tmp_path / "p").snapshot().nodes
+    assert last.free_bytes == 2 << 30
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):

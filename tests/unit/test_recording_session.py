@@ -93,7 +93,7 @@ class FakeProcessEvents:
 
 
 class FakeNodes:
-    """No change of the machine's nodes."""
+    """A machine without any."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *words: []

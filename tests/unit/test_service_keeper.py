@@ -2,6 +2,7 @@
 """Rounds of the service on a machine of our own: what moves, what does not, and what is learned from it."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def test_the_hot_set_ends_on_the_fast_node_and_stays() -> None:
     for _ in range(5):
         assert one.step().outcome is None
     assert one.fast_vpns() == hot_vpns()
+
+
+def test_other_free_memory_is_no_other_machine() -> None:
+    one = world()
+    reads: list[float] = []
+    one.surveyor.read_topology = lambda: reads.append(one.now_s) or one.topology()  # type: ignore[func-returns-value]
+    for free_bytes in (1 << 20, 2 << 20, 3 << 20):
+        picture = one.picture()
+        nodes = [replace(node, free_bytes=free_bytes) for node in picture.nodes]
+        one.keeper.step(replace(picture, nodes=nodes))
+    assert len(reads) == 1
 
 
 def test_a_node_full_of_idle_page_cache_has_room() -> None:
