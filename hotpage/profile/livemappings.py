@@ -13,11 +13,12 @@ import numpy.typing as npt
 from hotpage.heat.results import ArmedRanges
 from hotpage.profile.coverage import Coverage, silent_pages
 from hotpage.profile.livepages import LivePages, key_of
+from hotpage.profile.sharing import memory_of
 from hotpage.profile.snapshot import PAGE_BYTES, Float64s, Int64s, RunInfo, VmaRecord
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """Columns of some mappings, by address."""
 
     slot: Int64s
@@ -26,6 +27,7 @@ class _Table:
     resident_pages: Int64s  # -1 where the kernel did not tell
     bytes_by_node: Float64s  # nodes x mappings
     shares: Float64s  # the same: each node's share of the bytes; nothing where the kernel did not tell
+    memory: Int64s  # profile.sharing.memory_of
 
 
 _Columns = tuple[npt.NDArray[Any], ...]
@@ -111,9 +113,9 @@ class MappingTable:
         self._ranges.pop(slot, None)
         self._armed.drop(slot)
 
-    def table(self) -> _Table:
+    def table(self) -> Table:
         """All mappings, by slot and address; valid until the next change."""
-        return _Table(*self._tables.columns())
+        return Table(*self._tables.columns())
 
     def coverage(self) -> tuple[Int64s, Coverage]:
         """All that was armed, in keys of livepages: the starts and ends, and ready for questions; valid until
@@ -123,7 +125,7 @@ class MappingTable:
         return np.concatenate([joined.start_vpn, joined.end_vpn]), Coverage(joined)
 
     def _columns(self, slot: int, records: Sequence[VmaRecord]) -> _Columns:
-        """Those of ``_Table``."""
+        """Those of ``Table``."""
         count = len(records)
         nodes = np.zeros((len(self._nodes), count))
         resident = np.full(count, -1, np.int64)
@@ -139,7 +141,8 @@ class MappingTable:
         whole = nodes.sum(axis=0)
         shares = np.divide(nodes, whole, out=np.zeros_like(nodes), where=whole > 0)
         keys = key_of(slot, start), key_of(slot, end)
-        return np.full(count, slot, np.int64), *keys, resident, nodes, shares
+        memory = np.fromiter((memory_of(record.vma) for record in records), np.int64, count)
+        return np.full(count, slot, np.int64), *keys, resident, nodes, shares, memory
 
 
 _NOT_ARMED = ArmedRanges(

@@ -171,6 +171,25 @@ class LivePages:
         """Addresses to ask about (see ``key_of``); valid until the next change."""
         return Bounds(self, keys)
 
+    def bins_between(self, start: Int64s, end: Int64s) -> Float64s:
+        """Pages per bin (ranges x bins, the bins of ``histogram``) of ranges of keys; a step per page."""
+        count = np.zeros((len(start), BIN_COUNT + 1))
+        low = np.searchsorted(self._directory, start >> _BLOCK_BITS)
+        blocks = np.searchsorted(self._directory, (end - 1) >> _BLOCK_BITS, side="right") - low
+        before = np.cumsum(blocks) - blocks
+        owner = np.repeat(np.arange(len(start)), blocks)
+        place = np.arange(len(owner)) + (low - before)[owner]
+        bins = self._bins.reshape(-1, _BLOCK)
+        for first in range(0, len(owner), _AT_ONCE):
+            part, of = place[first : first + _AT_ONCE], owner[first : first + _AT_ONCE]
+            key = (self._directory[part, None] << _BLOCK_BITS) + np.arange(_BLOCK)
+            inside = (key >= start[of, None]) & (key < end[of, None])
+            at = bins[self._row[part]] + of[:, None] * (BIN_COUNT + 1)
+            np.add.at(count.reshape(-1), at[inside], 1.0)
+        count[:, 0] = count[:, _UNKNOWN]
+        count[:, _UNKNOWN] = 0.0
+        return count
+
     # Inside
 
     def _upto(self, by_block: Counts | Float64s, places: Int64s) -> Float64s:

@@ -21,11 +21,35 @@ from hotpage.heat.histogram import (
     bin_edges_hz,
     rate_bins,
 )
-from hotpage.profile.livemappings import MappingTable, Silence
-from hotpage.profile.livepages import LivePages, key_of
+from hotpage.profile.livemappings import MappingTable, Silence, Table
+from hotpage.profile.livepages import Bounds, LivePages, key_of
 from hotpage.profile.liveview import LiveHeat, LiveTier
-from hotpage.profile.snapshot import PAGE_BYTES, Float64s, Int64s, NodeRecord
+from hotpage.profile.sharing import Repeated, repeated
+from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float64s, Int64s, NodeRecord
 from hotpage.profile.threshold import Threshold, choose_threshold
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Which mappings count in sums of all processes, and which of these show the same memory as others."""
+
+    is_counted: Bools
+    again: Repeated
+    known_pages: Float64s
+    """Of the mappings in ``again``, the others 0: pages of known rate."""
+
+    @staticmethod
+    def of(pages: LivePages, table: Table, found: Silence, slots: Sequence[int]) -> Counted:
+        """Those of some processes."""
+        is_counted = np.isin(table.slot, slots)
+        has_something = (table.resident_pages > 0) | (found.rows > 0)
+        again = repeated(table.memory, is_counted & has_something)
+        is_tracked = np.zeros(len(table.slot), bool)
+        is_tracked[again.rows] = found.rows[again.rows] > 0
+        tracked = np.flatnonzero(is_tracked)
+        known = np.zeros(len(table.slot))
+        known[tracked] = _between(_edges(pages, table, tracked).known())
+        return Counted(is_counted, again, known)
 
 
 @dataclass(frozen=True)
@@ -37,19 +61,39 @@ class Settled:
     unseen_pages: Float64s
 
 
-def choose_hot_bin(pages: LivePages, found: Silence, nodes: Sequence[NodeRecord]) -> tuple[Threshold, int]:
+def choose_hot_bin(
+    pages: LivePages, table: Table, found: Silence, counted: Counted, nodes: Sequence[NodeRecord]
+) -> tuple[Threshold, int]:
     """What is hot (profile.threshold), moved to the nearest bin edge, and the first bin above that."""
     sizes = pages.histogram().astype(np.float64) * PAGE_BYTES
     is_silent = found.silent_pages > 0
     bins = rate_bins(found.silent_rate_hz[is_silent].astype(np.float32))
     silent_bytes = found.silent_pages[is_silent] * PAGE_BYTES
     sizes += np.bincount(bins, weights=silent_bytes, minlength=BIN_COUNT + 1)
+    sizes -= _surplus_by_bin(pages, table, found, counted) * PAGE_BYTES
     unknown_bytes = float(sizes[0] + found.unseen_pages.sum() * PAGE_BYTES)
     edges_hz = bin_edges_hz()
     chosen = choose_threshold(RateHistogram(edges_hz, sizes[1:], unknown_bytes), nodes)
     edge = round((math.log2(chosen.hot_hz) - LOWEST_EDGE_OCTAVE) * BINS_PER_OCTAVE)
     edge = min(max(edge, BINS_PER_OCTAVE), BIN_COUNT - 1)
     return Threshold(float(edges_hz[edge]), chosen.rule), edge + 1
+
+
+def _surplus_by_bin(pages: LivePages, table: Table, found: Silence, counted: Counted) -> Float64s:
+    """Pages of known rate and silent ones that are there more than once, by bin. Most kernels arm no shared
+    memory, so that nothing is known of it and this costs nothing.
+    """
+    is_known = counted.known_pages > 0
+    is_known[counted.again.rows] |= found.silent_pages[counted.again.rows] > 0
+    known = repeated(table.memory, is_known)
+    rows = known.rows
+    if not len(rows):
+        return np.zeros(BIN_COUNT + 1)
+    sizes = pages.bins_between(table.start[rows], table.end[rows])
+    silent_bins = rate_bins(found.silent_rate_hz[rows].astype(np.float32))
+    sizes[np.arange(len(rows)), silent_bins] += found.silent_pages[rows]
+    sizes[:, 0] = 0.0  # what is unknown has no say in what is hot
+    return known.surplus_by_class(sizes)
 
 
 def settle(found: Silence, threshold: Threshold) -> Settled:
@@ -68,27 +112,29 @@ class Placement:
     misplaced_pages: Float64s
     """Of each mapping: hot ones on slower tiers."""
     hot_pages: Float64s
-    """By node; where there is one tier, of all nodes together."""
+    """By node, of the mappings that count, shared memory once; nothing where there is one tier."""
     rate_hz: Float64s
     """The same: accesses/s."""
 
 
-def place(pages: LivePages, mappings: MappingTable, found: Silence, nodes: Sequence[NodeRecord]) -> Placement:
-    """Where heat lies. On a machine with one tier only the sums have a meaning, and cost nothing."""
+def place(
+    pages: LivePages, table: Table, found: Silence, counted: Counted, nodes: Sequence[NodeRecord]
+) -> Placement:
+    """Where heat lies. On a machine with one tier that is known, and costs nothing."""
     slow = _slow_places(nodes)
     if not slow:
-        hot, _, _, _ = pages.by_class()
-        nowhere = np.zeros(len(found.rows))
-        return Placement(nowhere, np.array([hot.sum()], np.float64), np.array([pages.rate_hz.sum()]))
-    table = mappings.table()
+        return Placement(np.zeros(len(found.rows)), np.zeros(len(nodes)), np.zeros(len(nodes)))
     used = np.flatnonzero(found.rows)  # in most mappings no page is tracked
-    edges = pages.bounds(np.concatenate([table.start[used], table.end[used]]))
-    shares = table.shares[:, used]
-    hot_pages = _between(edges.hot()) * shares
-    rate_hz = _between(edges.rate_hz()) * shares
-    misplaced = np.zeros(len(found.rows))
-    misplaced[used] = hot_pages[slow].sum(axis=0)
-    return Placement(misplaced, hot_pages.sum(axis=1), rate_hz.sum(axis=1))
+    edges = _edges(pages, table, used)
+    hot_pages, rate_hz = np.zeros((2, *table.shares.shape))
+    hot_pages[:, used] = _between(edges.hot()) * table.shares[:, used]
+    rate_hz[:, used] = _between(edges.rate_hz()) * table.shares[:, used]
+    surplus = counted.again.surplus(hot_pages[:, counted.again.rows].T)
+    return Placement(
+        hot_pages[slow].sum(axis=0),
+        hot_pages[:, counted.is_counted].sum(axis=1) - surplus,
+        rate_hz[:, counted.is_counted].sum(axis=1),
+    )
 
 
 def heat_by_slot(
@@ -149,23 +195,53 @@ def heat_of_mappings(
     return _heats(counts, rate_hz, np.full(len(rows), np.nan), misplaced, on_node, nodes)
 
 
-def tiers(mappings: MappingTable, placement: Placement, nodes: Sequence[NodeRecord]) -> list[LiveTier]:
-    """The tiers, the fastest first, with what the targets have there."""
-    resident = mappings.table().bytes_by_node.sum(axis=1)
-    hot, rate_hz = placement.hot_pages, placement.rate_hz
+def total(
+    heats: Sequence[LiveHeat],
+    pages: LivePages,
+    table: Table,
+    settled: Settled,
+    counted: Counted,
+    placement: Placement,
+    nodes: Sequence[NodeRecord],
+) -> LiveHeat:
+    """The heat of the processes that count together: the sum of theirs, but shared memory once."""
+    every, again = LiveHeat.sum(heats), counted.again
+    rows, known = again.rows, counted.known_pages
+    warm, hot = np.zeros((2, len(table.slot)))
+    some = np.flatnonzero(known)
+    edges = _edges(pages, table, some)
+    warm[some], hot[some] = _between(edges.warm()), _between(edges.hot())
+    unknown = settled.rows - known + settled.unseen_pages
+    sizes = np.array([unknown, known - warm + settled.silent_pages, warm - hot, hot])[:, rows].T
+    more_bytes = (again.surplus_by_class(sizes) * PAGE_BYTES).round().astype(int).tolist()
+    unknown_more, cold_more, warm_more, hot_more = more_bytes
+    on_node_more = again.surplus(table.bytes_by_node[:, rows].T).astype(int).tolist()
+    return every._replace(
+        resident_bytes=every.resident_bytes - sum(on_node_more),
+        hot_bytes=every.hot_bytes - hot_more,
+        warm_bytes=every.warm_bytes - warm_more,
+        cold_bytes=every.cold_bytes - cold_more,
+        unknown_bytes=every.unknown_bytes - unknown_more,
+        misplaced_bytes=float(placement.hot_pages[_slow_places(nodes)].sum()) * PAGE_BYTES,
+        bytes_by_node={
+            node: every.bytes_by_node.get(node, 0) - more
+            for node, more in zip(_node_numbers(nodes), on_node_more, strict=True)
+        },
+    )
+
+
+def tiers(every: LiveHeat, placement: Placement, nodes: Sequence[NodeRecord]) -> list[LiveTier]:
+    """The tiers, the fastest first, with what the targets have there; ``every`` is their ``total``."""
+    numbers = sorted({node.tier for node in nodes})
     found = []
-    for tier in sorted({node.tier for node in nodes}):
+    for tier in numbers:
         places = [place for place, node in enumerate(nodes) if node.tier == tier]
-        has_all = len(hot) == 1
-        found.append(
-            LiveTier(
-                tier,
-                [nodes[place] for place in places],
-                float(resident[places].sum()),
-                float(hot.sum() if has_all else hot[places].sum()) * PAGE_BYTES,
-                max(float(rate_hz.sum() if has_all else rate_hz[places].sum()), 0.0),
-            )
-        )
+        hot_bytes, rate_hz = float(every.hot_bytes), every.accesses_per_s
+        if len(numbers) > 1:
+            hot_bytes = float(placement.hot_pages[places].sum()) * PAGE_BYTES
+            rate_hz = max(float(placement.rate_hz[places].sum()), 0.0)
+        resident_bytes = sum(every.bytes_by_node[nodes[place].node] for place in places)
+        found.append(LiveTier(tier, [nodes[place] for place in places], resident_bytes, hot_bytes, rate_hz))
     return found
 
 
@@ -178,7 +254,7 @@ def _heats(
     nodes: Sequence[NodeRecord],
 ) -> list[LiveHeat]:
     """Rows of columns; ``counts`` and ``misplaced`` in pages, ``on_node`` in bytes, nodes x rows."""
-    names = [node.node for node in nodes] or [0]
+    names = _node_numbers(nodes)
     by_node = on_node.T.astype(np.int64).tolist()
     columns = (
         on_node.sum(axis=0).astype(np.int64).tolist(),
@@ -193,11 +269,20 @@ def _heats(
     ]
 
 
+def _edges(pages: LivePages, table: Table, rows: Int64s) -> Bounds:
+    """The starts and the ends of some mappings."""
+    return pages.bounds(np.concatenate([table.start[rows], table.end[rows]]))
+
+
 def _between(below: Float64s) -> Float64s:
     """Of ranges, from what lies below their starts and below their ends."""
     half = len(below) // 2
     difference: Float64s = below[half:] - below[:half]
     return difference
+
+
+def _node_numbers(nodes: Sequence[NodeRecord]) -> list[int]:
+    return [node.node for node in nodes] or [0]
 
 
 def _slow_places(nodes: Sequence[NodeRecord]) -> list[int]:

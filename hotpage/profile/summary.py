@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from hotpage.heat.estimator import working_set_bytes
 from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
 from hotpage.profile.attribution import Attribution, attribute
 from hotpage.profile.runs import PageRuns, join_neighbours
+from hotpage.profile.sharing import memory_of, repeated
 from hotpage.profile.snapshot import (
     PAGE_BYTES,
     Bools,
@@ -133,7 +134,9 @@ class NodeHeat:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says about heat. Exited processes are listed; the total leaves them out if any lives."""
+    """What a report says about heat. Exited processes are listed; what sums up all processes, from the
+    histogram to the nodes, leaves them out if any lives, and has shared memory once.
+    """
 
     snapshot: Snapshot
     threshold: Threshold
@@ -143,15 +146,15 @@ class Summary:
     mappings: Sequence[MappingHeat]
     nodes: Sequence[NodeHeat]
     hot_bytes_on_several_nodes: int
+    counted: Sequence[MappingHeat]
+    """What adds up to the total: the mappings of living processes, of those of shared memory one for all."""
 
     def unarmable_bytes(self) -> dict[str, int]:
         """Unknown bytes of the total in mappings that hint faults never see, by why they do not."""
         found: dict[str, int] = {}
-        has_ended = all(self.snapshot.has_exited(entry.process) for entry in self.processes)
-        for entry in self.mappings:
+        for entry in self.counted:
             record = entry.record
-            left_out = self.snapshot.has_exited(entry.process) and not has_ended
-            if record is None or record.armable or left_out:
+            if record is None or record.armable:
                 continue
             vma = record.vma
             why = "shared memory" if vma.kind == "shared" else "read-only files"
@@ -227,34 +230,74 @@ def summarise(snapshot: Snapshot, hot_rate_hz: float | None = None, hot_bytes: i
     by_process: dict[int, Heat] = {}
     for mapping in mappings:
         by_process[mapping.process] = by_process.get(mapping.process, Heat()) + mapping.heat
-    present = [mapping for mapping in mappings if mapping.process in living]
-    nodes = [_node(record, present) for record in snapshot.nodes]
+    present = _once([mapping for mapping in mappings if mapping.process in living])
     return Summary(
         snapshot=snapshot,
         threshold=threshold,
         histogram=histogram,
-        total=sum((by_process[process] for process in sorted(by_process) if process in living), Heat()),
+        total=sum((mapping.heat for mapping in present), Heat()),
         processes=[
             ProcessHeat(process, snapshot.processes.get(process), by_process.get(process, Heat()))
             for process in sorted(every)
         ],
         mappings=mappings,
-        nodes=nodes,
+        nodes=[_node(record, present) for record in snapshot.nodes],
         hot_bytes_on_several_nodes=sum(m.heat.hot_bytes for m in present if _only_node(m.heat) is None),
+        counted=present,
+    )
+
+
+def _once(mappings: Sequence[MappingHeat]) -> list[MappingHeat]:
+    """With one mapping for all of the same memory."""
+    by_memory: dict[int, list[MappingHeat]] = {}
+    for place, mapping in enumerate(mappings):
+        memory = memory_of(mapping.record.vma) if mapping.record else 0
+        by_memory.setdefault(memory or -place - 1, []).append(mapping)
+    return [
+        same[0] if len(same) == 1 else replace(same[0], heat=_seen_together([one.heat for one in same]))
+        for same in by_memory.values()
+    ]
+
+
+def _seen_together(heats: Sequence[Heat]) -> Heat:
+    """The heat of one piece of memory that several processes map (profile.sharing); accesses add up."""
+    upto = np.cumsum([(h.hot_bytes, h.warm_bytes, h.cold_bytes, h.unknown_bytes) for h in heats], axis=1)
+    hot, warm, cold, unknown = np.diff(upto.max(axis=0), prepend=0).tolist()
+    nodes = {node for heat in heats for node in heat.resident_bytes_by_node}
+    return Heat(
+        hot,
+        warm,
+        cold,
+        min(max(heat.silent_bytes for heat in heats), cold),
+        unknown,
+        sum(heat.accesses_per_s for heat in heats),
+        sum(heat.uncertain_accesses_per_s for heat in heats),
+        tuple(max(sizes) for sizes in zip(*(heat.working_set_bytes for heat in heats), strict=True)),
+        {node: max(heat.resident_bytes_by_node.get(node, 0) for heat in heats) for node in sorted(nodes)},
     )
 
 
 def _histogram(snapshot: Snapshot, found: Attribution, counted: Bools) -> RateHistogram:
     """Bytes by rate, silent memory at its highest possible rate; of the counted mappings."""
-    rates = snapshot.pages.rate_hz
+    bins, owner = rate_bins(snapshot.pages.rate_hz), found.owner
     if not counted.all():
-        rates = rates[counted[found.owner]]
-    sizes = np.bincount(rate_bins(rates), minlength=BIN_COUNT + 1).astype(np.float64) * PAGE_BYTES
-    silent = counted & (found.silent_bytes > 0)
-    silent_bins = rate_bins(found.silent_rate_hz[silent].astype(np.float32))
-    sizes += np.bincount(silent_bins, weights=found.silent_bytes[silent], minlength=BIN_COUNT + 1)
-    unknown_bytes = float(sizes[0] + found.unseen_bytes[counted].sum())
-    return RateHistogram(bin_edges_hz(), sizes[1:], unknown_bytes)
+        bins, owner = bins[counted[owner]], owner[counted[owner]]
+    silent_bins = rate_bins(found.silent_rate_hz.astype(np.float32))
+    sizes = np.bincount(bins, minlength=BIN_COUNT + 1).astype(np.float64) * PAGE_BYTES
+    sizes += np.bincount(silent_bins, weights=found.silent_bytes * counted, minlength=BIN_COUNT + 1)
+    sizes[0] += found.unseen_bytes[counted].sum()
+    memory = np.array([memory_of(record.vma) if record else 0 for record in found.records], np.int64)
+    again = repeated(memory, counted)
+    if len(again.rows):
+        place = np.full(len(found), -1)
+        place[again.rows] = np.arange(len(again.rows))
+        theirs = place[owner] >= 0
+        each = np.zeros((len(again.rows), BIN_COUNT + 1))
+        np.add.at(each, (place[owner[theirs]], bins[theirs]), PAGE_BYTES)
+        each[np.arange(len(again.rows)), silent_bins[again.rows]] += found.silent_bytes[again.rows]
+        each[:, 0] += found.unseen_bytes[again.rows]
+        sizes -= again.surplus_by_class(each)
+    return RateHistogram(bin_edges_hz(), sizes[1:], float(sizes[0]))
 
 
 def _mappings(snapshot: Snapshot, found: Attribution, threshold: Threshold) -> list[MappingHeat]:

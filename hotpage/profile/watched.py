@@ -17,6 +17,7 @@ from hotpage.profile.fromnow import RecordingFromNow
 from hotpage.profile.livemappings import MappingTable, silence
 from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows
 from hotpage.profile.livesums import (
+    Counted,
     Settled,
     choose_hot_bin,
     heat_by_slot,
@@ -24,8 +25,9 @@ from hotpage.profile.livesums import (
     place,
     settle,
     tiers,
+    total,
 )
-from hotpage.profile.liveview import LiveHeat, LiveMapping, LiveProcess, LiveView
+from hotpage.profile.liveview import LiveMapping, LiveProcess, LiveView
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.snapshot import (
     PAGE_BYTES,
@@ -244,28 +246,22 @@ class WatchedProfile:
         self._exited = [index for index in self._exited if index != process]
 
     def _picture(self, recent: Usage, migrated_pages: Mapping[int, int]) -> LiveView:
-        pages, mappings = self._pages, self._mappings
-        found = silence(mappings, pages, self.run, self._usage.end_s)
-        threshold, hot_bin = choose_hot_bin(pages, found, self._nodes)
+        pages, mappings, nodes = self._pages, self._mappings, self._nodes
+        table, found = mappings.table(), silence(mappings, pages, self.run, self._usage.end_s)
+        slots = {process: slot for process, slot in self._slots.items() if process in self._records}
+        living = [slot for process, slot in slots.items() if self._records[process].exited_s is None]
+        living = living or list(slots.values())
+        counted = Counted.of(pages, table, found, living)
+        threshold, hot_bin = choose_hot_bin(pages, table, found, counted, nodes)
         pages.set_hot_bin(hot_bin)
         self._settled = settle(found, threshold)
-        placement = place(pages, mappings, found, self._nodes)
-        slots = len(self._history_hz)
-        heats = heat_by_slot(pages, mappings, self._settled, placement, self._nodes, slots)
+        placement = place(pages, table, found, counted, nodes)
+        heats = heat_by_slot(pages, mappings, self._settled, placement, nodes, len(self._history_hz))
         self._history_hz[:, :-1] = self._history_hz[:, 1:]
         self._history_hz[:, -1] = [heat.accesses_per_s for heat in heats]
         history_hz = self._history_hz.copy()
-        processes = [
-            LiveProcess(
-                self._records[process],
-                heats[slot],
-                history_hz[slot],
-                migrated_pages.get(process, 0) / recent.window_s if recent.window_s else 0.0,
-            )
-            for process, slot in self._slots.items()
-            if process in self._records
-        ]
-        living = [row.heat for row in processes if row.record.exited_s is None]
+        theirs = [heats[slot] for slot in living]
+        every = total(theirs, pages, table, self._settled, counted, placement, nodes)
         return LiveView(
             run=self.run,
             end=self._end,
@@ -273,9 +269,17 @@ class WatchedProfile:
             usage=self._usage,
             recent=recent,
             threshold=threshold,
-            processes=processes,
-            total=LiveHeat.sum(living or [row.heat for row in processes]),
-            tiers=tiers(mappings, placement, self._nodes),
+            processes=[
+                LiveProcess(
+                    self._records[process],
+                    heats[slot],
+                    history_hz[slot],
+                    migrated_pages.get(process, 0) / recent.window_s if recent.window_s else 0.0,
+                )
+                for process, slot in slots.items()
+            ],
+            total=every,
+            tiers=tiers(every, placement, nodes),
             pages=len(pages),
         )
 

@@ -2,6 +2,7 @@
 """Small profiles for tests."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,12 @@ def vma(start_vpn: int, end_vpn: int, by_node: Mapping[int, int] | None, path: s
     kind = "heap" if path == "[heap]" else "file" if path else "anon"
     mapping = Vma(start_vpn << 12, end_vpn << 12, "rw-p", 0, int(kind == "file"), path, kind)
     return VmaRecord(mapping, None if by_node is None else Residency(4096, dict(by_node), "default"))
+
+
+def shared(record: VmaRecord) -> VmaRecord:
+    """As a mapping of shared memory, always the same."""
+    mapping = replace(record.vma, permissions="rw-s", inode=77, path="/dev/shm/x", kind="shared")
+    return replace(record, vma=mapping)
 
 
 def armed(start_vpn: int, end_vpn: int, first_s: float = 0.0) -> ArmedRanges:

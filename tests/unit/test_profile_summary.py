@@ -3,9 +3,11 @@
 for.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from profiles import armed, changes, interval, node, process, run_info, vma
+from profiles import armed, changes, interval, node, process, run_info, shared, vma
 
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.live import LiveProfile
@@ -201,3 +203,47 @@ def test_memory_that_is_never_armed_is_said_with_its_reason():
         )
     )
     assert summary.unarmable_bytes() == {"shared memory": 5 * PAGE, "read-only files": 5 * PAGE}
+
+
+def test_shared_memory_is_counted_once_in_sums():
+    """As PostgreSQL's backends have their buffers; of each it is all of its own."""
+    buffers = {index: [shared(vma(100, 200, {0: (80 + index) * PAGE}))] for index in range(5)}
+    rows = [(index, 100 + n, 100.0 if n < 5 * index else 0.01) for index in range(3) for n in range(40)]
+    every = [process(index, "postgres") for index in range(5)]
+    summary = summarise(snapshot(*rows, vmas=buffers, processes=every), hot_rate_hz=1.0)
+    assert [entry.heat.resident_bytes for entry in summary.processes] == [(80 + n) * PAGE for n in range(5)]
+    total = summary.total
+    assert (total.resident_bytes, total.resident_bytes_by_node) == (84 * PAGE, {0: 84 * PAGE})
+    assert (total.hot_bytes, total.cold_bytes, total.unknown_bytes) == (10 * PAGE, 30 * PAGE, 44 * PAGE)
+    assert summary.nodes[0].resident_bytes == 84 * PAGE
+    assert summary.unarmable_bytes() == {"shared memory": 44 * PAGE}
+    assert summary.histogram.bytes.sum() == 40 * PAGE
+    assert summary.histogram.unknown_bytes == 44 * PAGE
+    accesses_per_s = sum(entry.heat.accesses_per_s for entry in summary.processes)
+    assert total.accesses_per_s == pytest.approx(accesses_per_s), "each has its own"
+
+
+@pytest.mark.parametrize(
+    ("changed", "times"),
+    [
+        ({"permissions": "r-xp", "kind": "file"}, 1),
+        ({"permissions": "rw-p", "kind": "file"}, 2),  # copied where it was written
+        ({"permissions": "rw-s", "kind": "file"}, 1),
+        ({"offset": 1 << 20}, 2),
+        ({"inode": 78}, 2),
+        ({"kind": "anon", "path": "", "inode": 0, "permissions": "r--p"}, 2),
+    ],
+)
+def test_what_is_the_same_memory(changed, times):
+    first = shared(vma(100, 200, {0: 100 * PAGE}))
+    other = replace(first, vma=replace(first.vma, **changed))
+    if "offset" not in changed and "inode" not in changed:
+        first = other
+    summary = summarise(snapshot(vmas={1: [first], 2: [other]}, processes=[process(1, "a"), process(2, "b")]))
+    assert summary.total.resident_bytes == times * 100 * PAGE
+
+
+def test_shared_memory_of_an_exited_process_does_not_count_beside_living_ones():
+    mapped = {1: [shared(vma(0, 100, {0: 100 * PAGE}))], 2: [shared(vma(0, 100, {0: 30 * PAGE}))]}
+    some = [process(1, "gone", exited_s=3.0), process(2, "here")]
+    assert summarise(snapshot(vmas=mapped, processes=some)).total.resident_bytes == 30 * PAGE

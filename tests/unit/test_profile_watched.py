@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profiles import armed, changes, interval, node, process, run_info, vma
+from profiles import armed, changes, interval, node, process, run_info, shared, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes, Latencies
@@ -33,7 +33,7 @@ def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData
                 rate = np.exp2(rng.normal(0, 6, len(vpn)))
                 rate[rng.random(len(vpn)) < 0.1] = np.nan
                 rows += [(index, int(page), float(hz)) for page, hz in zip(vpn, rate, strict=True)]
-        by_node = {n: int(rng.integers(0, 150)) << 12 for n in range(nodes)}
+        by_node, some = ({n: int(rng.integers(0, 150)) << 12 for n in range(nodes)} for _ in range(2))
         found.append(
             interval(
                 number,
@@ -42,7 +42,7 @@ def random_intervals(seed: int, count: int, nodes: int = 1) -> list[IntervalData
                 vmas={
                     index: [
                         vma(1000 * index + 7, 1000 * index + 107, by_node),
-                        vma(1000 * index + 107, 1000 * index + 190, {0: 80 << 12}, "/lib/x.so"),
+                        shared(vma(1000 * index + 107, 1000 * index + 190, some)),
                         vma(5000 + 300 * index, 5200 + 300 * index, None, ""),
                     ][: int(rng.integers(1, 4))]
                     for index in range(4)
@@ -71,9 +71,9 @@ def both(intervals: list[IntervalData], **run: object) -> tuple[WatchedProfile, 
     return live, whole
 
 
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 5))
-def test_the_sums_are_those_of_a_report(seed: int, count: int) -> None:
-    live, whole = both(random_intervals(seed, count))
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 5), nodes=st.sampled_from([1, 2]))
+def test_the_sums_are_those_of_a_report(seed: int, count: int, nodes: int) -> None:
+    live, whole = both(random_intervals(seed, count, nodes))
     view = live.view
     assert view is not None
     report = summarise(whole.snapshot(), hot_rate_hz=view.threshold.hot_hz)
@@ -88,6 +88,11 @@ def test_the_sums_are_those_of_a_report(seed: int, count: int) -> None:
         assert heat.relative_error == pytest.approx(entry.heat.relative_error, rel=1e-3)
         assert heat.resident_bytes == entry.heat.resident_bytes
     assert view.total.accesses_per_s == pytest.approx(report.total.accesses_per_s)
+    assert (view.total.hot_bytes, view.total.warm_bytes) == (report.total.hot_bytes, report.total.warm_bytes)
+    assert view.total.cold_bytes == pytest.approx(report.total.cold_bytes, abs=32)
+    assert view.total.unknown_bytes == pytest.approx(report.total.unknown_bytes, abs=32)
+    assert view.total.resident_bytes == report.total.resident_bytes
+    assert [tier.resident_bytes for tier in view.tiers] == [entry.resident_bytes for entry in report.nodes]
     for row in view.processes:
         index = row.record.process.index
         mappings = live.mappings(index)
@@ -104,15 +109,22 @@ def test_the_sums_are_those_of_a_report(seed: int, count: int) -> None:
     cold=st.floats(-8, 0),
     gap=st.floats(6, 12),
     nodes=st.sampled_from([1, 2]),
-    node_bytes=st.sampled_from([48 << 20, 16 << 30]),
+    node_bytes=st.sampled_from([48 << 20, 51 << 20, 16 << 30]),
+    sharers=st.integers(1, 3),
 )
 def test_the_threshold_is_the_reports_to_an_eighth_of_an_octave(
-    cold: float, gap: float, nodes: int, node_bytes: int
+    cold: float, gap: float, nodes: int, node_bytes: int, sharers: int
 ) -> None:
-    """A fast node of 48 MiB is all headroom."""
+    """A fast node of 48 MiB is all headroom; one of 51 MiB holds a part."""
     every = [node(number, number, node_bytes) for number in range(nodes)]
-    rows = [(1, vpn, 2.0 ** (cold + gap * (vpn % 5 == 0) + vpn % 7 / 10)) for vpn in range(1000)]
-    live, whole = both([interval(1, changes(*rows), processes=[process(1, "a")], nodes=every)])
+    rows = [
+        (index, vpn, 2.0 ** (cold + gap * (vpn % 5 == 0) + vpn % 7 / 10))
+        for index in range(sharers)
+        for vpn in range(1000)
+    ]
+    mappings = {index: [shared(vma(0, 1000 - index, {0: 1000 << 12}))] for index in range(sharers)}
+    sharing = [process(index, "a") for index in range(sharers)]
+    live, whole = both([interval(1, changes(*rows), processes=sharing, vmas=mappings, nodes=every)])
     expected = summarise(whole.snapshot()).threshold
     assert live.view is not None
     assert abs(np.log2(live.view.threshold.hot_hz / expected.hot_hz)) <= 0.126
@@ -134,6 +146,27 @@ def test_hot_bytes_on_slow_nodes_are_misplaced(seed: int) -> None:
         assert row.heat.misplaced_bytes == pytest.approx(expected)
     assert view.total.misplaced_bytes == pytest.approx(view.tiers[1].hot_bytes)
     assert 0 <= view.fast_share <= 1 or np.isnan(view.fast_share)
+
+
+def test_shared_memory_is_counted_once_in_sums() -> None:
+    """As PostgreSQL's backends have their buffers; of each it is all of its own."""
+    live = WatchedProfile(run_info())
+    buffers = {index: [shared(vma(1000, 26_600, {1: (25_600 - index) << 12}))] for index in range(5)}
+    nodes = [node(0, 0, 200 << 20), node(1, 1, 300 << 20)]
+    rows = [(index, 1000 + page, 1000.0) for index in range(5) for page in range(20 * index)]
+    every = [process(index, "postgres") for index in range(5)]
+    live.interval(interval(1, changes(*rows), processes=every, vmas=buffers, nodes=nodes))
+    view = live.view
+    assert view is not None
+    assert [row.heat.resident_bytes >> 12 for row in view.processes] == [25_600 - index for index in range(5)]
+    assert view.total.resident_bytes == view.tiers[1].resident_bytes == 25_600 << 12
+    assert view.total.bytes_by_node == {0: 0, 1: 25_600 << 12}
+    assert view.total.hot_bytes == view.total.misplaced_bytes == view.tiers[1].hot_bytes == 80 << 12
+    assert view.total.seen_bytes == 25_600 << 12
+    assert view.total.accesses_per_s == pytest.approx(200 * 1000.0), "each has its own"
+    live.interval(interval(2, changes(), processes=[process(0, "postgres", exited_s=1.5)], nodes=nodes))
+    assert live.view is not None
+    assert live.view.total.resident_bytes == live.view.tiers[1].resident_bytes == 25_599 << 12
 
 
 def test_an_exited_process_is_shown_once_more_and_its_slot_is_used_again() -> None:
