@@ -129,7 +129,11 @@ def test_it_promotes_what_is_accessed(on_slow: Target, tmp_path: Path) -> None:
     assert document["planned_bytes"] == PAGES * PAGE
     assert 0 < moved <= promoted * PAGE
     assert moved <= pages_on(on_slow, FAST) * PAGE, "what was armed then may have gone up since"
-    assert set(document["result"]["bytes"]) <= {"moved", "left"}
+    by_result = document["result"]["bytes"]
+    assert set(by_result) <= {"moved", "left", "not_present"}
+    assert by_result.get("not_present", 0) <= 0.02 * PAGES * PAGE, (
+        "some were on their way when the kernel was asked"
+    )
     assert " meanwhile, of all processes" in document["result"]["notes"][-1]
 
 
