@@ -41,7 +41,9 @@ class Counted:
     @staticmethod
     def of(pages: LivePages, table: Table, found: Silence, slots: Sequence[int]) -> Counted:
         """Those of some processes."""
-        is_counted = np.isin(table.slot, slots)
+        is_one = np.zeros(max(int(table.slot.max(initial=-1)), *slots, -1) + 1, bool)
+        is_one[slots] = True
+        is_counted = is_one[table.slot]
         has_something = (table.resident_pages > 0) | (found.rows > 0)
         again = repeated(table.memory, is_counted & has_something)
         is_tracked = np.zeros(len(table.slot), bool)

@@ -53,7 +53,7 @@ class Repeated:
 def repeated(memory: Int64s, is_counted: Bools) -> Repeated:
     """Find them by their numbers (``memory_of``); only mappings that are counted matter."""
     some = np.flatnonzero((memory != 0) & is_counted)
-    some = some[np.argsort(memory[some], kind="stable")]
+    some = some[np.argsort(memory[some])]
     starts = first_of_runs(memory[some])
     lengths = np.diff(starts, append=len(some))
     has_others = lengths > 1
