@@ -168,7 +168,7 @@ class LivePages:
         return last, keys >> _VPN_BITS, self._copy(keys, at)
 
     def bounds(self, keys: Int64s) -> Bounds:
-        """Addresses to ask about (see ``key_of``); valid until the next change."""
+        """Addresses to ask about (see ``key_of``); valid until pages change, whatever is called hot."""
         return Bounds(self, keys)
 
     def bins_between(self, start: Int64s, end: Int64s) -> Float64s:

@@ -35,8 +35,11 @@ class Counted:
 
     is_counted: Bools
     again: Repeated
+    tracked: Int64s
+    """The mappings in ``again`` that have tracked pages; ``edges``: where they begin and end."""
+    edges: Bounds
     known_pages: Float64s
-    """Of the mappings in ``again``, the others 0: pages of known rate."""
+    """Of the tracked ones, all others 0: pages of known rate."""
 
     @staticmethod
     def of(pages: LivePages, table: Table, found: Silence, slots: Sequence[int]) -> Counted:
@@ -46,12 +49,10 @@ class Counted:
         is_counted = is_one[table.slot]
         has_something = (table.resident_pages > 0) | (found.rows > 0)
         again = repeated(table.memory, is_counted & has_something)
-        is_tracked = np.zeros(len(table.slot), bool)
-        is_tracked[again.rows] = found.rows[again.rows] > 0
-        tracked = np.flatnonzero(is_tracked)
-        known = np.zeros(len(table.slot))
-        known[tracked] = _between(_edges(pages, table, tracked).known())
-        return Counted(is_counted, again, known)
+        tracked = np.sort(again.rows[found.rows[again.rows] > 0])
+        edges, known = _edges(pages, table, tracked), np.zeros(len(table.slot))
+        known[tracked] = _between(edges.known())
+        return Counted(is_counted, again, tracked, edges, known)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,6 @@ def heat_of_mappings(
 
 def total(
     heats: Sequence[LiveHeat],
-    pages: LivePages,
     table: Table,
     settled: Settled,
     counted: Counted,
@@ -210,9 +210,8 @@ def total(
     every, again = LiveHeat.sum(heats), counted.again
     rows, known = again.rows, counted.known_pages
     warm, hot = np.zeros((2, len(table.slot)))
-    some = np.flatnonzero(known)
-    edges = _edges(pages, table, some)
-    warm[some], hot[some] = _between(edges.warm()), _between(edges.hot())
+    warm[counted.tracked] = _between(counted.edges.warm())
+    hot[counted.tracked] = _between(counted.edges.hot())
     unknown = settled.rows - known + settled.unseen_pages
     sizes = np.array([unknown, known - warm + settled.silent_pages, warm - hot, hot])[:, rows].T
     more_bytes = (again.surplus_by_class(sizes) * PAGE_BYTES).round().astype(int).tolist()

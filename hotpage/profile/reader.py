@@ -160,7 +160,8 @@ class ProfileReader:
                 past = times <= until_s
                 runs, times = runs.rows(past), times[past]
             fold.add_runs(runs, times)
-            while cleared and len(times) and cleared[0][0] <= times.max():
+            latest_s = times.max(initial=-np.inf)
+            while cleared and cleared[0][0] <= latest_s:
                 time_s, row = cleared.popleft()
                 fold.clear(ClearedRange(**row), time_s)
         for time_s, row in cleared:

@@ -261,7 +261,7 @@ class WatchedProfile:
         self._history_hz[:, -1] = [heat.accesses_per_s for heat in heats]
         history_hz = self._history_hz.copy()
         theirs = [heats[slot] for slot in living]
-        every = total(theirs, pages, table, self._settled, counted, placement, nodes)
+        every = total(theirs, table, self._settled, counted, placement, nodes)
         return LiveView(
             run=self.run,
             end=self._end,

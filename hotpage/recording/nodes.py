@@ -19,7 +19,7 @@ class NodeWatch:
         self.topology = Topology.read()
         try:
             self._hotplug: MemoryHotplug | None = MemoryHotplug()
-        except UnsupportedError:  # then nodes are read at the start and at the end only
+        except UnsupportedError:  # then those that come and go show at the end only
             self._hotplug = None
 
     def read(self, last: bool = False) -> list[NodeRecord]:
