@@ -10,7 +10,7 @@ nothing is left to gain. What counts is known to the
 workload, not to whoever places its pages: the share of its accesses that go to pages on the fast node, by the
 shares that they were dealt (redis: counted, guest_redis.py), and where the kernel says that they are. The
 oracle has the most accessed CAPACITY_MIB there. Moved: /proc/vmstat's pgmigrate_success, of which compaction
-has a part.
+has a part, what the kernel migrates at hint faults another, and what it demotes a third.
 
 All on one CPU, which the workload has only while nothing else wants it: an emulated machine's CPUs take
 turns. Beside a sweep the same sweep runs with a memory policy of its own, which keeps the kernel from arming
@@ -75,9 +75,12 @@ AUTO = [sys.executable, "-P", "-m", "hotpage", "auto"]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def vmstat(name: str) -> int:
-    words = Path("/proc/vmstat").read_text().split()
-    return int(words[words.index(name) + 1])
+def vmstat() -> dict[str, int]:
+    """Counters since boot; "demoted" is the sum of all ways to demote."""
+    pairs = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    counts = {name: int(count) for name, count in pairs}
+    counts["demoted"] = sum(count for name, count in counts.items() if name.startswith("pgdemote_"))
+    return counts
 
 
 class Filler:
@@ -416,8 +419,7 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
             time.sleep(WARM_UP_S)  # for what starting it has taken and gives back
             DROP_CACHES.write_text("3")  # else pages used more than once come free as they grow old
             figures = {"room_mib": filler.leave(room_mib)}
-            isolated = vmstat("compact_isolated")
-            moved, accesses, begun_s = vmstat("pgmigrate_success"), workload.accesses(), time.monotonic()
+            before, accesses, begun_s = vmstat(), workload.accesses(), time.monotonic()
             workload.send(signal.SIGCONT)
             looks = seen = watch(workload, SETTLE_S[kind])
             figures["first_s"] = reached_s(seen, 0.95 * workload.oracle_share)
@@ -427,9 +429,11 @@ def measure(kind: str, method: str, seed: int, directory: Path, filler: Filler) 
                 looks = looks + seen
             workload.send(signal.SIGSTOP)  # numbers of one moment; and numa_balancing is switched next
             figures["accesses_per_s"] = (workload.accesses() - accesses) / (time.monotonic() - begun_s)
-            figures["moved_mib"] = (vmstat("pgmigrate_success") - moved) * PAGE / MIB
-            compacted = (vmstat("compact_isolated") - isolated) / 2  # isolated are where from and where to
-            figures["compacted_mib"] = compacted * PAGE / MIB
+            since = {name: (count - before[name]) * PAGE / MIB for name, count in vmstat().items()}
+            figures["moved_mib"] = since["pgmigrate_success"]
+            figures["moved_at_faults_mib"] = since["numa_pages_migrated"]
+            figures["demoted_mib"] = since["demoted"]
+            figures["compacted_mib"] = since["compact_isolated"] / 2  # isolated are where from and where to
             figures["fast_share"] = workload.fast_share()
             figures["oracle_share"] = workload.oracle_share
             figures["to_best_of_as_many"] = workload.to_best_of_as_many()
