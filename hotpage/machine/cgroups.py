@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from hotpage.errors import HotpageError, TargetError, UnsupportedError
-from hotpage.machine.proc import PROC, read_bytes
+from hotpage.machine.proc import PROC, read_lines
 
 # kernfs gives the root of the hierarchy inode 1; another inode means that a container shows us a part of it.
 _ROOT_INODE = 1
@@ -20,7 +20,7 @@ def unescape_octal(text: bytes) -> bytes:
 
 def cgroup_mount(proc_root: Path = PROC) -> Path:
     """Where the version 2 hierarchy is mounted; UnsupportedError if it is not."""
-    for line in filter(None, (read_bytes(proc_root / "mounts") or b"").split(b"\n")):
+    for line in read_lines(proc_root / "mounts"):
         _device, mount_point, kind, *_ = line.split(b" ")
         if kind == b"cgroup2":
             return Path(os.fsdecode(unescape_octal(mount_point)))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.errors import UnsupportedError
-from hotpage.machine.proc import PROC, read_bytes
+from hotpage.machine.proc import PROC, read_lines
 
 MPOL_MF_MOVE: Final = 2
 MPOL_MF_MOVE_ALL: Final = 4
@@ -148,8 +148,8 @@ def read_watermarks(proc_root: Path = PROC) -> dict[int, Watermarks]:
     """By node, from /proc/zoneinfo; empty where there is none."""
     sums: dict[int, dict[str, int]] = {}
     node, zone_free, zone_cache = -1, 0, 0
-    for line in (read_bytes(proc_root / "zoneinfo") or b"").decode("ascii", "replace").splitlines():
-        words = line.split()
+    for line in read_lines(proc_root / "zoneinfo"):
+        words = line.decode("ascii", "replace").split()
         if words[:1] == ["Node"]:
             node = int(words[1].rstrip(","))
             of_node = sums.setdefault(node, dict.fromkeys(_SUMS, 0))

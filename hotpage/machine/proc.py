@@ -55,6 +55,15 @@ def read_bytes(path: Path) -> bytes | None:
         raise
 
 
+def read_lines(path: Path) -> list[bytes]:
+    """The file's lines that are not empty; none when its process has gone.
+
+    A line ends at a newline only, which the kernel escapes in names: whatever else ends a line elsewhere
+    (``splitlines``) may be part of one. Raises PrivilegeError where the kernel refuses.
+    """
+    return [line for line in (read_bytes(path) or b"").split(b"\n") if line]
+
+
 def parse_stat(text: bytes) -> Stat:
     """Parse /proc/PID/stat; the command name may itself hold spaces and parentheses."""
     name_start, name_end = text.index(b"("), text.rindex(b")")

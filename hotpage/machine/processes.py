@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.machine.cgroups import pids_in_cgroup
-from hotpage.machine.proc import PROC, Stat, read_bytes, read_stat
+from hotpage.machine.proc import PROC, Stat, read_bytes, read_lines, read_stat
 
 __all__ = [
     "Process",
@@ -143,7 +143,7 @@ class ProcessTable:
             pid=pid,
             start_time_ticks=stat.start_time_ticks,
             comm=stat.comm,
-            cmdline=_text(directory / "cmdline").rstrip("\0").replace("\0", " "),
+            cmdline=os.fsdecode(read_bytes(directory / "cmdline") or b"").rstrip("\0").replace("\0", " "),
             exe=exe,
             threads=stat.threads,
             cgroup=cgroup_of(directory),
@@ -183,13 +183,7 @@ def _stats(proc_root: Path) -> Iterable[tuple[int, Stat]]:
             yield pid, stat
 
 
-def _text(path: Path) -> str:
-    return os.fsdecode(read_bytes(path) or b"")
-
-
 def cgroup_of(directory: Path) -> str:
     """The cgroup (version 2) of the process with that directory of /proc; empty where nobody tells."""
-    for line in _text(directory / "cgroup").splitlines():
-        if line.startswith("0::"):
-            return line[3:]
-    return ""
+    own = (line[3:] for line in read_lines(directory / "cgroup") if line.startswith(b"0::"))
+    return os.fsdecode(next(own, b""))

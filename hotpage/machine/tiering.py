@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 from hotpage.errors import KnobError, TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
-from hotpage.machine.proc import PROC, printable, read_bytes
+from hotpage.machine.proc import PROC, printable, read_lines
 from hotpage.machine.topology import SYSFS, Topology
 
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
@@ -114,7 +114,7 @@ class TieringCounters(NamedTuple):
     def read(proc_root: Path = PROC) -> "TieringCounters":
         """As they are now; 0 for what the kernel does not count."""
         counts = {}
-        for line in (read_bytes(proc_root / "vmstat") or b"").split(b"\n"):
+        for line in read_lines(proc_root / "vmstat"):
             name, _, count = line.partition(b" ")
             if name.startswith((b"pgdemote_", b"pgpromote_success")):
                 counts[name] = int(count)
@@ -234,7 +234,7 @@ class KernelTiering:
                 f"this kernel has neither {of_node} nor memory.reclaim for {printable(cgroup)}",
                 "use --mover move_pages",
             )
-        if len((read_bytes(self._proc / "swaps") or b"").splitlines()) > 1:
+        if len(read_lines(self._proc / "swaps")) > 1:
             raise UnsupportedError(
                 f"memory.reclaim would also swap, and there is no {of_node}",
                 "use --mover move_pages, or swapoff",

@@ -14,7 +14,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
 from hotpage.machine.numa import Watermarks, read_watermarks
-from hotpage.machine.proc import PROC, printable, read_bytes, read_stat
+from hotpage.machine.proc import PROC, printable, read_bytes, read_lines, read_stat
 from hotpage.machine.processes import cgroup_of
 from hotpage.machine.topology import Topology, parse_cpulist
 from hotpage.machine.vmas import read_vmas
@@ -78,9 +78,9 @@ def process_facts(
         return None
     directory = proc_root / str(process.pid)
     allowed: tuple[int, ...] = ()
-    for line in (read_bytes(directory / "status") or b"").decode(errors="replace").splitlines():
-        if line.startswith("Mems_allowed_list:"):
-            allowed = parse_cpulist(line.split(":")[1])
+    for line in read_lines(directory / "status"):
+        if line.startswith(b"Mems_allowed_list:"):
+            allowed = parse_cpulist(line.split(b":")[1].decode())
     uptime_s = float((read_bytes(proc_root / "uptime") or b"0").split()[0])
     age_s = uptime_s - stat.start_time_ticks / os.sysconf("SC_CLK_TCK")
     cgroup = cgroup_of(directory)  # the record's may be of before a move to another

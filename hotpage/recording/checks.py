@@ -17,6 +17,7 @@ from hotpage.machine.cgroups import cgroup_level, cgroup_mount
 from hotpage.machine.hold import MmHolder
 from hotpage.machine.hotplug import MemoryHotplug
 from hotpage.machine.proc import PROC
+from hotpage.machine.processes import cgroup_of
 from hotpage.machine.procevents import ProcessEvents, open_process_events
 from hotpage.machine.topology import Topology
 from hotpage.recording.arming import SCAN_PERIOD_MAX_MS
@@ -224,8 +225,7 @@ def check_memory(proc_root: Path = PROC, cgroup_root: Callable[[], Path] = cgrou
     words = (proc_root / "meminfo").read_text().split()
     room_bytes, whose = int(words[words.index("MemAvailable:") + 1]) * 1024, "the machine"
     with contextlib.suppress(HotpageError, OSError):
-        lines = (proc_root / "self/cgroup").read_text().splitlines()
-        own = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
+        own = cgroup_of(proc_root / "self").strip("/")
         for directory in [cgroup_root() / own, *(cgroup_root() / own).parents]:
             with contextlib.suppress(OSError, ValueError):  # the root has no limit; "max" is no number
                 limit_bytes = int((directory / "memory.max").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 from hotpage.capture.target import Target
 from hotpage.errors import TargetError, UsageError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_id, cgroup_level, pids_in_cgroup
-from hotpage.machine.proc import PROC, printable, read_bytes, read_stat
+from hotpage.machine.proc import PROC, printable, read_lines, read_stat
 from hotpage.machine.processes import children_of, list_pids, pids_by_comm
 
 _LONGEST_COMM_BYTES = 15
@@ -19,7 +19,7 @@ _LONGEST_COMM_BYTES = 15
 
 def thread_group_of(tid: int) -> int | None:
     """The process that a thread belongs to: /proc shows both under their numbers; None if it has gone."""
-    for line in (read_bytes(PROC / str(tid) / "status") or b"").splitlines():
+    for line in read_lines(PROC / str(tid) / "status"):
         if line.startswith(b"Tgid:"):
             return int(line.split()[1])
     return None

@@ -13,7 +13,8 @@ from fakeproc import FakeProc
 from hotpage.errors import TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
 from hotpage.machine.proc import parse_stat
-from hotpage.machine.processes import ProcessTable, children_of, list_pids, pids_by_comm
+from hotpage.machine.processes import ProcessTable, cgroup_of, children_of, list_pids, pids_by_comm
+from hotpage.recording.selection import thread_group_of
 
 
 @pytest.fixture
@@ -138,6 +139,19 @@ def test_own_child_is_found() -> None:
     finally:
         child.communicate()
     assert ProcessTable().add(child.pid) is None
+
+
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_bytes(b"4:memory:/old\r0::/no\n0::/a\x0b\x1c\xc2\x85\xff\r.scope\n")
+    assert os.fsencode(cgroup_of(tmp_path)) == b"/a\x0b\x1c\xc2\x85\xff\r.scope"
+    rename = "open('/proc/self/comm', 'w').write('a\\rTgid:\\t1'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert thread_group_of(child.pid) == child.pid
+        child.kill()
 
 
 def test_cgroup_mount_is_found_and_unescaped(tmp_path: Path) -> None:
