@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hotpage.arrays import Int64s
 from hotpage.errors import ProfileError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.numa import MovePages
@@ -24,7 +25,7 @@ from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.naming import default_directory
 from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import PAGE_BYTES, Int64s, VmaRecord
+from hotpage.profile.snapshot import PAGE_BYTES, VmaRecord
 from hotpage.profile.strips import HeatStrip
 from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from hotpage.heat.arrays import Floats32, Floats64, Ints64, Ticks
+from hotpage.arrays import Float32s, Float64s, Int64s, Ticks
 from hotpage.heat.grouping import to_ticks
 from hotpage.heat.results import ArmedRanges
 
@@ -69,10 +69,10 @@ class _View:
 
     ranges: ArmedRanges
     ticks: list[Ticks]
-    times_s: list[Floats64]
-    all_ticks: Ints64
-    all_times_s: Floats64
-    counts: Ints64
+    times_s: list[Float64s]
+    all_ticks: Int64s
+    all_times_s: Float64s
+    counts: Int64s
 
 
 class ArmedPages:
@@ -140,7 +140,7 @@ class ArmedPages:
         """The coverage as arrays."""
         return self._view().ranges
 
-    def silent_since_arming(self, vpn: Ints64, now_s: float) -> Floats64:
+    def silent_since_arming(self, vpn: Int64s, now_s: float) -> Float64s:
         """Seconds since the first arming of pages that never faulted (any order); NaN where never armed."""
         ranges = self.ranges()
         if not len(ranges):
@@ -150,7 +150,7 @@ class ArmedPages:
         covered = (ranges.start_vpn[place] <= vpn) & (vpn < ranges.end_vpn[place])
         return np.where(covered, np.maximum(now_s - ranges.first_s[place], 0.0), np.nan)
 
-    def first_armings(self, vpn: Ints64, last: Ticks) -> Floats64:
+    def first_armings(self, vpn: Int64s, last: Ticks) -> Float64s:
         """Time of the first arming after ``last`` for ascending pages, seconds; inf where there was none.
 
         An arming in the very tick of the last access counts as the one that the access ended.
@@ -161,9 +161,9 @@ class ArmedPages:
             first_s[pages] = view.times_s[i].take(_armings_until(view.ticks[i], last[pages]))
         return first_s
 
-    def silence(self, vpn: Ints64, last: Ticks, now_s: float) -> Floats32 | None:
+    def silence(self, vpn: Int64s, last: Ticks, now_s: float) -> Float32s | None:
         """Seconds from ``first_armings`` to now, 0 where there was none; None if that holds for all pages."""
-        silence: Floats32 | None = None
+        silence: Float32s | None = None
         view = self._view()
         for i, pages in self._parts(vpn):
             if silence is None:
@@ -176,7 +176,7 @@ class ArmedPages:
                 silence[pages][later] = since.take(_armings_until(ticks, seen.take(later)))
         return silence
 
-    def _parts(self, vpn: Ints64) -> Iterator[tuple[int, slice]]:
+    def _parts(self, vpn: Int64s) -> Iterator[tuple[int, slice]]:
         """(number of a range, its part of the ascending pages) for each range that has any."""
         ranges = self.ranges()
         low = int(np.searchsorted(ranges.end_vpn, vpn[0], side="right"))
@@ -240,13 +240,13 @@ class ArmedPages:
 
 
 def silence_of_many(
-    owners: Sequence[ArmedPages | None], bounds: Sequence[int], vpn: Ints64, last: Ticks, now_s: float
-) -> Floats32 | None:
+    owners: Sequence[ArmedPages | None], bounds: Sequence[int], vpn: Int64s, last: Ticks, now_s: float
+) -> Float32s | None:
     """``ArmedPages.silence`` of pages of several processes: owner i has those from bounds[i] on, ascending.
 
     All in a few steps: many processes may have a few pages each.
     """
-    silence: Floats32 | None = None
+    silence: Float32s | None = None
     for low in range(0, len(owners), _OWNERS_AT_ONCE):
         some = owners[low : low + _OWNERS_AT_ONCE]
         views = [(number, one._view()) for number, one in enumerate(some) if one is not None and one._ranges]
@@ -276,7 +276,7 @@ def silence_of_many(
     return silence
 
 
-def _armings_until(ticks: Ticks, last: Ticks) -> Ints64:
+def _armings_until(ticks: Ticks, last: Ticks) -> Int64s:
     """For each last access the number of arm times (ascending) up to it."""
     if last.size < _BINARY_SEARCH_BELOW:
         return np.searchsorted(ticks, last, side="right")

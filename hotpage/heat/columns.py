@@ -21,24 +21,24 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.arrays import Bools, Bytes8, Floats16, Floats32, Ints64, Ticks
+from hotpage.arrays import Bools, Float16s, Float32s, Int64s, Ticks, Uint8s
 from hotpage.heat.estimator import ALPHA, BETA_S, EXPOSURE_FLOOR_S
 from hotpage.heat.grouping import Horizon, PageSums
 from hotpage.heat.halves import narrowed, widened
 
-Index = Ints64 | Bools | slice
+Index = Int64s | Bools | slice
 
 
 @dataclass(slots=True)
 class PageColumns:
     """State of pages by position; which page a position belongs to is the owner's knowledge."""
 
-    accesses_long: Floats32
-    exposure_long: Floats16
-    accesses_short: Floats16
-    exposure_short: Floats16
+    accesses_long: Float32s
+    exposure_long: Float16s
+    accesses_short: Float16s
+    exposure_short: Float16s
     last: Ticks
-    reported: Bytes8
+    reported: Uint8s
 
     @classmethod
     def empty(cls, count: int) -> "PageColumns":
@@ -95,7 +95,7 @@ class PageColumns:
             new[: min(count, old.size)] = old[:count]
             setattr(self, field.name, new)
 
-    def merged(self, place: Ints64, others: "PageColumns") -> None:
+    def merged(self, place: Int64s, others: "PageColumns") -> None:
         """Insert ``others`` so that they end up at the ascending positions ``place``."""
         is_old = np.ones(len(self) + place.size, dtype=np.bool_)
         is_old[place] = False
@@ -108,7 +108,7 @@ class PageColumns:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name)[kept])
 
-    def fold(self, index: Ints64, sums: PageSums, horizons: tuple[Horizon, Horizon]) -> int:
+    def fold(self, index: Int64s, sums: PageSums, horizons: tuple[Horizon, Horizon]) -> int:
         """Add a batch's sums to the pages at ``index`` (unique); the number of newcomers."""
         last = self.last.take(index)
         newest = np.maximum(last, sums.tick)
@@ -117,7 +117,7 @@ class PageColumns:
         late = newest - sums.tick
         lateness = late if late.any() else None
 
-        def added(old: Floats16 | Floats32, new: Floats32, horizon: Horizon, decay: Floats32) -> Floats32:
+        def added(old: Float16s | Float32s, new: Float32s, horizon: Horizon, decay: Float32s) -> Float32s:
             total = float32s(old.take(index))
             total *= decay
             total += new if lateness is None else new * horizon.decay(lateness)
@@ -133,13 +133,13 @@ class PageColumns:
         self.last[index] = newest
         return int(last.size - np.count_nonzero(last))
 
-    def touch(self, index: Ints64, tick: Ticks) -> int:
+    def touch(self, index: Int64s, tick: Ticks) -> int:
         """Move ``last`` of the pages at ``index`` up to ``tick``; the number of newcomers."""
         last = self.last.take(index)
         self.last[index] = np.maximum(last, tick)
         return int(last.size - np.count_nonzero(last))
 
-    def renew(self, index: Ints64, tick: Ticks, horizons: tuple[Horizon, Horizon]) -> int:
+    def renew(self, index: Int64s, tick: Ticks, horizons: tuple[Horizon, Horizon]) -> int:
         """Note that the pages at ``index`` were accessed, seen otherwise than by a hint fault; the number of
         newcomers.
 
@@ -169,13 +169,13 @@ class PageColumns:
         return (getattr(self, field.name) for field in fields(self))
 
 
-def float32s(values: Floats16 | Floats32) -> Floats32:
+def float32s(values: Float16s | Float32s) -> Float32s:
     """A column's numbers as float32; the same array if they are."""
-    return widened(cast(Floats16, values)) if values.itemsize == 2 else cast(Floats32, values)
+    return widened(cast(Float16s, values)) if values.itemsize == 2 else cast(Float32s, values)
 
 
 def interleave(
-    old: npt.NDArray[Any], new: npt.NDArray[Any], place: Ints64, is_old: Bools
+    old: npt.NDArray[Any], new: npt.NDArray[Any], place: Int64s, is_old: Bools
 ) -> npt.NDArray[Any]:
     """``new`` at the positions ``place``, ``old`` at the positions where ``is_old``."""
     out = np.empty(is_old.size, dtype=old.dtype)

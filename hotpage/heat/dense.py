@@ -7,7 +7,7 @@ columns grow by 1/16 at a time, so that the spare room stays below one byte per 
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Ints64
+from hotpage.arrays import Bools, Int64s
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.grouping import first_of_runs
 
@@ -33,7 +33,7 @@ class DenseChunks:
         free = 8 * len(self._free_blocks)
         return self.columns.nbytes + self.chunks.nbytes + self.blocks.nbytes + free
 
-    def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
+    def locate(self, key: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of ascending keys; a position not found is undefined."""
         chunk = key >> CHUNK_BITS
         first = first_of_runs(chunk)
@@ -43,7 +43,7 @@ class DenseChunks:
         position += key & (CHUNK_PAGES - 1)
         return position, np.repeat(known, count)
 
-    def add(self, chunks: Ints64) -> None:
+    def add(self, chunks: Int64s) -> None:
         """Make room for chunks (ascending, none of them present)."""
         used = self.chunks.size + len(self._free_blocks)
         recycled = sorted(self._free_blocks.pop() for _ in range(min(len(self._free_blocks), chunks.size)))
@@ -73,7 +73,7 @@ class DenseChunks:
         if len(self._free_blocks) > self.chunks.size:
             self._compact()
 
-    def _find(self, chunk: Ints64) -> tuple[Ints64, Bools]:
+    def _find(self, chunk: Int64s) -> tuple[Int64s, Bools]:
         if not self.chunks.size:
             return np.zeros(chunk.size, dtype=np.int64), np.zeros(chunk.size, dtype=np.bool_)
         place = np.searchsorted(self.chunks, chunk)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.heat.arrays import Bools, Floats32, Floats64
+from hotpage.arrays import Bools, Float32s, Float64s
 from hotpage.heat.histogram import BINS_PER_OCTAVE, RateHistogram
 
 ALPHA = 0.5
@@ -57,7 +57,7 @@ HEADROOM_MIN_BYTES = 50 << 20
 HEADROOM_MAX_BYTES = 1 << 30
 
 
-def accrued_exposure(exposure_s: Floats32, half_life_s: float) -> Floats32:
+def accrued_exposure(exposure_s: Float32s, half_life_s: float) -> Float32s:
     """Watched seconds that an exposure ending now is worth, decayed while it accrued; same shape, seconds.
 
     Exposures below EXPOSURE_FLOOR_S count as the floor.
@@ -68,15 +68,15 @@ def accrued_exposure(exposure_s: Floats32, half_life_s: float) -> Floats32:
 
 
 def posterior_rate(
-    accesses: Floats32, exposure_s: Floats32, decay: Floats32 | float = 1.0, silent_s: Floats32 | None = None
-) -> Floats32:
+    accesses: Float32s, exposure_s: Float32s, decay: Float32s | float = 1.0, silent_s: Float32s | None = None
+) -> Float32s:
     """Accesses per second of pages with these decayed sums at their last access (module docstring); float32.
 
     ``decay`` is 2^(-age/τ) for the time since then, ``silent_s`` the seconds armed and silent since then.
     """
     alpha, beta = np.float32(ALPHA), np.float32(BETA_S)
-    shape: Floats32 = accesses + alpha
-    watched: Floats32 = exposure_s + beta
+    shape: Float32s = accesses + alpha
+    watched: Float32s = exposure_s + beta
     if silent_s is None:
         shape /= watched
         return shape
@@ -89,18 +89,18 @@ def posterior_rate(
     return shape
 
 
-def silent_rate(silent_s: Floats64) -> Floats32:
+def silent_rate(silent_s: Float64s) -> Float32s:
     """Accesses per second of pages armed ``silent_s`` seconds ago and never seen accessed; float32."""
     return (ALPHA / (BETA_S + silent_s)).astype(np.float32)
 
 
-def effective_samples(weight: Floats32, squares: Floats32) -> Floats32:
+def effective_samples(weight: Float32s, squares: Float32s) -> Float32s:
     """How many equal samples are worth as much as these: (Σ w)² / Σ w², from the two sums; float32."""
-    effective: Floats32 = weight / squares * weight
+    effective: Float32s = weight / squares * weight
     return effective
 
 
-def mixed_rate(rate_hz: Floats32, accesses: Floats32, samples: Floats32, exposure_s: Floats32) -> Floats32:
+def mixed_rate(rate_hz: Float32s, accesses: Float32s, samples: Float32s, exposure_s: Float32s) -> Float32s:
     """Rates of pages that samples observe: mixed with ``rate_hz``, what hint faults say (NaN: nothing).
 
     ``accesses`` are the decayed hint faults behind it. Samples alone, where too few are left for a horizon,
@@ -110,17 +110,17 @@ def mixed_rate(rate_hz: Floats32, accesses: Floats32, samples: Floats32, exposur
     with np.errstate(invalid="ignore"):
         mixed = (shape + samples) / (shape / rate_hz + exposure_s)
     alone = np.maximum(samples, np.float32(ALPHA)) / exposure_s
-    rate: Floats32 = np.where(np.isnan(rate_hz), alone, mixed)
+    rate: Float32s = np.where(np.isnan(rate_hz), alone, mixed)
     return rate
 
 
-def relative_error(accesses: Floats32) -> Floats32:
+def relative_error(accesses: Float32s) -> Float32s:
     """Relative standard error of a rate that rests on so many (decayed) accesses: 1/√(n + ALPHA)."""
-    error: Floats32 = np.float32(1.0) / np.sqrt(accesses + np.float32(ALPHA))
+    error: Float32s = np.float32(1.0) / np.sqrt(accesses + np.float32(ALPHA))
     return error
 
 
-def contradicts(rate_hz: Floats32, accesses: Floats32, other_hz: Floats32, others: Floats32) -> Bools:
+def contradicts(rate_hz: Float32s, accesses: Float32s, other_hz: Float32s, others: Float32s) -> Bools:
     """Whether two rates that rest on so many ``accesses`` and ``others`` are hardly of one unchanged page.
 
     By the likelihood ratio of one rate against two, for accesses a and b in the time that the rates say: with
@@ -178,13 +178,13 @@ def natural_threshold(rate_hz: npt.ArrayLike, weights: npt.ArrayLike = 1.0) -> N
     if place.size == 0 or place.min() == place.max():
         return NaturalSplit(float("nan"), 0.0)
     lowest = int(place.min())
-    mass: Floats64 = np.bincount(place - lowest, weights=weight[usable]).astype(np.float64)
+    mass: Float64s = np.bincount(place - lowest, weights=weight[usable]).astype(np.float64)
     density = np.convolve(mass, (0.25, 0.5, 0.25), mode="same")
     depth, bottom = max(_valley(density, cut) for cut in _best_cuts(mass / mass.sum()))
     return NaturalSplit(float(np.exp2((lowest + bottom) / BINS_PER_OCTAVE)), depth)
 
 
-def _best_cuts(mass: Floats64) -> tuple[int, int]:
+def _best_cuts(mass: Float64s) -> tuple[int, int]:
     """Last bin of the lower class by Otsu's criterion and by that of minimum error; ``mass`` sums to 1."""
     position = np.arange(mass.size, dtype=np.float64)
     below = np.cumsum(mass)[:-1]
@@ -200,14 +200,14 @@ def _best_cuts(mass: Floats64) -> tuple[int, int]:
     return _middle_of_least(-between), _middle_of_least(error)
 
 
-def _middle_of_least(criterion: Floats64) -> int:
+def _middle_of_least(criterion: Float64s) -> int:
     """Where it is least; across empty bins it is level, and the middle is farthest from both heaps."""
     least = float(criterion.min())
     level = np.flatnonzero(criterion <= least + 1e-9 * abs(least))
     return int(level[len(level) // 2])
 
 
-def _valley(density: Floats64, cut: int) -> tuple[float, float]:
+def _valley(density: Float64s, cut: int) -> tuple[float, float]:
     """Depth (0..1) and position of the valley between the peaks of the bins up to ``cut`` and of those after
     it.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
+from hotpage.arrays import Bools, Float32s, Int32s, Int64s, Ticks
 from hotpage.heat.estimator import accrued_exposure
 
 TICKS_PER_S = 1024
@@ -45,7 +45,7 @@ class Horizon:
         mean_life_s = self.half_life_s / math.log(2)
         return -mean_life_s * math.expm1(-watched_s / mean_life_s)
 
-    def decay(self, ticks: Ticks) -> Floats32:
+    def decay(self, ticks: Ticks) -> Float32s:
         """2^(-age/half-life) for ages in ticks; float32."""
         age = ticks.astype(np.float32)  # uint32 times float32 would be float64
         age *= np.float32(-1.0 / (self.half_life_s * TICKS_PER_S))
@@ -59,10 +59,10 @@ class PageSums:
     ``accesses`` and ``exposure`` (in the horizon's units) hold one float32 array per horizon.
     """
 
-    key: Ints64
+    key: Int64s
     tick: Ticks
-    accesses: tuple[Floats32, Floats32]
-    exposure: tuple[Floats32, Floats32]
+    accesses: tuple[Float32s, Float32s]
+    exposure: tuple[Float32s, Float32s]
 
     def select(self, keep: Bools) -> "PageSums":
         """The entries where ``keep``."""
@@ -74,7 +74,7 @@ class PageSums:
         )
 
 
-def first_of_runs(values: Ints32 | Ints64) -> Ints64:
+def first_of_runs(values: Int32s | Int64s) -> Int64s:
     """Where each run of equal neighbours begins."""
     is_first = np.empty(len(values), bool)
     is_first[:1] = True
@@ -82,7 +82,7 @@ def first_of_runs(values: Ints32 | Ints64) -> Ints64:
     return np.flatnonzero(is_first)
 
 
-def sort_order(key: Ints64) -> Ints64:
+def sort_order(key: Int64s) -> Int64s:
     """Stable ascending order of non-negative keys."""
     offset = key - key.min()
     span = int(offset.max())
@@ -96,10 +96,10 @@ def sort_order(key: Ints64) -> Ints64:
 
 
 def sum_by_page(
-    key: Ints64,
+    key: Int64s,
     tick: Ticks,
-    exposure_s: Floats32,
-    weight: Floats32 | None,
+    exposure_s: Float32s,
+    weight: Float32s | None,
     horizons: tuple[Horizon, Horizon],
 ) -> PageSums:
     """Sums of a batch of events (equal lengths, any order) per page; no ``weight`` means 1 each."""

@@ -7,14 +7,14 @@ as the other, too small by the difference of the exponents' biases, 2^(127 - 15)
 
 import numpy as np
 
-from hotpage.heat.arrays import Floats16, Floats32
+from hotpage.arrays import Float16s, Float32s
 
 _MANTISSA_BITS = 23 - 10
 _BIAS = np.float32(2.0**112)
 _MAX = np.float32(65504)
 
 
-def widened(values: Floats16) -> Floats32:
+def widened(values: Float16s) -> Float32s:
     """The same numbers, exactly; none of them negative, infinite or NaN."""
     bits = values.view(np.uint16).astype(np.uint32)
     bits <<= _MANTISSA_BITS
@@ -23,7 +23,7 @@ def widened(values: Floats16) -> Floats32:
     return wide
 
 
-def narrowed(values: Floats32) -> Floats16:
+def narrowed(values: Float32s) -> Float16s:
     """Rounded to the nearest, ties to even, and cut off at float16's end; none of them negative or NaN."""
     scaled = np.minimum(values, _MAX)
     scaled *= np.float32(1) / _BIAS

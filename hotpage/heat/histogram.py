@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.heat.arrays import Bytes8, Floats32, Floats64
+from hotpage.arrays import Float32s, Float64s, Uint8s
 
 BINS_PER_OCTAVE = 4
 BIN_COUNT = 255
@@ -13,7 +13,7 @@ LOWEST_EDGE_OCTAVE = -24
 """log2 of the lowest edge in Hz: 2^-24 Hz is one access in half a year; the highest edge is 2^39.75 Hz."""
 
 
-def rate_bins(rate_hz: Floats32) -> Bytes8:
+def rate_bins(rate_hz: Float32s) -> Uint8s:
     """Quarter-octave bin 1..255 of each rate, the outermost bins open-ended; 0 where the rate is NaN."""
     with np.errstate(divide="ignore"):
         place = np.log2(rate_hz)
@@ -29,7 +29,7 @@ def rate_bins(rate_hz: Floats32) -> Bytes8:
     return bins
 
 
-def bin_edges_hz() -> Floats64:
+def bin_edges_hz() -> Float64s:
     """The BIN_COUNT + 1 edges: bin b of ``rate_bins`` lies between edges b - 1 and b."""
     steps = np.arange(BIN_COUNT + 1, dtype=np.float64)
     return np.exp2(steps / BINS_PER_OCTAVE + LOWEST_EDGE_OCTAVE)
@@ -43,8 +43,8 @@ class RateHistogram:
     1]; ``unknown_bytes`` belong to pages whose rate nobody knows.
     """
 
-    edges_hz: Floats64
-    bytes: Floats64
+    edges_hz: Float64s
+    bytes: Float64s
     unknown_bytes: float
 
     def threshold_for(self, capacity_bytes: float) -> float:

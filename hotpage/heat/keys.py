@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from hotpage.heat.arrays import Ints32, Ints64
+from hotpage.arrays import Int32s, Int64s
 
 SPACE_BITS = 36
 _LOW_MASK = np.int64((1 << SPACE_BITS) - 1)
@@ -21,10 +21,10 @@ class PageKeys:
     """Numbers spaces as they first appear, and translates between (process, vpn) and key."""
 
     def __init__(self) -> None:
-        self._first_space: Ints32 = np.full(64, -1, dtype=np.int32)  # by process, for vpn < 2^36
+        self._first_space: Int32s = np.full(64, -1, dtype=np.int32)  # by process, for vpn < 2^36
         self._high_space: dict[tuple[int, int], int] = {}  # by (process, vpn >> 36) otherwise
-        self._process: Ints32 = np.full(64, -1, dtype=np.int32)  # by space
-        self._high: Ints64 = np.zeros(64, dtype=np.int64)
+        self._process: Int32s = np.full(64, -1, dtype=np.int32)  # by space
+        self._high: Int64s = np.zeros(64, dtype=np.int64)
         self._spaces: defaultdict[int, list[int]] = defaultdict(list)  # by process
         self._used = 0
         self._free: list[int] = []  # below ``_used``
@@ -35,7 +35,7 @@ class PageKeys:
         arrays = self._first_space.nbytes + self._process.nbytes + self._high.nbytes
         return arrays + 250 * len(self._spaces) + 32 * len(self._free)
 
-    def encode(self, process: Ints32, vpn: Ints64) -> Ints64:
+    def encode(self, process: Int32s, vpn: Int64s) -> Int64s:
         """Keys of pages, int64, numbering new spaces; ValueError for process < 0 or vpn outside 0..2^52."""
         if not vpn.size:
             return np.empty(0, dtype=np.int64)
@@ -78,7 +78,7 @@ class PageKeys:
         """(process, first vpn) of a space."""
         return int(self._process[space]), int(self._high[space]) << SPACE_BITS
 
-    def decode(self, key: Ints64) -> tuple[Ints32, Ints64]:
+    def decode(self, key: Int64s) -> tuple[Int32s, Int64s]:
         """(process int32[], vpn int64[]) of keys."""
         space = key >> SPACE_BITS
         return self._process.take(space), (self._high.take(space) << SPACE_BITS) | (key & _LOW_MASK)
@@ -113,7 +113,7 @@ class PageKeys:
             self._first_space[process] = space
         return space
 
-    def _encode_high(self, process: Ints32, vpn: Ints64) -> Ints64:
+    def _encode_high(self, process: Int32s, vpn: Int64s) -> Int64s:
         key = vpn & _LOW_MASK
         high = vpn >> SPACE_BITS
         pairs, place = np.unique(np.stack([process.astype(np.int64), high]), axis=1, return_inverse=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hotpage.heat.arrays import Floats32, Ints64
+from hotpage.arrays import Float32s, Int64s
 from hotpage.heat.estimator import relative_error
 from hotpage.heat.grouping import TICKS_PER_S
 from hotpage.heat.reading import PieceRates
@@ -17,10 +17,10 @@ class _Listing:
 
     def __init__(self, count: int, current: bool) -> None:
         self._current = current
-        self.vpn: Ints64 = np.empty(count, dtype=np.int64)
-        self.columns: list[Floats32] = [np.empty(count, dtype=np.float32) for _ in range(4)]
+        self.vpn: Int64s = np.empty(count, dtype=np.int64)
+        self.columns: list[Float32s] = [np.empty(count, dtype=np.float32) for _ in range(4)]
 
-    def write(self, place: slice | Ints64, rates: PieceRates) -> None:
+    def write(self, place: slice | Int64s, rates: PieceRates) -> None:
         self.vpn[place] = rates.piece.vpn
         long, short, error, last = self.columns
         rate, accesses = rates.current() if self._current else (rates.long(), rates.accesses())
@@ -51,7 +51,7 @@ def list_rates(
     for rates in dense:
         vpn = rates.piece.vpn
         before, before_last = np.searchsorted(scattered_vpn, (vpn[0], vpn[-1])).tolist()
-        place: slice | Ints64 = slice(count + before, count + before + vpn.size)
+        place: slice | Int64s = slice(count + before, count + before + vpn.size)
         if before != before_last:
             place = np.arange(count, count + vpn.size) + np.searchsorted(scattered_vpn, vpn)
         listing.write(place, rates)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Bools, Float32s, Int32s, Int64s, Ticks
 from hotpage.heat.arming import ArmedPages, silence_of_many
-from hotpage.heat.arrays import Bools, Floats32, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns, float32s
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, contradicts, mixed_rate, posterior_rate
@@ -39,10 +39,10 @@ class Piece:
     """
 
     process: int
-    vpn: Ints64
+    vpn: Int64s
     home: PageColumns
-    where: slice | Ints64
-    kept: Ints64 | None = None
+    where: slice | Int64s
+    kept: Int64s | None = None
 
     def read(self, column: npt.NDArray[_T]) -> npt.NDArray[_T]:
         """These pages' entries of a column of ``home``; may be a view."""
@@ -52,7 +52,7 @@ class Piece:
             values = column.reshape(-1, CHUNK_PAGES)[self.where].ravel()
         return values if self.kept is None else values.take(self.kept)
 
-    def some(self, place: Ints64) -> "Scatter":
+    def some(self, place: Int64s) -> "Scatter":
         """Those of these pages that are at ``place``."""
         process, vpn = np.full(place.size, self.process, dtype=np.int32), self.vpn.take(place)
         if self.kept is not None:
@@ -67,16 +67,16 @@ class Piece:
 class Scatter:
     """Single pages of many processes, ascending by key, and their positions in ``home``."""
 
-    process: Ints32
-    vpn: Ints64
+    process: Int32s
+    vpn: Int64s
     home: PageColumns
-    position: Ints64
+    position: Int64s
 
     def read(self, column: npt.NDArray[_T]) -> npt.NDArray[_T]:
         """These pages' entries of a column of ``home``; a copy."""
         return column.take(self.position)
 
-    def some(self, place: Ints64) -> "Scatter":
+    def some(self, place: Int64s) -> "Scatter":
         """Those of these pages that are at ``place``."""
         if place.size == self.vpn.size:
             return self
@@ -103,7 +103,7 @@ class PieceRates:
         self._now = np.uint32(to_ticks(now_s))
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self.last: Ticks = self.read("last")
-        self._silence_s: Floats32 | None = None
+        self._silence_s: Float32s | None = None
         self.is_sampled: Bools | bool = False
         """Of all pages, or each."""
         self._samples: Evidence | None = None
@@ -142,7 +142,7 @@ class PieceRates:
             ]
             self._samples = Evidence.joined([(low, one) for low, one in found if one is not None])
 
-    def some(self, place: Ints64, pages: Scatter) -> "PieceRates":
+    def some(self, place: Int64s, pages: Scatter) -> "PieceRates":
         """Those of ``pages``, which are at ``place`` (ascending); what has been looked up serves again."""
         part = copy(self)
         part.piece = pages
@@ -164,7 +164,7 @@ class PieceRates:
             self._columns[name] = self.piece.read(getattr(self.piece.home, name))
         return self._columns[name]
 
-    def long(self) -> Floats32:
+    def long(self) -> Float32s:
         """Long-horizon rates in Hz, NaN where unknown."""
         rate = self._rate(self._horizons[0], "long")
         if (seen := self._samples) is not None:
@@ -172,7 +172,7 @@ class PieceRates:
             rate[seen.place] = mixed_rate(rate[seen.place], hints, seen.samples, seen.exposure_s)
         return rate
 
-    def short(self) -> Floats32:
+    def short(self) -> Float32s:
         """Short-horizon rates in Hz, NaN where unknown."""
         rate = self._rate(self._horizons[1], "short")
         if (seen := self._samples) is not None:
@@ -184,14 +184,14 @@ class PieceRates:
             rate[seen.place] = np.where(use, mixed, alone)
         return rate
 
-    def accesses(self, short: bool = False) -> Floats32:
+    def accesses(self, short: bool = False) -> Float32s:
         """Accesses and samples that the rates of a horizon rest on, decayed to now."""
         accesses = self._hint_accesses(self._horizons[short], "short" if short else "long")
         if (seen := self._samples) is not None:
             accesses[seen.place] += seen.samples_short if short else seen.samples
         return accesses
 
-    def current(self) -> tuple[Floats32, Floats32]:
+    def current(self) -> tuple[Float32s, Float32s]:
         """Rates in Hz for who has to choose one, and the accesses that they rest on.
 
         Those of the long horizon, unless the short one contradicts it: then the page has another rate since.
@@ -212,10 +212,10 @@ class PieceRates:
         last[self._samples.place] = np.maximum(last[self._samples.place], self._samples.last)
         return last
 
-    def _hint_accesses(self, horizon: Horizon, name: str) -> Floats32:
+    def _hint_accesses(self, horizon: Horizon, name: str) -> Float32s:
         return float32s(self.read(f"accesses_{name}")) * self._decay(horizon)
 
-    def _rate(self, horizon: Horizon, name: str) -> Floats32:
+    def _rate(self, horizon: Horizon, name: str) -> Float32s:
         accesses = float32s(self.read(f"accesses_{name}"))
         exposure = widened(self.read(f"exposure_{name}"))
         exposure *= np.float32(horizon.unit_s)
@@ -228,7 +228,7 @@ class PieceRates:
             rate[exposure == 0] = np.nan
         return rate
 
-    def _decay(self, horizon: Horizon) -> Floats32:
+    def _decay(self, horizon: Horizon) -> Float32s:
         return horizon.decay(np.maximum(self._now, self.last) - self.last)
 
 
@@ -247,7 +247,7 @@ def pieces_of_rows(
 
 
 def single_pages(
-    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, wanted: Ints64, skipped: Sequence[Bools]
+    dense: DenseChunks, sparse: SparsePages, keys: PageKeys, wanted: Int64s, skipped: Sequence[Bools]
 ) -> Iterator[Scatter]:
     """Some pages, by ascending key. ``skipped``: rows to leave out, as for ``pieces_of_rows``."""
     skipped_blocks = np.zeros(len(dense.columns) >> CHUNK_BITS, dtype=np.bool_)
@@ -275,7 +275,7 @@ def seen_since(
         yield from _sparse_scatters(part, keys, ~skip, first)
 
 
-def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Ints64, first: np.uint32) -> Iterator[Scatter]:
+def _dense_scatters(dense: DenseChunks, keys: PageKeys, rows: Int64s, first: np.uint32) -> Iterator[Scatter]:
     """The pages in rows (places in the directory) that were last seen at ``first`` or later."""
     last = dense.columns.last.reshape(-1, CHUNK_PAGES)
     for low in range(0, rows.size, _ROWS_AT_ONCE):
@@ -301,20 +301,20 @@ def _sparse_scatters(part: SortedPages, keys: PageKeys, rows: Bools, first: np.u
     yield from _scatters(part.key.take(position), part.columns, position, keys)
 
 
-def _scatters(key: Ints64, home: PageColumns, position: Ints64, keys: PageKeys) -> Iterator[Scatter]:
+def _scatters(key: Int64s, home: PageColumns, position: Int64s, keys: PageKeys) -> Iterator[Scatter]:
     for low in range(0, key.size, _SCATTER_PAGES):
         some = slice(low, low + _SCATTER_PAGES)
         yield Scatter(*keys.decode(key[some]), home, position[some])
 
 
-def dense_pieces(dense: DenseChunks, keys: PageKeys, chosen: Ints64) -> Iterator[Piece]:
+def dense_pieces(dense: DenseChunks, keys: PageKeys, chosen: Int64s) -> Iterator[Piece]:
     """Pieces of the chunks at the directory places ``chosen``, ascending."""
     chunks, blocks = dense.chunks.take(chosen), dense.blocks.take(chosen).astype(np.int64)
     for low, high in _cuts(chunks >> (SPACE_BITS - CHUNK_BITS), PIECE_PAGES >> CHUNK_BITS):
         process, first_vpn = _origin(keys, int(chunks[low]) << CHUNK_BITS)
         vpn = (((chunks[low:high] << CHUNK_BITS) + first_vpn)[:, None] + np.arange(CHUNK_PAGES)).ravel()
         rows = blocks[low:high]
-        where: slice | Ints64 = rows
+        where: slice | Int64s = rows
         if (rows[1:] - rows[:-1] == 1).all():
             where = slice(int(rows[0]) << CHUNK_BITS, int(rows[-1] + 1) << CHUNK_BITS)
         piece = Piece(process, vpn, dense.columns, where)
@@ -341,7 +341,7 @@ def _origin(keys: PageKeys, key: int) -> tuple[int, np.int64]:
     return process, np.int64(first_vpn - (space << SPACE_BITS))
 
 
-def _cuts(space: Ints64, limit: int) -> Iterator[tuple[int, int]]:
+def _cuts(space: Int64s, limit: int) -> Iterator[tuple[int, int]]:
     """Half-open runs of equal space, long ones in even parts of about ``limit``."""
     for low, high in pairwise([*first_of_runs(space).tolist(), space.size]):
         parts = max(round((high - low) / limit), 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from hotpage.heat.arrays import Floats32, Floats64, Ints32, Ints64
+from hotpage.arrays import Float32s, Float64s, Int32s, Int64s
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Rates:
     touch, in session seconds.
     """
 
-    vpn: Ints64
-    rate_hz: Floats32
-    rate_short_hz: Floats32
-    relative_error: Floats32
-    last_s: Floats32
+    vpn: Int64s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
+    last_s: Float32s
 
     def __len__(self) -> int:
         return self.vpn.size
@@ -36,11 +36,11 @@ class Folios:
     evenly.
     """
 
-    vpn: Ints64
-    pages: Ints32
-    rate_hz: Floats32
-    rate_short_hz: Floats32
-    relative_error: Floats32
+    vpn: Int64s
+    pages: Int32s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
 
     def __len__(self) -> int:
         return self.vpn.size
@@ -52,16 +52,16 @@ class Changes:
     warm up, by (process, vpn).
     """
 
-    process: Ints32
-    vpn: Ints64
-    rate_hz: Floats32
-    rate_short_hz: Floats32
-    relative_error: Floats32
+    process: Int32s
+    vpn: Int64s
+    rate_hz: Float32s
+    rate_short_hz: Float32s
+    relative_error: Float32s
 
     def __len__(self) -> int:
         return self.vpn.size
 
-    def take(self, place: Ints64) -> "Changes":
+    def take(self, place: Int64s) -> "Changes":
         """The rows at ``place``."""
         return Changes(*(getattr(self, one.name).take(place) for one in fields(self)))
 
@@ -84,9 +84,9 @@ class Changes:
 class Latencies:
     """Accesses in order of time, and how long after arming they came."""
 
-    process: Ints32
-    vpn: Ints64
-    latency_s: Floats32
+    process: Int32s
+    vpn: Int64s
+    latency_s: Float32s
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class ArmedRanges:
     armings.
     """
 
-    start_vpn: Ints64
-    end_vpn: Ints64
-    first_s: Floats64
-    last_s: Floats64
-    passes: Ints32
+    start_vpn: Int64s
+    end_vpn: Int64s
+    first_s: Float64s
+    last_s: Float64s
+    passes: Int32s
 
     def __len__(self) -> int:
         return self.start_vpn.size

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Floats32, Ints64, Ticks
+from hotpage.arrays import Bools, Float32s, Int64s, Ticks
 from hotpage.heat.columns import interleave
 from hotpage.heat.estimator import OBSERVED_SAMPLES, effective_samples
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, first_of_runs, sort_order, to_ticks
@@ -30,10 +30,10 @@ _FRESH_SHARE = 8
 class _Samples:
     """Parallel arrays, ascending by page; sums as of ``last``."""
 
-    vpn: Ints64
-    weight: Floats32
-    squares: Floats32
-    short: Floats32
+    vpn: Int64s
+    weight: Float32s
+    squares: Float32s
+    short: Float32s
     last: Ticks
 
     @classmethod
@@ -47,19 +47,19 @@ class _Samples:
             self.vpn.nbytes + self.weight.nbytes + self.squares.nbytes + self.short.nbytes + self.last.nbytes
         )
 
-    def take(self, index: Ints64 | Bools) -> "_Samples":
+    def take(self, index: Int64s | Bools) -> "_Samples":
         return _Samples(
             self.vpn[index], self.weight[index], self.squares[index], self.short[index], self.last[index]
         )
 
-    def locate(self, vpn: Ints64) -> tuple[Ints64, Bools]:
+    def locate(self, vpn: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of pages; a position not found is undefined."""
         if not self.vpn.size:
             return np.zeros(vpn.size, dtype=np.int64), np.zeros(vpn.size, dtype=np.bool_)
         place = np.minimum(np.searchsorted(self.vpn, vpn), self.vpn.size - 1)
         return place, self.vpn.take(place) == vpn
 
-    def fold(self, place: Ints64, new: "_Samples", horizons: tuple[Horizon, Horizon]) -> None:
+    def fold(self, place: Int64s, new: "_Samples", horizons: tuple[Horizon, Horizon]) -> None:
         """Add a batch's sums to the pages at ``place`` (unique)."""
         last = self.last.take(place)
         newest = np.maximum(last, new.last)
@@ -93,11 +93,11 @@ class Evidence:
     horizon, decayed, and the exposure that those are worth, in seconds: observed time over mean weight.
     """
 
-    place: Ints64
-    samples: Floats32
-    samples_short: Floats32
-    exposure_s: Floats32
-    exposure_short_s: Floats32
+    place: Int64s
+    samples: Float32s
+    samples_short: Float32s
+    exposure_s: Float32s
+    exposure_short_s: Float32s
     last: Ticks
 
     @classmethod
@@ -109,7 +109,7 @@ class Evidence:
         names = ("samples", "samples_short", "exposure_s", "exposure_short_s", "last")
         return cls(place, *(np.concatenate([getattr(part, name) for _, part in parts]) for name in names))
 
-    def among(self, place: Ints64) -> "Evidence | None":
+    def among(self, place: Int64s) -> "Evidence | None":
         """That of the pages at ``place`` (ascending) of those asked for; None if there is none."""
         if not place.size:
             return None
@@ -120,7 +120,7 @@ class Evidence:
         return Evidence(new[kept], *columns) if kept.any() else None
 
 
-def sum_by_page(vpn: Ints64, tick: Ticks, weight: Floats32, horizons: tuple[Horizon, Horizon]) -> _Samples:
+def sum_by_page(vpn: Int64s, tick: Ticks, weight: Float32s, horizons: tuple[Horizon, Horizon]) -> _Samples:
     """One entry per page of a batch (equal lengths, at least one, any order), decayed to its last sample."""
     order = sort_order(vpn)
     vpn, tick, weight = vpn.take(order), tick.take(order), weight.take(order)
@@ -173,7 +173,7 @@ class SampledPages:
         self._settled = self._settled.take((self._settled.vpn < start_vpn) | (self._settled.vpn >= end_vpn))
         self._fresh = self._fresh.take((self._fresh.vpn < start_vpn) | (self._fresh.vpn >= end_vpn))
 
-    def evidence(self, vpn: Ints64, now_s: float, horizons: tuple[Horizon, Horizon]) -> Evidence | None:
+    def evidence(self, vpn: Int64s, now_s: float, horizons: tuple[Horizon, Horizon]) -> Evidence | None:
         """What is known of these pages; None if nothing, which is usual."""
         places, parts = [], []
         for part in (self._settled, self._fresh):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hotpage.heat.arrays import Bools, Ints64
+from hotpage.arrays import Bools, Int64s
 from hotpage.heat.columns import PageColumns, interleave
 from hotpage.heat.dense import CHUNK_BITS
 from hotpage.heat.grouping import first_of_runs
@@ -26,7 +26,7 @@ _FRESH_SHARE = 8
 class SortedPages:
     """Keys, ascending, and their state."""
 
-    key: Ints64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    key: Int64s = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     columns: PageColumns = field(default_factory=lambda: PageColumns.empty(0))
 
     @property
@@ -34,7 +34,7 @@ class SortedPages:
         """Bytes held."""
         return self.key.nbytes + self.columns.nbytes
 
-    def locate(self, key: Ints64) -> tuple[Ints64, Bools]:
+    def locate(self, key: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of ascending keys; a position not found is undefined."""
         if not self.key.size:
             return np.zeros(key.size, dtype=np.int64), np.zeros(key.size, dtype=np.bool_)
@@ -42,7 +42,7 @@ class SortedPages:
         np.minimum(place, self.key.size - 1, out=place)
         return place, self.key.take(place) == key
 
-    def insert(self, key: Ints64, columns: PageColumns) -> None:
+    def insert(self, key: Int64s, columns: PageColumns) -> None:
         """Add pages (ascending, none of them present)."""
         place = np.searchsorted(self.key, key) + np.arange(key.size)
         is_old = np.ones(self.key.size + key.size, dtype=np.bool_)
@@ -91,7 +91,7 @@ class SparsePages:
         """Whether the fresh part has outgrown its share and ``settle`` should be called."""
         return self.fresh.key.size > max(_FRESH_MIN, self.settled.key.size // _FRESH_SHARE)
 
-    def settle(self) -> Ints64:
+    def settle(self) -> Int64s:
         """Merge the fresh part into the settled one; the chunks that are crowded now, ascending."""
         self.settled.insert(self.fresh.key, self.fresh.columns)
         self.fresh = SortedPages()
@@ -99,7 +99,7 @@ class SparsePages:
         first = first_of_runs(chunk)
         return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
 
-    def extract(self, chunks: Ints64) -> list[SortedPages]:
+    def extract(self, chunks: Int64s) -> list[SortedPages]:
         """Take all pages of the given chunks (ascending) out, as one set per part."""
         taken = []
         for part in self.parts:

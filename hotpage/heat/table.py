@@ -26,8 +26,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s, Ticks
 from hotpage.heat.arming import ArmedPages
-from hotpage.heat.arrays import Bools, Floats32, Floats64, Ints32, Ints64, Ticks
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
 from hotpage.heat.estimator import relative_error, silent_rate
@@ -78,10 +78,10 @@ _WARMING_BIT = np.uint8(0x80)
 _END_S = (2**32 - 2) / TICKS_PER_S
 _NEVER = 2**32 - 1
 
-_Update = Callable[[PageColumns, Ints64, PageSums], int]
+_Update = Callable[[PageColumns, Int64s, PageSums], int]
 
 
-def _limits_hz() -> tuple[Floats32, Floats32]:
+def _limits_hz() -> tuple[Float32s, Float32s]:
     """By what was reported last: below what rate a page has cooled, and from what rate on it has warmed."""
     code = np.arange(256) & ~_WARMING_BIT
     edge_hz = bin_edges_hz().astype(np.float32)
@@ -149,7 +149,7 @@ class HeatTable:
         exposure = np.broadcast_to(np.asarray(exposure_s, dtype=np.float32), key.shape)
         if exposure.size and np.isnan(exposure.min()):
             raise ValueError("an access of unknown exposure is no observation: note it with touch")
-        weights: Floats32 | None = None
+        weights: Float32s | None = None
         if np.ndim(weight) or weight != 1.0:
             weights = np.broadcast_to(np.asarray(weight, dtype=np.float32), key.shape)
         for low in range(0, key.size, EVENTS_AT_ONCE):
@@ -264,7 +264,7 @@ class HeatTable:
             current,
         )
 
-    def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Floats32:
+    def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Float32s:
         """Rates of pages that are *not* tracked: armed and never seen accessed; NaN where never armed."""
         pages = np.asarray(vpn, dtype=np.int64)
         armed = self._armed.get(process, ArmedPages())
@@ -274,7 +274,7 @@ class HeatTable:
         """What was armed of a process, as disjoint ascending ranges."""
         return self._armed.get(process, ArmedPages()).ranges()
 
-    def armed_at(self, process: int, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> Floats64:
+    def armed_at(self, process: int, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> Float64s:
         """When pages now seen accessed were armed, in seconds: the first arming since the last access.
 
         ``vpn`` and ``time_s`` (equal lengths, in order of time) are accesses not yet observed; of several to
@@ -355,7 +355,7 @@ class HeatTable:
 
     def _keys_and_ticks(
         self, process: npt.ArrayLike, vpn: npt.ArrayLike, time_s: npt.ArrayLike
-    ) -> tuple[Ints64, Ticks]:
+    ) -> tuple[Int64s, Ticks]:
         processes, pages, times = np.broadcast_arrays(
             np.atleast_1d(np.asarray(process, dtype=np.int32)),
             np.asarray(vpn, dtype=np.int64),
@@ -393,7 +393,7 @@ class HeatTable:
             if crowded.size:
                 self._promote(crowded)
 
-    def _promote(self, chunks: Ints64) -> None:
+    def _promote(self, chunks: Int64s) -> None:
         """Make chunks dense, and move their pages there."""
         self._dense.add(chunks)
         for pages in self._sparse.extract(chunks):
@@ -409,7 +409,7 @@ class HeatTable:
     def _rates_of(self, piece: Piece | Scatter, now_s: float) -> PieceRates:
         return PieceRates(piece, now_s, self._horizons, self._armed, self._sampled)
 
-    def _last(self, key: Ints64) -> Ticks:
+    def _last(self, key: Int64s) -> Ticks:
         """Last access of ascending pages in ticks, 0 where not tracked."""
         last = np.zeros(key.size, dtype=np.uint32)
         for store in (self._dense, *self._sparse.parts):
@@ -451,12 +451,12 @@ class HeatTable:
         self._written_tick = _NEVER
 
 
-def _is_warming(short_hz: Floats32, rate_hz: Floats32, was_warming: Bools) -> Bools:
+def _is_warming(short_hz: Float32s, rate_hz: Float32s, was_warming: Bools) -> Bools:
     """By a page's short and long rates, and whether it was warming up when it was last sent."""
     return short_hz >= np.where(was_warming, NO_LONGER_WARMING, WARMING) * rate_hz
 
 
-def _by_process_and_page(process: Ints32, vpn: Ints64) -> Ints64:
+def _by_process_and_page(process: Int32s, vpn: Int64s) -> Int64s:
     """The order of pages by (process, vpn); quick where most come in long runs of it, as from rows."""
     if not vpn.size:
         return vpn
@@ -466,7 +466,7 @@ def _by_process_and_page(process: Ints32, vpn: Ints64) -> Ints64:
     return np.argsort(process.astype(np.int64) << bits | vpn, kind="stable")
 
 
-def _crowded_chunks(key: Ints64) -> Ints64:
+def _crowded_chunks(key: Int64s) -> Int64s:
     """Chunks of which ascending page keys hold enough pages to be dense."""
     chunk = key >> CHUNK_BITS
     first = np.flatnonzero(np.diff(chunk, prepend=-1))

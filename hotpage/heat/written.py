@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from hotpage.heat.arrays import Ints64
+from hotpage.arrays import Int64s
 from hotpage.heat.grouping import first_of_runs
 
 
@@ -20,11 +20,11 @@ class PageLog:
 
     def clear(self) -> None:
         """Begin anew."""
-        self._parts: list[Ints64] = []
+        self._parts: list[Int64s] = []
         self._count, self._joined = 0, 0
         self.is_full = False
 
-    def add(self, key: Ints64, most: int) -> None:
+    def add(self, key: Int64s, most: int) -> None:
         """Take keys (ascending, unique, changed by nobody afterwards); of more than ``most`` keep none."""
         if self.is_full:
             return
@@ -37,7 +37,7 @@ class PageLog:
                 self.clear()
                 self.is_full = True
 
-    def keys(self) -> Ints64:
+    def keys(self) -> Int64s:
         """All of them, ascending, each once."""
         if len(self._parts) == 1:
             return self._parts[0]

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Int64s
 from hotpage.machine.proc import PROC
 
 HUGE_PAGES: Final = 512
@@ -20,10 +21,8 @@ _KPF_HUGE: Final = 1 << 17
 _KPF_THP: Final = 1 << 22
 _ENTRY_BYTES: Final = 8
 
-Ints64 = npt.NDArray[np.int64]
 
-
-def huge_blocks(pid: int, block: Ints64, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
+def huge_blocks(pid: int, block: Int64s, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
     """Whether each block of 512 pages (number: vpn / 512) is mapped by one huge page.
 
     All False where the kernel does not tell (no CAP_SYS_ADMIN), or the process has gone: such pages are then
@@ -69,7 +68,7 @@ def _is_huge(pagemap: int, flags: int, block: int) -> bool:
     return bool(flag & (_KPF_THP | _KPF_HUGE))
 
 
-def present_pages(pid: int, vpn: Ints64, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
+def present_pages(pid: int, vpn: Int64s, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
     """Whether each page is in memory, armed ones included; all False when the process has gone."""
     result = np.zeros(vpn.size, np.bool_)
     try:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from hotpage.arrays import Bools
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
 from hotpage.machine.proc import PROC
 
@@ -20,7 +20,6 @@ _AT_ONCE: Final = 1 << 15
 MOST_RANGES: Final = 1024
 """Of a process; beyond, those with the least between them are joined."""
 
-Bools = npt.NDArray[np.bool_]
 Range = tuple[int, int]
 
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hotpage.placement.plan import Fate, GroupLimits, Int16s, Situation, Uint8s
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int32s, Int64s
+from hotpage.arrays import Bools, Int16s, Int32s, Int64s, Uint8s
+from hotpage.placement.plan import Fate, GroupLimits, Situation
+from hotpage.profile.snapshot import PAGE_BYTES
 
 
 @dataclass

@@ -8,20 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Float64s, Int64s, Uint8s, Uint16s
 from hotpage.placement.allotment import Allotment
-from hotpage.placement.plan import ABSENT, Aim, NodeRoom, Situation, Uint8s
-from hotpage.placement.ranking import (
-    CHUNK,
-    KEY_COUNT,
-    OCTAVE,
-    UNKNOWN_KEY,
-    UPPER_HALF,
-    Floats64,
-    Uint16s,
-    chunks,
-    rank_keys,
-)
-from hotpage.profile.snapshot import Int64s
+from hotpage.placement.plan import ABSENT, Aim, NodeRoom, Situation
+from hotpage.placement.ranking import CHUNK, KEY_COUNT, OCTAVE, UNKNOWN_KEY, UPPER_HALF, chunks, rank_keys
 
 ELSEWHERE, GONE, FAST, SLOW = range(4)
 """Places of a row: on a node that is left alone, not in memory, on a fast node, on a slow one."""
@@ -80,7 +70,7 @@ class Census:
             counts = np.bincount(code[: node.size], weights, self.pages.size)
             self.pages += counts.reshape(self.pages.shape)
 
-    def by_key(self, processes: Iterable[int]) -> Floats64:
+    def by_key(self, processes: Iterable[int]) -> Float64s:
         """Pages of some processes on fast and slow nodes, by key."""
         by_key = np.zeros(KEY_COUNT)
         for index in processes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float64s, Int16s, Int64s, Uint8s, Uint32s
 from hotpage.placement.allotment import Allotment, accepted
 from hotpage.placement.census import FAST, GONE, SLOW, Census, places
 from hotpage.placement.gate import Gate
@@ -21,12 +22,9 @@ from hotpage.placement.plan import (
     ABSENT,
     Aim,
     Fate,
-    Int16s,
     Move,
     Plan,
     Situation,
-    Uint8s,
-    Uint32s,
     gap_ns,
     horizons_s,
     moves_of,
@@ -36,7 +34,6 @@ from hotpage.placement.ranking import (
     KEY_COUNT,
     OCTAVE,
     UNKNOWN_KEY,
-    Floats64,
     chunks,
     coldest_first,
     hottest_first,
@@ -44,7 +41,7 @@ from hotpage.placement.ranking import (
     key_rate_hz,
     rank_keys,
 )
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Int64s
+from hotpage.profile.snapshot import PAGE_BYTES
 
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
 _UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)
@@ -250,7 +247,7 @@ class Choice:
         rate_hz = costs.margin * costs.promotion_s / (gap * 1e-9 * costs.horizon_s)
         return int(rank_keys(np.array([rate_hz], np.float32))[0])
 
-    def gaps_ns(self, target: int) -> Floats64:
+    def gaps_ns(self, target: int) -> Float64s:
         """What an access gains on ``target``, by the node it is on now; 0 for nodes that nobody knows."""
         rooms = self.situation.nodes
         gaps = np.zeros(self._highest_node() + 1)

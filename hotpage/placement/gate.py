@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint16s
 from hotpage.placement.allotment import accepted
-from hotpage.placement.plan import Fate, Int16s, Situation, Uint8s, horizons_s
-from hotpage.placement.ranking import KEY_COUNT, OCTAVE, UNKNOWN_KEY, Floats64, Uint16s, rank_keys
-from hotpage.profile.snapshot import Bools, Float32s, Int32s, Int64s
+from hotpage.placement.plan import Fate, Situation, horizons_s
+from hotpage.placement.ranking import KEY_COUNT, OCTAVE, UNKNOWN_KEY, rank_keys
 
 _NO_IDEA = 9.0
 """Relative error where none is known."""
@@ -22,7 +22,7 @@ _NOT_SEEN = 0.85
 _HARDLY_SEEN = 0.65
 """Relative error from which on a page was seen accessed less than about twice lately."""
 _SAMPLE_ROWS, _LEAST_ROWS, _LEAST_SPREAD = 1 << 16, 64, 1e-6
-_Values = TypeVar("_Values", Float32s, Floats64, Bools)
+_Values = TypeVar("_Values", Float32s, Float64s, Bools)
 
 
 def _log_variance(error: Float32s) -> Float32s:
@@ -64,7 +64,7 @@ class Gate:
     the spread of the process's rates that errors do not explain.
     """
 
-    def __init__(self, situation: Situation, slow: Iterable[int], gaps_ns: Callable[[int], Floats64]) -> None:
+    def __init__(self, situation: Situation, slow: Iterable[int], gaps_ns: Callable[[int], Float64s]) -> None:
         """``slow``: nodes that pages may come from. ``gaps_ns(target)``: what an access gains, by node."""
         self._candidates = situation.candidates
         self._costs = situation.costs
@@ -160,10 +160,10 @@ class Gate:
         error[seen] *= np.sqrt(weight)
         return rate_hz, error
 
-    def _gain_s(self, rows: Int64s, target: int, faster_hz: Float32s | Floats64) -> Floats64:
+    def _gain_s(self, rows: Int64s, target: int, faster_hz: Float32s | Float64s) -> Float64s:
         worth_s = self._of(self._gaps_ns(target) * 1e-9, self._slow, self._candidates.node, rows)
         worth_s = worth_s * self._of(self._horizon_s, self._processes, self._candidates.process, rows)
-        gain: Floats64 = faster_hz * worth_s
+        gain: Float64s = faster_hz * worth_s
         return gain
 
     @staticmethod

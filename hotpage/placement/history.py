@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Ints64 = npt.NDArray[np.int64]
-Ints32 = npt.NDArray[np.int32]
-Floats64 = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from hotpage.arrays import Bools, Float64s, Int32s, Int64s
 
 _VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
 MOST_PROCESSES = 1 << (63 - _VPN_BITS)
@@ -23,17 +20,17 @@ FIRST_WAIT_S = 60.0
 LONGEST_WAIT_S = 3600.0
 
 
-def page_keys(process: Ints32, vpn: Ints64) -> Ints64:
+def page_keys(process: Int32s, vpn: Int64s) -> Int64s:
     """One number for each page of each process below ``MOST_PROCESSES``; ascends with (process, vpn)."""
-    keys: Ints64 = (process.astype(np.int64) << _VPN_BITS) | vpn
+    keys: Int64s = (process.astype(np.int64) << _VPN_BITS) | vpn
     return keys
 
 
-def _no_keys() -> Ints64:
+def _no_keys() -> Int64s:
     return np.empty(0, np.int64)
 
 
-def _no_times() -> Floats64:
+def _no_times() -> Float64s:
     return np.empty(0, np.float64)
 
 
@@ -41,26 +38,26 @@ def _no_times() -> Floats64:
 class History:
     """Immutable; ``noting`` gives the next one. Keys are ``page_keys``, ascending; times in seconds."""
 
-    moved: Ints64 = field(default_factory=_no_keys)
-    moved_s: Floats64 = field(default_factory=_no_times)
-    failed: Ints64 = field(default_factory=_no_keys)
-    failed_until_s: Floats64 = field(default_factory=_no_times)
-    wait_s: Floats64 = field(default_factory=_no_times)
+    moved: Int64s = field(default_factory=_no_keys)
+    moved_s: Float64s = field(default_factory=_no_times)
+    failed: Int64s = field(default_factory=_no_keys)
+    failed_until_s: Float64s = field(default_factory=_no_times)
+    wait_s: Float64s = field(default_factory=_no_times)
 
-    def moved_lately(self, keys: Ints64, now_s: float, within_s: Floats64 | float = BOUNCE_S) -> Bools:
+    def moved_lately(self, keys: Int64s, now_s: float, within_s: Float64s | float = BOUNCE_S) -> Bools:
         """Whether each page was moved less than ``within_s`` ago, of one or of each; at most ``BOUNCE_S``."""
         place, found = _find(self.moved, keys)
         since_s = now_s - np.minimum(within_s, BOUNCE_S)
         found[found] = self.moved_s[place[found]] > np.broadcast_to(since_s, found.shape)[found]
         return found
 
-    def is_waiting(self, keys: Ints64, now_s: float) -> Bools:
+    def is_waiting(self, keys: Int64s, now_s: float) -> Bools:
         """Whether each page failed to move and is to be left alone for a while longer."""
         place, found = _find(self.failed, keys)
         found[found] = self.failed_until_s[place[found]] > now_s
         return found
 
-    def noting(self, moved: Ints64, failed: Ints64, now_s: float) -> History:
+    def noting(self, moved: Int64s, failed: Int64s, now_s: float) -> History:
         """With these pages moved and those failed now, and what no longer matters forgotten.
 
         A page that fails again waits twice as long, from ``FIRST_WAIT_S`` up to ``LONGEST_WAIT_S``.
@@ -82,7 +79,7 @@ class History:
         return History(moved_key, moved_s, failed_key, until_s, wait_s)
 
 
-def _find(known: Ints64, keys: Ints64) -> tuple[Ints64, Bools]:
+def _find(known: Int64s, keys: Int64s) -> tuple[Int64s, Bools]:
     """The place of each key in ``known``, and whether it is there."""
     if not known.size:
         return np.zeros(keys.size, np.int64), np.zeros(keys.size, np.bool_)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Int64s
 from hotpage.placement.outcome import RESULT_WORDS, MoveOutcome, Outcome, Result
-from hotpage.profile.snapshot import Int64s
 
 _KEPT_S = 3600.0
 _ROW = np.dtype(

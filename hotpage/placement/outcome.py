@@ -10,8 +10,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from hotpage.placement.plan import Move, Uint8s
-from hotpage.profile.snapshot import PAGE_BYTES, Int64s
+from hotpage.arrays import Int64s, Uint8s
+from hotpage.placement.plan import Move
+from hotpage.profile.snapshot import PAGE_BYTES
 
 
 class Result(IntEnum):

@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
+from hotpage.arrays import Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s
 from hotpage.placement.history import History
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, Float64s, Int32s, Int64s
-
-Int16s = npt.NDArray[np.int16]
-Uint8s = npt.NDArray[np.uint8]
-Uint32s = npt.NDArray[np.uint32]
+from hotpage.profile.snapshot import PAGE_BYTES
 
 ABSENT = -1
 """Node of a row that is not in memory, or that the kernel does not tell about."""

@@ -12,12 +12,8 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Uint16s = npt.NDArray[np.uint16]
-Ints64 = npt.NDArray[np.int64]
-Floats64 = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
+from hotpage.arrays import Float32s, Float64s, Int64s, Uint16s
 
 OCTAVE = 128
 """Keys per factor of two."""
@@ -33,7 +29,7 @@ UPPER_HALF = 1 if sys.byteorder == "little" else 0
 """Which of a 32-bit number's two 16-bit halves is the upper one."""
 
 
-def rank_keys(rate_hz: Floats32) -> Uint16s:
+def rank_keys(rate_hz: Float32s) -> Uint16s:
     """The key of each rate, at least ``UNKNOWN_KEY`` where it is NaN; uint16, same length."""
     halves = np.ascontiguousarray(rate_hz, np.float32).view(np.uint16)
     return np.ascontiguousarray(halves[UPPER_HALF::2])
@@ -50,7 +46,7 @@ def chunks(count: int, rows: int = CHUNK) -> Iterator[slice]:
         yield slice(low, min(low + rows, count))
 
 
-def hottest_that_fit(pages_by_key: Floats64, capacity_pages: float) -> int:
+def hottest_that_fit(pages_by_key: Float64s, capacity_pages: float) -> int:
     """The lowest key that is hot when the hottest pages fill ``capacity_pages`` (policy.md, section 2).
 
     ``pages_by_key`` float64[KEY_COUNT]. The key in which the capacity ends is hot: ties are settled by rank
@@ -64,11 +60,11 @@ def hottest_that_fit(pages_by_key: Floats64, capacity_pages: float) -> int:
     return UNKNOWN_KEY - 1 - int(np.searchsorted(from_top, capacity_pages, side="left"))
 
 
-def coldest_first(rows: Ints64, key: Uint16s) -> Ints64:
+def coldest_first(rows: Int64s, key: Uint16s) -> Int64s:
     """``rows`` by ascending key, equal keys in the order given."""
     return rows.take(np.argsort(key.take(rows), kind="stable"))
 
 
-def hottest_first(rows: Ints64, key: Uint16s) -> Ints64:
+def hottest_first(rows: Int64s, key: Uint16s) -> Int64s:
     """``rows`` by descending key, equal keys in the order given."""
     return rows.take(np.argsort(np.uint16(KEY_COUNT - 1) - key.take(rows), kind="stable"))

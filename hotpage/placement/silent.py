@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.estimator import silent_rate
 from hotpage.heat.results import ArmedRanges
 from hotpage.placement.ranking import SMALL_CHUNK
 from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
 SILENT_ERROR = 2**0.5
 """Relative error of the rate of a page that was armed and never accessed: 1/sqrt(1/2) (heat.estimator)."""

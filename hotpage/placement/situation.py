@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hotpage.arrays import Float32s
 from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
@@ -22,7 +23,7 @@ from hotpage.placement.budget import headroom_bytes
 from hotpage.placement.movers.whereabouts import Kernel
 from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
 from hotpage.placement.silent import Pages, silent_pages
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, ProcessRecord, Snapshot
+from hotpage.profile.snapshot import PAGE_BYTES, ProcessRecord, Snapshot
 
 
 @dataclass(frozen=True)

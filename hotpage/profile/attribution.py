@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Float64s, Int32s, Int64s
 from hotpage.profile.coverage import Coverage, silent_pages
-from hotpage.profile.snapshot import PAGE_BYTES, Float64s, Int32s, Int64s, Snapshot, VmaRecord
+from hotpage.profile.snapshot import PAGE_BYTES, Snapshot, VmaRecord
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float64s, Int64s
 from hotpage.heat.results import ArmedRanges
-from hotpage.profile.snapshot import Bools, Float64s, Int64s
 
 
 @dataclass(frozen=True)

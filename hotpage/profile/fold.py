@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotpage.arrays import Float64s, Int32s, Int64s
 from hotpage.heat.results import Changes
 from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import ClearedRange, Float64s, Int32s, Int64s, PageTable
+from hotpage.profile.snapshot import ClearedRange, PageTable
 
 # Rows waiting to be sorted into the state, 32 bytes each: many, for each sort passes over the state as well.
 _BATCH_ROWS = 8_000_000

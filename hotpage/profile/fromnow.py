@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hotpage.arrays import Int32s
 from hotpage.errors import HotpageError, ProfileError
 from hotpage.heat.results import Changes
 from hotpage.profile.livepages import PageRows
-from hotpage.profile.snapshot import Int32s, IntervalData, RunEnd, RunInfo
+from hotpage.profile.snapshot import IntervalData, RunEnd, RunInfo
 from hotpage.profile.store import ProfileWriter
 
 _MOST_WAITING = 64

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.halves import narrowed, widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
-from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s
 
 _BLOCK_BITS = 6
 _BLOCK = 1 << _BLOCK_BITS

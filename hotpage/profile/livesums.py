@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float64s, Int64s
 from hotpage.heat.histogram import (
     BIN_COUNT,
     BINS_PER_OCTAVE,
@@ -25,7 +26,7 @@ from hotpage.profile.livemappings import MappingTable, Silence, Table
 from hotpage.profile.livepages import Bounds, LivePages, key_of
 from hotpage.profile.liveview import LiveHeat, LiveTier
 from hotpage.profile.sharing import Repeated, repeated
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float64s, Int64s, NodeRecord
+from hotpage.profile.snapshot import PAGE_BYTES, NodeRecord
 from hotpage.profile.threshold import Threshold, choose_threshold
 
 

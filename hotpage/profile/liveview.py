@@ -7,15 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hotpage.profile.snapshot import (
-    Float32s,
-    NodeRecord,
-    ProcessRecord,
-    RunEnd,
-    RunInfo,
-    Usage,
-    VmaRecord,
-)
+from hotpage.arrays import Float32s
+from hotpage.profile.snapshot import NodeRecord, ProcessRecord, RunEnd, RunInfo, Usage, VmaRecord
 from hotpage.profile.threshold import Threshold
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.results import Changes
-from hotpage.profile.snapshot import Bools, Float32s, Float64s, Int32s, Int64s, PageTable
+from hotpage.profile.snapshot import PageTable
 
 SIMILAR_OCTAVES = 0.5
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hotpage.arrays import Float32s
 from hotpage.heat.results import ArmedRanges
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import (
-    Float32s,
     IntervalData,
     NodeRecord,
     ProcessRecord,

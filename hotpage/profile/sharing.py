@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float64s, Int64s
 from hotpage.heat.grouping import first_of_runs
 from hotpage.machine.vmas import Vma
-from hotpage.profile.snapshot import Bools, Float64s, Int64s
 
 _POSITIVE = (1 << 63) - 1
 

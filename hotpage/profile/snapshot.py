@@ -15,17 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.results import ArmedRanges, Changes, Folios, Latencies
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 
 PAGE_BYTES = 4096  # the unit of vpn, not the size of every page
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

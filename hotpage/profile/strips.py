@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int64s
 from hotpage.heat.results import ArmedRanges
 from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import PAGE_BYTES, Bools, Float32s, Float64s, Int64s, Snapshot, VmaRecord
+from hotpage.profile.snapshot import PAGE_BYTES, Snapshot, VmaRecord
 from hotpage.profile.summary import MappingHeat
 
 

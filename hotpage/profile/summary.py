@@ -10,22 +10,13 @@ from functools import cached_property
 
 import numpy as np
 
+from hotpage.arrays import Bools, Float32s, Float64s, Int64s
 from hotpage.heat.estimator import working_set_bytes
 from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
 from hotpage.profile.attribution import Attribution, attribute
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.sharing import memory_of, repeated
-from hotpage.profile.snapshot import (
-    PAGE_BYTES,
-    Bools,
-    Float32s,
-    Float64s,
-    Int64s,
-    NodeRecord,
-    ProcessRecord,
-    Snapshot,
-    VmaRecord,
-)
+from hotpage.profile.snapshot import PAGE_BYTES, NodeRecord, ProcessRecord, Snapshot, VmaRecord
 from hotpage.profile.threshold import HeatClass, Threshold, choose_threshold
 
 WINDOWS_S = (1.0, 10.0, 60.0)

@@ -11,9 +11,10 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Float32s
 from hotpage.heat.estimator import capacity_threshold, natural_threshold
 from hotpage.heat.histogram import RateHistogram
-from hotpage.profile.snapshot import Float32s, NodeRecord
+from hotpage.profile.snapshot import NodeRecord
 
 _WITHOUT_ANY_RATE_HZ = 1.0
 

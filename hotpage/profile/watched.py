@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hotpage.arrays import Int32s, Int64s
 from hotpage.errors import ProfileError
 from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.results import Changes
@@ -31,8 +32,6 @@ from hotpage.profile.liveview import LiveMapping, LiveProcess, LiveView
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.snapshot import (
     PAGE_BYTES,
-    Int32s,
-    Int64s,
     IntervalData,
     NodeRecord,
     PageTable,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Int64s
 from hotpage.placement.budget import BounceControl
-from hotpage.placement.history import BOUNCE_S, Ints64, page_keys
+from hotpage.placement.history import BOUNCE_S, page_keys
 from hotpage.placement.plan import Fate, Plan, ProcessFacts, Situation
 
 JUDGE_S = 15.0
@@ -55,9 +56,9 @@ class Bounces:
     def forget_processes(self) -> None:
         """Their numbers will be those of others; what cgroups did, and the totals, stay."""
         self._horizon_s: dict[int, float] = {}
-        self._seen: Ints64 = np.empty(0, np.int64)
+        self._seen: Int64s = np.empty(0, np.int64)
         """Pages of which a move of the last minute bounced; ``_counted``: the last one."""
-        self._counted: Ints64 = self._seen
+        self._counted: Int64s = self._seen
 
     def horizon_s(self, process: int) -> float:
         """P of a process now."""
@@ -94,7 +95,7 @@ class Bounces:
             self._judged_s = situation.now_s
             self._judge(situation, recent)
 
-    def _judge(self, situation: Situation, recent: Ints64) -> None:
+    def _judge(self, situation: Situation, recent: Int64s) -> None:
         facts = situation.processes
         moves, bounces = _by_process(recent, facts), _by_process(self._seen, facts)
         for process in facts:
@@ -117,7 +118,7 @@ def ranking_half_life_s(moves: int, bounces: int) -> float:
     return -BOUNCE_S / math.log2(1 - bounces / moves) if bounces < moves else 0.0
 
 
-def _by_process(keys: Ints64, facts: Mapping[int, ProcessFacts]) -> dict[int, int]:
+def _by_process(keys: Int64s, facts: Mapping[int, ProcessFacts]) -> dict[int, int]:
     """Pages of each process that is still there."""
     found = {}
     for index in facts:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from hotpage.arrays import Int16s, Int64s
 from hotpage.heat.grouping import first_of_runs
-from hotpage.placement.plan import ABSENT, Int16s
+from hotpage.placement.plan import ABSENT
 from hotpage.placement.ranking import SMALL_CHUNK, chunks
-from hotpage.profile.snapshot import Int64s
 
 _BITS = 9
 _PAGES = 1 << _BITS

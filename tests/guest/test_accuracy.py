@@ -22,9 +22,10 @@ from recordings import Recording
 from toucher import stop, wait_for
 from workload import BALANCING, await_passes, give_way, move, running, set_scan_period
 
+from hotpage.arrays import Float32s
 from hotpage.exerciser import Exerciser, zipf_shares
 from hotpage.profile.reader import ProfileReader
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s, PageTable, Snapshot
+from hotpage.profile.snapshot import PAGE_BYTES, PageTable, Snapshot
 from hotpage.profile.summary import Heat, summarise
 from hotpage.profile.threshold import HeatClass
 

@@ -12,13 +12,14 @@ import hotpage
 PACKAGE = Path(hotpage.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "machine"}
+GROUND = {"errors", "arrays", "machine"}
 MAY_IMPORT = {
     "errors": set(),
+    "arrays": set(),
     "bpfsources": {"errors"},
-    "machine": {"errors"},
+    "machine": {"errors", "arrays"},
     "exerciser": {"errors"},
-    "heat": {"errors"},
+    "heat": {"errors", "arrays"},
     "capture": {"bpfsources", *GROUND},
     "profile": {"heat", *GROUND},
     "recording": {"capture", "heat", "profile", *GROUND},

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.arrays import Int64s, Uint8s
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import MPOL_MF_MOVE, MovePages, Statuses, measure_call_s
 from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
@@ -27,8 +28,8 @@ from hotpage.placement.budget import CALL_S, BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
-from hotpage.placement.plan import Move, Plan, ProcessFacts, Uint8s
-from hotpage.profile.snapshot import PAGE_BYTES, Int64s
+from hotpage.placement.plan import Move, Plan, ProcessFacts
+from hotpage.profile.snapshot import PAGE_BYTES
 
 _SENTINEL = -(1 << 20)
 """No status that the kernel writes."""

@@ -10,12 +10,12 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from hotpage.arrays import Bools, Int64s, Uint8s
 from hotpage.machine.folios import present_pages
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import Addresses, MovePages, Statuses, hides_armed_pages
 from hotpage.placement.outcome import RESULT_OF_ERRNO, Result
-from hotpage.placement.plan import Move, ProcessFacts, Uint8s
-from hotpage.profile.snapshot import Bools, Int64s
+from hotpage.placement.plan import Move, ProcessFacts
 
 
 class Kernel(Protocol):

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hotpage.arrays import Float32s
 from hotpage.profile.liveview import LiveHeat
-from hotpage.profile.snapshot import PAGE_BYTES, Float32s
+from hotpage.profile.snapshot import PAGE_BYTES
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hotpage.arrays import Int64s
 from hotpage.placement.background import MoveJob
 from hotpage.placement.chosen import Wish
 from hotpage.placement.movelog import PageMoves
 from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import Int64s, VmaRecord
+from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip
 
 WAITS = "waits for the budget"
