@@ -14,6 +14,7 @@ import typer
 from hotpage.cli.running import look, stop_on_signals
 from hotpage.errors import UsageError
 from hotpage.exerciser import Exerciser
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.summary import Summary, summarise
 from hotpage.profile.threshold import HeatClass
 from hotpage.recording.recorder import Options
@@ -76,7 +77,7 @@ def demo(
         )
     with Exerciser.start(mib=mib, threads=threads, layout=layout.value) as workload:
         if not json:
-            hot_mib = workload.hot_vpns.size * 4096 / (1 << 20)
+            hot_mib = workload.hot_vpns.size * PAGE_BYTES / (1 << 20)
             print(
                 f"hotpage: process {workload.pid} writes to {mib} MiB with {threads} "
                 f"thread{'s' if threads > 1 else ''}: 90 % to {hot_mib:.0f} MiB of it. "
@@ -124,8 +125,8 @@ def _judge(
     return Verdict(
         precision=right / max(int(called_hot.sum()), 1),
         recall=right / workload.hot_vpns.size,
-        hot_bytes=int(called_hot.sum()) * 4096,
-        true_hot_bytes=workload.hot_vpns.size * 4096,
+        hot_bytes=int(called_hot.sum()) * PAGE_BYTES,
+        true_hot_bytes=workload.hot_vpns.size * PAGE_BYTES,
         hot_rate_hz=_median(pages.rate_hz[is_hot]),
         cold_rate_hz=_median(pages.rate_hz[~is_hot]),
         true_hot_rate_hz=true_rates_hz[0],

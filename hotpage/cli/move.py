@@ -26,6 +26,7 @@ from hotpage.cli.targets import (
     require_budget,
 )
 from hotpage.errors import INTERRUPTED, HotpageError, UsageError
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, read_watermarks
 from hotpage.machine.tiering import KernelTiering
@@ -256,7 +257,7 @@ def _with_hot(
     if kind == "rate":
         return replace(aim, hot_rate_hz=value)
     if kind == "percent":
-        value *= 4096 / 100 * float(situation.candidates.pages.sum(dtype="int64"))
+        value *= PAGE_BYTES / 100 * float(situation.candidates.pages.sum(dtype="int64"))
     return replace(aim, hot_bytes=value)
 
 

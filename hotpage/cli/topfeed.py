@@ -11,6 +11,7 @@ from pathlib import Path
 from hotpage.arrays import Int64s
 from hotpage.errors import ProfileError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.numa import MovePages
 from hotpage.machine.proc import PROC
 from hotpage.machine.tiering import TieringCounters
@@ -25,7 +26,7 @@ from hotpage.profile.livepages import PageRows
 from hotpage.profile.liveview import LiveMapping, LiveView
 from hotpage.profile.naming import default_directory
 from hotpage.profile.runs import PageRuns
-from hotpage.profile.snapshot import PAGE_BYTES, VmaRecord
+from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip
 from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession

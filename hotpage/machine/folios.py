@@ -11,6 +11,8 @@ import numpy.typing as npt
 from hotpage.arrays import Int64s
 from hotpage.machine.proc import PROC
 
+PAGE_BYTES: Final = 4096
+"""The unit of page numbers (vpn), not the size of every page."""
 HUGE_PAGES: Final = 512
 """Base pages of a huge page, aligned in both address spaces."""
 

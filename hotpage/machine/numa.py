@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.errors import UnsupportedError
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.proc import PROC, read_lines
 
 MPOL_MF_MOVE: Final = 2
 MPOL_MF_MOVE_ALL: Final = 4
-PAGE_BYTES: Final = 4096
 
 # Of asm/unistd.h; riscv64 uses the generic table as arm64 does.
 _MOVE_PAGES_NUMBER: Final = {"x86_64": 279, "aarch64": 239, "riscv64": 239}

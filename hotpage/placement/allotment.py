@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hotpage.arrays import Bools, Int16s, Int32s, Int64s, Uint8s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.plan import Fate, GroupLimits, Situation
-from hotpage.profile.snapshot import PAGE_BYTES
 
 
 @dataclass

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from enum import Enum, auto
 
 from hotpage.errors import HotpageError
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.chosen import Proposal, Wish
 from hotpage.placement.movelog import MoveLog
 from hotpage.placement.movers import MoveProgress, Mover
 from hotpage.placement.outcome import Outcome
-from hotpage.profile.snapshot import PAGE_BYTES
 
 
 class Stage(Enum):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hotpage.arrays import Bools, Float64s, Int16s, Int64s, Uint8s, Uint32s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.allotment import Allotment, accepted
 from hotpage.placement.census import FAST, GONE, SLOW, Census, places
 from hotpage.placement.gate import Gate
@@ -41,7 +42,6 @@ from hotpage.placement.ranking import (
     key_rate_hz,
     rank_keys,
 )
-from hotpage.profile.snapshot import PAGE_BYTES
 
 _SLACK, _LEAST_VICTIMS = 1.25, 4096
 _UNKNOWN, _KNOWN, _COLD, _WARM, _HOT = range(5)

@@ -11,8 +11,8 @@ from enum import IntEnum
 import numpy as np
 
 from hotpage.arrays import Int64s, Uint8s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.plan import Move
-from hotpage.profile.snapshot import PAGE_BYTES
 
 
 class Result(IntEnum):

@@ -14,8 +14,8 @@ from enum import IntEnum
 import numpy as np
 
 from hotpage.arrays import Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.history import History
-from hotpage.profile.snapshot import PAGE_BYTES
 
 ABSENT = -1
 """Node of a row that is not in memory, or that the kernel does not tell about."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from hotpage.arrays import Int64s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Fate
-from hotpage.profile.snapshot import PAGE_BYTES
 
 
 def within(choice: Choice, rows: Int64s) -> Int64s:

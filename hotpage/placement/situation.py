@@ -13,7 +13,7 @@ import numpy as np
 from hotpage.arrays import Float32s
 from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
-from hotpage.machine.folios import HUGE_PAGES, huge_blocks
+from hotpage.machine.folios import HUGE_PAGES, PAGE_BYTES, huge_blocks
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.proc import PROC, printable, read_bytes, read_lines, read_stat
 from hotpage.machine.processes import cgroup_of
@@ -23,7 +23,7 @@ from hotpage.placement.budget import headroom_bytes
 from hotpage.placement.movers.whereabouts import Kernel
 from hotpage.placement.plan import ABSENT, Candidates, Costs, NodeRoom, ProcessFacts, Situation
 from hotpage.placement.silent import Pages, silent_pages
-from hotpage.profile.snapshot import PAGE_BYTES, ProcessRecord, Snapshot
+from hotpage.profile.snapshot import ProcessRecord, Snapshot
 
 
 @dataclass(frozen=True)

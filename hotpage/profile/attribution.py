@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hotpage.arrays import Float64s, Int32s, Int64s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.coverage import Coverage, silent_pages
-from hotpage.profile.snapshot import PAGE_BYTES, Snapshot, VmaRecord
+from hotpage.profile.snapshot import Snapshot, VmaRecord
 
 
 @dataclass(frozen=True)

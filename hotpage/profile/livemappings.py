@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from hotpage.arrays import Float64s, Int64s
 from hotpage.heat.results import ArmedRanges
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.coverage import Coverage, silent_pages
 from hotpage.profile.livepages import LivePages, key_of
 from hotpage.profile.sharing import memory_of
-from hotpage.profile.snapshot import PAGE_BYTES, RunInfo, VmaRecord
+from hotpage.profile.snapshot import RunInfo, VmaRecord
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from hotpage.heat.histogram import (
     bin_edges_hz,
     rate_bins,
 )
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.livemappings import MappingTable, Silence, Table
 from hotpage.profile.livepages import Bounds, LivePages, key_of
 from hotpage.profile.liveview import LiveHeat, LiveTier
 from hotpage.profile.sharing import Repeated, repeated
-from hotpage.profile.snapshot import PAGE_BYTES, NodeRecord
+from hotpage.profile.snapshot import NodeRecord
 from hotpage.profile.threshold import Threshold, choose_threshold
 
 

@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.results import ArmedRanges, Changes, Folios, Latencies
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
-
-PAGE_BYTES = 4096  # the unit of vpn, not the size of every page
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 
 from hotpage.arrays import Bools, Float32s, Float64s, Int64s
 from hotpage.heat.results import ArmedRanges
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.coverage import Coverage
-from hotpage.profile.snapshot import PAGE_BYTES, Snapshot, VmaRecord
+from hotpage.profile.snapshot import Snapshot, VmaRecord
 from hotpage.profile.summary import MappingHeat
 
 

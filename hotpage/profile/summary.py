@@ -13,10 +13,11 @@ import numpy as np
 from hotpage.arrays import Bools, Float32s, Float64s, Int64s
 from hotpage.heat.estimator import working_set_bytes
 from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_bins
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.attribution import Attribution, attribute
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.sharing import memory_of, repeated
-from hotpage.profile.snapshot import PAGE_BYTES, NodeRecord, ProcessRecord, Snapshot, VmaRecord
+from hotpage.profile.snapshot import NodeRecord, ProcessRecord, Snapshot, VmaRecord
 from hotpage.profile.threshold import HeatClass, Threshold, choose_threshold
 
 WINDOWS_S = (1.0, 10.0, 60.0)

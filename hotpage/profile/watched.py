@@ -14,6 +14,7 @@ from hotpage.arrays import Int32s, Int64s
 from hotpage.errors import ProfileError
 from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.results import Changes
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.fromnow import RecordingFromNow
 from hotpage.profile.livemappings import MappingTable, silence
 from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows
@@ -31,7 +32,6 @@ from hotpage.profile.livesums import (
 from hotpage.profile.liveview import LiveMapping, LiveProcess, LiveView
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.snapshot import (
-    PAGE_BYTES,
     IntervalData,
     NodeRecord,
     PageTable,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
+from hotpage.machine.folios import HUGE_PAGES
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.machine.sharing import Range, without
 from hotpage.recording.sampling import started_s
@@ -16,7 +17,6 @@ from hotpage.recording.scans import ArmedRange, ScanClock
 from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
 
 _ACCESSES = (EventSource.HINT_FAULT, EventSource.PAGE_FAULT, EventSource.MEMORY_SAMPLE)
-_HUGE_PAGES = 512
 """Base pages of a PMD mapping with 4 KiB base pages."""
 
 
@@ -110,7 +110,7 @@ class Observer:
         vpn = (events["address"] >> np.uint64(12)).astype(np.int64)
         hints = events["source"] == EventSource.HINT_FAULT
         huge = (events["flags"] & EventFlag.HUGE) != 0
-        vpn[huge] &= ~np.int64(_HUGE_PAGES - 1)
+        vpn[huge] &= ~np.int64(HUGE_PAGES - 1)
         for owner in np.unique(process[hints]):
             mine = hints & (process == owner)
             self._note_huge(int(owner), vpn[mine], huge[mine])
@@ -131,7 +131,7 @@ class Observer:
         """Pages that the kernel moved in a hint fault."""
         rows = np.flatnonzero(flags & EventFlag.MIGRATED)
         for owner, is_huge in zip(process[rows].tolist(), (flags[rows] & EventFlag.HUGE) != 0, strict=True):
-            self._migrated[owner] = self._migrated.get(owner, 0) + (_HUGE_PAGES if is_huge else 1)
+            self._migrated[owner] = self._migrated.get(owner, 0) + (HUGE_PAGES if is_huge else 1)
 
     def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
         """Hint faults: the exposure is the time that the program ran since the page was first armed."""
@@ -193,7 +193,7 @@ class Observer:
             vpn = changes.vpn[low:high]
             within = _is_within(heads, vpn)
             # A huge page's other pages may be known from before it was one, or before that was known.
-            pages[low:high] = np.where(within, np.where(vpn % _HUGE_PAGES, 0, _HUGE_PAGES), 1)
+            pages[low:high] = np.where(within, np.where(vpn % HUGE_PAGES, 0, HUGE_PAGES), 1)
         if (pages == 1).all():
             return changes
         row = np.repeat(np.arange(len(changes)), pages)
@@ -219,7 +219,7 @@ class Observer:
             return Folios(rates.vpn, pages, rates.rate_hz, rates.rate_short_hz, rates.relative_error)
         within = _is_within(heads, rates.vpn)
         kept = ~within | (rates.vpn == _head(rates.vpn))
-        pages = np.where(within, np.int32(_HUGE_PAGES), np.int32(1))[kept]
+        pages = np.where(within, np.int32(HUGE_PAGES), np.int32(1))[kept]
         share = pages.astype(np.float32)
         return Folios(
             rates.vpn[kept],
@@ -249,7 +249,7 @@ class Observer:
         """These pages were unmapped: what may be mapped there now is other memory."""
         self.table.forget(process, start_vpn, end_vpn)
         if heads := self._huge.get(process):
-            first = start_vpn - _HUGE_PAGES
+            first = start_vpn - HUGE_PAGES
             heads.difference_update([head for head in heads if first < head < end_vpn])
 
     def forget(self, process: int) -> None:
@@ -264,7 +264,7 @@ class Observer:
 
 def _head(vpn: NDArray[np.int64]) -> NDArray[np.int64]:
     """The first page of the huge page that each page would be part of."""
-    return vpn & ~np.int64(_HUGE_PAGES - 1)
+    return vpn & ~np.int64(HUGE_PAGES - 1)
 
 
 def _is_within(heads: set[int], vpn: NDArray[np.int64]) -> NDArray[np.bool_]:

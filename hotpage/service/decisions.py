@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.proc import printable
 from hotpage.placement.outcome import RESULT_WORDS, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import ABSENT, WORDS, Fate, Plan, Situation
-from hotpage.profile.snapshot import PAGE_BYTES
 from hotpage.views.units import percent, rate, seconds
 
 MOST_PAGES = 1 << 18

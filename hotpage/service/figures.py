@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.plan import Situation
 from hotpage.placement.ranking import SMALL_CHUNK, chunks
-from hotpage.profile.snapshot import PAGE_BYTES
 
 DECADES = tuple(range(-2, 7))
 """Upper edges of the histogram's buckets are 10^d accesses/s, of one base page."""

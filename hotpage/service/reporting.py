@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.outcome import FAILURES, Outcome, Result
 from hotpage.placement.plan import WORDS, Fate
 from hotpage.service.configuration import Configuration
@@ -149,4 +150,4 @@ def parts_of(step: Step, pid: int) -> Iterator[str]:
         where = f"node {node[start]}" if node[start] >= 0 else "nowhere"
         last = int(vpn[end - 1] + pages[end - 1])
         span = f"{vpn[start] << 12:x}-{last << 12:x}"
-        yield f"{span} {size(count * 4096):>5} {where:>7} {rate(mean_hz):>6}/s  {words}"
+        yield f"{span} {size(count * PAGE_BYTES):>5} {where:>7} {rate(mean_hz):>6}/s  {words}"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hotpage.arrays import Int64s
 from hotpage.heat.results import ArmedRanges, Folios
 from hotpage.machine.cgroups import memory_by_node
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.numa import Watermarks, read_watermarks
 from hotpage.machine.topology import Topology
 from hotpage.placement.census import places
@@ -28,7 +29,7 @@ from hotpage.placement.plan import (
 )
 from hotpage.placement.silent import NO_PAGES, Pages, silent_pages
 from hotpage.placement.situation import fold, joined, node_rooms, process_facts
-from hotpage.profile.snapshot import PAGE_BYTES, NodeRecord, ProcessRecord
+from hotpage.profile.snapshot import NodeRecord, ProcessRecord
 from hotpage.recording.recorder import HORIZONS_S
 from hotpage.service.configuration import Configuration
 from hotpage.service.heatfeed import Picture

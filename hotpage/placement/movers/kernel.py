@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 
 from hotpage.arrays import Bools, Int64s, Uint8s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.tiering import TieringCounters
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Costs, Move, Plan, ProcessFacts
-from hotpage.profile.snapshot import PAGE_BYTES
 
 _LOOK_S = 1.0
 """Between two looks at what has been promoted; the kernel counts its rate by the second, too."""

@@ -20,16 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from hotpage.arrays import Int64s, Uint8s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import MPOL_MF_MOVE, MovePages, Statuses, measure_call_s
-from hotpage.machine.numa import PAGE_BYTES as ENTRY_BYTES
 from hotpage.machine.tiering import tier_changes
 from hotpage.placement.budget import CALL_S, BatchSize, TokenBucket
 from hotpage.placement.movers import MoveProgress
 from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import RESULT_OF_ERRNO, MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move, Plan, ProcessFacts
-from hotpage.profile.snapshot import PAGE_BYTES
 
 _SENTINEL = -(1 << 20)
 """No status that the kernel writes."""
@@ -315,7 +314,7 @@ class MovePagesMover:
         if not folios.size:
             work.pending = work.pending[count:]
             return folios
-        addresses = move.vpn[folios].astype(np.uint64) * np.uint64(ENTRY_BYTES)
+        addresses = move.vpn[folios].astype(np.uint64) * np.uint64(PAGE_BYTES)
         status = np.full(folios.size, _SENTINEL, np.int32)
         nodes = np.full(folios.size, move.target, np.int32)
         size = self._sizes[bool(move.pages[folios[0]] > 1)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.choosing import Choice
 from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.ranking import coldest_first
 from hotpage.placement.selecting import demote_all, lower_neighbours
-from hotpage.profile.snapshot import PAGE_BYTES
 
 REASONS = "the coldest there", ""
 

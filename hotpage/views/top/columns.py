@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hotpage.arrays import Float32s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.liveview import LiveHeat
-from hotpage.profile.snapshot import PAGE_BYTES
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 

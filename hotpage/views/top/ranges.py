@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.arrays import Int64s
+from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.chosen import Wish
 from hotpage.placement.movelog import PageMoves
 from hotpage.placement.outcome import Result
 from hotpage.profile.liveview import LiveView
-from hotpage.profile.snapshot import PAGE_BYTES, VmaRecord
+from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 from hotpage.views.top.columns import (
