@@ -10,7 +10,7 @@ The road of one access, which is also the order of the folders:
                               |  batch: structured array, thousands of events
     heat/            estimate each page's access rate, with its certainty
                               |  heat table, read-only from here on
-    profile/         snapshots: in memory for live views, Parquet on disk for sessions
+    profile/         snapshots; live/: changed in place for views, disk/: Parquet for sessions
                               |
     placement/       plans of moves, and the movers that carry them out
                               |
@@ -21,8 +21,8 @@ The road of one access, which is also the order of the folders:
     recording/       drives that road for one session, and steers what it costs
     service/         hotpage auto: sessions, plans and moves in a loop
 
-``machine/`` (topology, processes, knobs) and ``errors`` are the ground floor: everyone may stand on them.
-No stage imports a later one; tests/unit/test_layers.py holds the package to that.
+``machine/`` (topology, processes, knobs), ``arrays`` and ``errors`` are the ground floor: everyone may stand
+on them. No stage imports a later one; tests/unit/test_layers.py holds the package to that.
 """
 
 __version__ = "0.1.0"

@@ -38,7 +38,7 @@ from hotpage.capture.target import Target
 from hotpage.errors import HotpageError
 from hotpage.exerciser import Exerciser
 from hotpage.machine.processes import ProcessTable
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 
 RING_BYTES = DEFAULT_RING_BYTES
 ROUNDS = 25

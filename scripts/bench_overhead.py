@@ -32,7 +32,7 @@ from pathlib import Path
 
 from hotpage.errors import HotpageError
 from hotpage.exerciser import Exerciser
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import SourceCounts
 from hotpage.recording.budget import hint_fault_cost_s, measure_fault_cost_s
 

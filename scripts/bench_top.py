@@ -27,6 +27,7 @@ from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.placement.movelog import PageMoves
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import (
     IntervalData,
     NodeRecord,
@@ -35,7 +36,6 @@ from hotpage.profile.snapshot import (
     SourceCounts,
     VmaRecord,
 )
-from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.selection import Selection
 from hotpage.views.top.columns import Context

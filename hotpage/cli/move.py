@@ -39,8 +39,8 @@ from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.plan import Aim, Plan, Situation
 from hotpage.placement.policies import policy
 from hotpage.placement.situation import gather
-from hotpage.profile.naming import newest_profile
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.naming import newest_profile
+from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import summarise
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options

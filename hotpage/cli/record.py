@@ -22,9 +22,9 @@ from hotpage.cli.targets import (
     require,
     require_budget,
 )
-from hotpage.profile.naming import default_directory
+from hotpage.profile.disk.naming import default_directory
+from hotpage.profile.disk.store import ProfileWriter
 from hotpage.profile.snapshot import RunEnd, RunInfo
-from hotpage.profile.store import ProfileWriter
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress

@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from hotpage.errors import ProfileError, UsageError
-from hotpage.profile.naming import newest_profile
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.naming import newest_profile
+from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import Summary, summarise
 from hotpage.views.rows import check_key, flat_rows, json_document

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.session import ProfileSink, Progress
@@ -40,12 +40,12 @@ def stop_on_signals() -> Iterator[StopReason]:
         yield stop
 
 
-def look(options: Options, stop_reason: StopReason) -> tuple[LiveProfile, RunEnd, Progress]:
+def look(options: Options, stop_reason: StopReason) -> tuple[InMemoryProfile, RunEnd, Progress]:
     """Profile live processes for a while, with a line of progress; ``stop_reason`` may end it early."""
-    profiles: list[LiveProfile] = []
+    profiles: list[InMemoryProfile] = []
 
-    def open_sink(run: RunInfo) -> LiveProfile:
-        profiles.append(LiveProfile(run))
+    def open_sink(run: RunInfo) -> InMemoryProfile:
+        profiles.append(InMemoryProfile(run))
         return profiles[0]
 
     end, progress = run_session(options, open_sink, stop_reason)

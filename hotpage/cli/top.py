@@ -27,7 +27,7 @@ from hotpage.cli.targets import (
 from hotpage.cli.topfeed import SessionFeed, TopMoves
 from hotpage.errors import MissingDependencyError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
 from hotpage.recording.background import BackgroundSession
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
 from hotpage.recording.selection import Selection

@@ -22,13 +22,13 @@ from hotpage.placement.chosen import Proposal, Wish, propose
 from hotpage.placement.movelog import MoveLog, PageMoves
 from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.movers.whereabouts import Whereabouts
-from hotpage.profile.livepages import PageRows
-from hotpage.profile.liveview import LiveMapping, LiveView
-from hotpage.profile.naming import default_directory
+from hotpage.profile.disk.naming import default_directory
+from hotpage.profile.live.pages import PageRows
+from hotpage.profile.live.view import LiveMapping, LiveView
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip
-from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.background import BackgroundSession
 from hotpage.views.top.feed import WAITS, Status
 

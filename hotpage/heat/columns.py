@@ -9,9 +9,8 @@
     reported         uint8     what take_changes last sent of it, in codes of its own, 0 = not sent
 
 Sums stay as they were at the last access and are decayed from the page's own ``last`` when they are next
-used. The other way, counts scaled by 2^(t/τ) against a moving origin (policy.md, section 1), saves that
-decay but needs four float32 for its range, 21 bytes a page, a rescaling pass, and still ``last`` for the
-exposure since.
+used. The other way, counts scaled by 2^(t/τ) against a moving origin, saves that decay but needs four float32
+for its range, 21 bytes a page, a rescaling pass, and still ``last`` for the exposure since.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,8 @@
 """From accesses and silence to a rate: the formulas of heat, without any storage.
 
 A page is armed at a and faults at f. For Poisson accesses of rate λ the latency f - a is exponential, and a
-page armed and still silent is a censored observation. Over many armings (policy.md, section 1)
+page armed and still silent is a censored observation. Over many armings (docs/design.md, "From a fault to a
+rate")
 
     rate = (ALPHA + n) / (BETA_S + E)        n = accesses seen, E = seconds watched until each of them
 
@@ -220,8 +221,7 @@ def _valley(density: Float64s, cut: int) -> tuple[float, float]:
 
 
 def capacity_threshold(histogram: RateHistogram, tier_bytes: float) -> float:
-    """Rate in Hz above which pages fit a tier of ``tier_bytes``, its headroom kept free (policy.md, section
-    2).
+    """Rate in Hz above which pages fit a tier of ``tier_bytes``, its headroom kept free.
 
     Headroom: 2 % of the tier, at least 50 MiB and at most 1 GiB.
     """

@@ -48,7 +48,7 @@ class RateHistogram:
     unknown_bytes: float
 
     def threshold_for(self, capacity_bytes: float) -> float:
-        """Rate in Hz above which the hottest pages fill ``capacity_bytes`` (policy.md, section 2).
+        """Rate in Hz above which the hottest pages fill ``capacity_bytes`` (docs/placement.md, "fit").
 
         The boundary bin is filled fractionally, evenly in log rate. 0 when everything known fits, inf when
         nothing may.

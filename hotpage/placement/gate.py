@@ -55,7 +55,7 @@ def _some_known(key: Uint16s) -> Int64s:
 
 
 class Gate:
-    """Is a move worth it, and sure enough? policy.md, section 3; all per base page.
+    """Is a move worth it, and sure enough? docs/placement.md, "fit"; all per base page.
 
     A swap needs a page at least an octave hotter than the one it drives out (hysteresis), the bounds of both
     rates apart, and a gain above the cost of both moves. All that on the logarithmic scale on which rates

@@ -15,7 +15,7 @@ _VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
 MOST_PROCESSES = 1 << (63 - _VPN_BITS)
 """Process indices from here on have no keys."""
 BOUNCE_S = 60.0
-"""A move that would be undone within this was in vain: policy.md, section 4; 3 half-lives of 20 s, too."""
+"""A move that would be undone within this was in vain: docs/placement.md, "fit". 3 half-lives of 20 s."""
 FIRST_WAIT_S = 60.0
 LONGEST_WAIT_S = 3600.0
 

@@ -100,7 +100,7 @@ class GroupLimits:
 
 @dataclass(frozen=True)
 class Costs:
-    """What decides whether a move is worth it (policy.md, section 3); per base page."""
+    """What decides whether a move is worth it (docs/placement.md, "fit"); per base page."""
 
     promotion_s: float = 5e-6
     demotion_s: float = 5e-6

@@ -47,7 +47,7 @@ def chunks(count: int, rows: int = CHUNK) -> Iterator[slice]:
 
 
 def hottest_that_fit(pages_by_key: Float64s, capacity_pages: float) -> int:
-    """The lowest key that is hot when the hottest pages fill ``capacity_pages`` (policy.md, section 2).
+    """The lowest key that is hot when the hottest pages fill ``capacity_pages`` (docs/placement.md, "fit").
 
     ``pages_by_key`` float64[KEY_COUNT]. The key in which the capacity ends is hot: ties are settled by rank
     when pages are chosen. 0 when everything fits, ``UNKNOWN_KEY`` when nothing may.

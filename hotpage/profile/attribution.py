@@ -9,7 +9,7 @@ import numpy as np
 
 from hotpage.arrays import Float64s, Int32s, Int64s
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.coverage import Coverage, silent_pages
+from hotpage.profile.coverage import Coverage, silent_counts
 from hotpage.profile.snapshot import Snapshot, VmaRecord
 
 
@@ -90,7 +90,7 @@ def _silence(
         coverage = Coverage(armed)
         armed_rows = np.bincount(place[coverage.contains(vpn)], minlength=len(records))
         size = spans[1] - spans[0]
-        silent = silent_pages(resident, rows, size, coverage.armed_pages(*spans), armed_rows)
+        silent = silent_counts(resident, rows, size, coverage.armed_pages(*spans), armed_rows)
         record = snapshot.processes.get(process)
         until_s = snapshot.time_s if record is None or record.exited_s is None else record.exited_s
         watched_s = np.maximum(until_s - coverage.mean_first_s(*spans), 0.0)

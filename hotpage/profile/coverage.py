@@ -59,7 +59,7 @@ class Coverage:
             yield sums[current] + share * weight[current]
 
 
-def silent_pages(
+def silent_counts(
     resident: Int64s, rows: Int64s, size: Int64s, armed: Float64s, armed_rows: Int64s
 ) -> Float64s:
     """Resident pages without a row that were armed, of each mapping.

@@ -42,7 +42,7 @@ class RunInfo:
     )  # kernel.numa_balancing as found at the start, None where there is no such knob
     rungs: Mapping[str, str]  # source -> rung that attached: {"hint": "fentry", "fault": "software event"}
     horizons_s: tuple[float, float]  # half-lives of rate_short_hz and rate_hz
-    prior_count: float  # alpha and beta of policy.md section 1: rate = (alpha + n) / (beta + exposure)
+    prior_count: float  # alpha and beta of a rate, (alpha + n) / (beta + exposure): heat.estimator
     prior_exposure_s: float
     budget_percent: float | None = None
     advice: tuple[str, ...] = ()  # why rates may be missing or partial, and the option that would help

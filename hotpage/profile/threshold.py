@@ -37,7 +37,7 @@ class Threshold:
 
     @property
     def warm_hz(self) -> float:
-        """One octave below hot (policy.md section 2: hysteresis)."""
+        """One octave below hot (hysteresis: docs/placement.md, "fit")."""
         return self.hot_hz / 2
 
     def classes(self, rate_hz: Float32s) -> npt.NDArray[np.int8]:

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import RunInfo
-from hotpage.profile.watched import WatchedProfile
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.session import ProfileSink, Progress
 

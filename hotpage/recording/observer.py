@@ -14,7 +14,7 @@ from hotpage.machine.processes import Process, ProcessTable
 from hotpage.machine.sharing import Range, without
 from hotpage.recording.sampling import started_s
 from hotpage.recording.scans import ArmedRange, ScanClock
-from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
+from hotpage.recording.stalls import RUNNING_FLOOR, StallClock
 
 _ACCESSES = (EventSource.HINT_FAULT, EventSource.PAGE_FAULT, EventSource.MEMORY_SAMPLE)
 """Base pages of a PMD mapping with 4 KiB base pages."""
@@ -38,7 +38,7 @@ class Observer:
         self._fault_cost_s = fault_cost_s
         self._huge: dict[int, set[int]] = {}
         self._held: Events = np.empty(0, EVENT_DTYPE)
-        self._service: dict[int, ServiceClock] = {}
+        self._service: dict[int, StallClock] = {}
         self._sampled_since_s: dict[int, float] = {}
         self._not_armed: dict[int, list[Range]] = {}
         self._latencies: list[Latencies] | None = [] if keep_latencies else None
@@ -142,7 +142,7 @@ class Observer:
                 self._arm(armed)
             armed_s = self.table.armed_at(owner, vpn, time_s)
             unknown = np.isnan(armed_s)
-        service = self._service.setdefault(owner, ServiceClock(self._fault_cost_s))
+        service = self._service.setdefault(owner, StallClock(self._fault_cost_s))
         service.advance(time_s)
         threads = self._processes.by_index(owner).threads
         # The scan ran in one of the process's threads, which accessed nothing meanwhile.

@@ -52,7 +52,7 @@ _CPUS = os.cpu_count() or 1
 
 
 class ProfileSink(Protocol):
-    """Where intervals go: profile.store.ProfileWriter or profile.live.LiveProfile."""
+    """Where intervals go: profile.disk.store, profile.inmemory, profile.live.watched or service.heatfeed."""
 
     def interval(self, data: IntervalData) -> None:
         """Add one interval."""

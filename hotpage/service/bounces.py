@@ -40,8 +40,8 @@ class Judgement:
 class Bounces:
     """Watches plans for pages that the ranking would put back within ``BOUNCE_S`` of their move.
 
-    P (policy.md, section 3: how long a ranking holds) is the half-life of a ranking of which this share is
-    wrong after ``BOUNCE_S``, at most its cap. Until its move is as old as that a page stays where it is.
+    P (how long a ranking holds: docs/placement.md, "fit") is the half-life of a ranking of which this share
+    is wrong after ``BOUNCE_S``, at most its cap. Until its move is as old as that a page stays where it is.
     """
 
     def __init__(self, horizon_s: float) -> None:

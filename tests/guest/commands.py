@@ -16,7 +16,7 @@ _LOADED.set_forkserver_preload(
     [
         "hotpage.cli.move",
         "hotpage.placement.selecting",
-        "hotpage.profile.reader",
+        "hotpage.profile.disk.reader",
         "pyarrow.parquet",
         "pydantic.type_adapter",
     ]

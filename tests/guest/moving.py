@@ -22,8 +22,8 @@ from shells import waiting_shell
 from hotpage.machine.proc import PROC, read_stat
 from hotpage.machine.processes import ProcessTable
 from hotpage.placement.plan import ProcessFacts
+from hotpage.profile.disk.store import ProfileWriter
 from hotpage.profile.snapshot import ProcessRecord, RunEnd
-from hotpage.profile.store import ProfileWriter
 
 FAST, SLOW = 0, 1
 

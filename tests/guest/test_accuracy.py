@@ -25,7 +25,7 @@ from workload import BALANCING, await_passes, give_way, move, running, set_scan_
 from hotpage.arrays import Float32s
 from hotpage.exerciser import Exerciser, zipf_shares
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import PageTable, Snapshot
 from hotpage.profile.summary import Heat, summarise
 from hotpage.profile.threshold import HeatClass

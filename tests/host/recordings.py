@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toucher import DEADLINE_S, wait_for
 
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 
 HOTPAGE = [sys.executable, "-m", "hotpage"]

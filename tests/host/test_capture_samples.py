@@ -24,7 +24,7 @@ from hotpage.capture.events import Events, EventSource
 from hotpage.capture.perf import PerfEvent
 from hotpage.capture.target import Target
 from hotpage.capture.watch import Watch
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc")
 

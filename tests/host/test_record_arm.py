@@ -16,7 +16,7 @@ from hotpage.errors import ProfileError
 from hotpage.exerciser import Exerciser
 from hotpage.machine.proc import read_stat
 from hotpage.machine.processes import children_of
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc")
 

@@ -20,7 +20,7 @@ from wrongusage import check_wrong_usage
 from hotpage.exerciser import Exerciser
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.proc import read_stat
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
 
 pytestmark = pytest.mark.needs("bcc", "tmux")
 

@@ -5,7 +5,7 @@ import numpy as np
 from profiles import armed, interval, node, process, run_info, vma
 
 from hotpage.heat.results import Changes
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import RunEnd, Snapshot, SourceCounts
 
 HEAP = 0x5581A2000
@@ -18,7 +18,7 @@ def frozen_snapshot(nodes: int = 1, rates: bool = True, **run: object) -> Snapsh
 
     Without ``rates`` the same pages were only seen.
     """
-    live = LiveProfile(run_info(**run))
+    live = InMemoryProfile(run_info(**run))
     heap = np.arange(HEAP, HEAP + 12_800)  # 50 MiB, hot at its start, cooling off
     heap_hz = 4000.0 * np.exp2((heap - HEAP) // 1600 * -2.0)
     mapped = MAPPED + np.arange(0, 40_000, 4)  # every fourth page of 156 MiB, slow

@@ -29,8 +29,8 @@ from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.movers.whereabouts import Whereabouts
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Fate
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import ProcessRecord
-from hotpage.profile.watched import WatchedProfile
 
 PAGES = 600
 PATIENCE_S = 180.0

@@ -24,7 +24,7 @@ from hotpage.placement import situation as module
 from hotpage.placement.plan import ABSENT
 from hotpage.placement.silent import Pages
 from hotpage.placement.situation import fold, free_bytes, gather, node_rooms, process_facts
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import ProcessRecord, Snapshot
 
 PAGES = 600
@@ -55,7 +55,7 @@ def own_record() -> ProcessRecord:
 def snapshot(first: int, **run: object) -> Snapshot:
     """Pages 0..9 have rows, all of the mapping was armed 10 s before."""
     boot_id = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    profile = LiveProfile(run_info(boot_id=boot_id, **run))
+    profile = InMemoryProfile(run_info(boot_id=boot_id, **run))
     rows = changes(*((0, first + page, 100.0 + page) for page in range(10)))
     mapping = vma(first, first + PAGES, {1: PAGES * 4096}, "")
     profile.interval(

@@ -4,7 +4,7 @@
 import pytest
 
 from hotpage.errors import ProfileError
-from hotpage.profile.naming import default_directory, newest_profile
+from hotpage.profile.disk.naming import default_directory, newest_profile
 
 
 def test_the_newest_default_name_is_found(tmp_path):

@@ -16,11 +16,12 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes
-from hotpage.profile import fold, parts
-from hotpage.profile.live import LiveProfile
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile import fold
+from hotpage.profile.disk import parts
+from hotpage.profile.disk.reader import ProfileReader
+from hotpage.profile.disk.store import ProfileWriter
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import ClearedRange, RunEnd, Snapshot, SourceCounts
-from hotpage.profile.store import ProfileWriter
 
 
 def write(directory: Path, *intervals, end: RunEnd | None = None) -> Path:
@@ -57,7 +58,7 @@ def everything() -> list:
 
 
 def test_directory_and_memory_give_the_same_snapshot(tmp_path):
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     for data in everything():
         live.interval(data)
     live.close(RunEnd(2.0, "complete", 0))
@@ -161,7 +162,7 @@ def test_runs_of_nonsense_length_are_not_expanded(stored):
 
 
 def test_a_newer_format_is_refused_by_name(stored, monkeypatch):
-    monkeypatch.setattr("hotpage.profile.schema.FORMAT_VERSION", 3)
+    monkeypatch.setattr("hotpage.profile.disk.schema.FORMAT_VERSION", 3)
     with pytest.raises(ProfileError, match="format version 2, this hotpage reads 3"):
         ProfileReader(stored).snapshot()
 
@@ -290,7 +291,7 @@ def test_ten_minutes_over_64_gib_stay_below_300_mb(tmp_path):
 def test_a_killed_recorder_leaves_whole_intervals(tmp_path):
     code = (
         "import sys, itertools, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from profiles import *; from hotpage.profile.store import ProfileWriter\n"
+        "from profiles import *; from hotpage.profile.disk.store import ProfileWriter\n"
         "writer = ProfileWriter(pathlib.Path(sys.argv[2]), run_info())\n"
         "for n in itertools.count(1):\n"
         "    writer.interval(interval(n, changes((1, n, float(n)))))\n"

@@ -10,7 +10,7 @@ import pytest
 from profiles import armed, changes, interval, node, process, run_info, shared, vma
 
 from hotpage.machine.vmas import Residency, Vma
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import Snapshot, VmaRecord
 from hotpage.profile.summary import Heat, Summary, summarise
 
@@ -18,7 +18,7 @@ PAGE = 4096
 
 
 def snapshot(*rows: tuple[int, int, float], seconds: int = 100, **more) -> Snapshot:
-    live = LiveProfile(run_info(**more.pop("run", {})))
+    live = InMemoryProfile(run_info(**more.pop("run", {})))
     live.interval(interval(seconds, changes(*rows), **more))
     return live.snapshot()
 

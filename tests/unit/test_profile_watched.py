@@ -11,13 +11,13 @@ from profiles import armed, changes, interval, node, process, run_info, shared, 
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import Changes, Latencies
-from hotpage.profile.live import LiveProfile as WholeProfile
-from hotpage.profile.reader import ProfileReader
+from hotpage.profile.disk.reader import ProfileReader
+from hotpage.profile.disk.store import ProfileWriter
+from hotpage.profile.inmemory import InMemoryProfile as WholeProfile
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import ClearedRange, IntervalData, RunEnd
-from hotpage.profile.store import ProfileWriter
 from hotpage.profile.summary import summarise
 from hotpage.profile.threshold import HeatClass
-from hotpage.profile.watched import WatchedProfile
 from hotpage.views.top.ranges import latency
 
 

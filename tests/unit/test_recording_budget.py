@@ -19,7 +19,7 @@ from hotpage.machine.hold import HoldEvent
 from hotpage.machine.processes import Process
 from hotpage.recording import arming, budget
 from hotpage.recording.budget import ArmingAccount, SamplingControl, hint_fault_cost_s, measure_fault_cost_s
-from hotpage.recording.service import RUNNING_FLOOR, ServiceClock
+from hotpage.recording.stalls import RUNNING_FLOOR, StallClock
 
 
 def test_the_first_scan_is_always_affordable() -> None:
@@ -113,7 +113,7 @@ def storm(start_s: float, faults: int, each_s: float) -> np.ndarray:
 
 
 def test_the_thick_of_faults_is_spent_in_them() -> None:
-    clock = ServiceClock(1e-6)
+    clock = StallClock(1e-6)
     times = storm(10.0, 50_000, 1e-6)
     clock.advance(times)
     served = clock.between(np.array([10.0]), times[-1:])[0]
@@ -121,7 +121,7 @@ def test_the_thick_of_faults_is_spent_in_them() -> None:
 
 
 def test_rare_faults_leave_the_time_to_the_program() -> None:
-    clock = ServiceClock(1e-6)
+    clock = StallClock(1e-6)
     times = storm(10.0, 1000, 5e-3)
     clock.advance(times)
     assert clock.between(np.array([10.0]), times[-1:])[0] < 0.01 * 5.0
@@ -135,7 +135,7 @@ def test_rare_faults_leave_the_time_to_the_program() -> None:
 def test_the_clock_never_runs_backwards_nor_faster_than_time(
     gaps: list[float], cuts: list[int], cost_s: float
 ) -> None:
-    clock, times, at, turn = ServiceClock(cost_s), 5 + np.cumsum(gaps), 0, 0
+    clock, times, at, turn = StallClock(cost_s), 5 + np.cumsum(gaps), 0, 0
     while at < len(times):
         step = cuts[turn % len(cuts)]
         clock.advance(times[at : at + step])
@@ -147,7 +147,7 @@ def test_the_clock_never_runs_backwards_nor_faster_than_time(
 
 
 def test_a_long_session_is_remembered_in_bounded_memory() -> None:
-    clock = ServiceClock(1e-6)
+    clock = StallClock(1e-6)
     for second in range(2000):
         clock.advance(storm(second, 3000, 1e-5))
     assert clock._time_s.nbytes + clock._served_s.nbytes < 1 << 20

@@ -18,7 +18,7 @@ from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
 from hotpage.recording import following, selection
 from hotpage.recording.budget import ArmingAccount
@@ -105,7 +105,7 @@ class Bench:
     def __init__(self, selection: Selection, budget_percent: float = 50.0) -> None:
         self.capture, self.events = FakeCapture(), FakeProcessEvents()
         self.run = run_info(budget_percent=budget_percent, interval_s=0.25)
-        self.sink: Any = LiveProfile(self.run)
+        self.sink: Any = InMemoryProfile(self.run)
         self.selection = selection
         self.progress = Progress()
         self.session: Any = None
@@ -342,7 +342,7 @@ def test_what_samples_stand_for_goes_with_their_counts(sleeper: Sleeper) -> None
     )
 
 
-class FullDisk(LiveProfile):
+class FullDisk(InMemoryProfile):
     closed: RunEnd | None = None
 
     def interval(self, data: IntervalData) -> None:

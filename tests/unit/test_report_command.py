@@ -13,8 +13,8 @@ import pytest
 from profiles import armed, changes, interval, node, process, run_info, vma
 
 from hotpage.cli import main
+from hotpage.profile.disk.store import ProfileWriter
 from hotpage.profile.snapshot import RunEnd, SourceCounts
-from hotpage.profile.store import ProfileWriter
 from hotpage.views.rows import KEYS
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from profiles import armed, changes, interval, run_info, vma
 
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.strips import heat_strip
 from hotpage.profile.summary import summarise
 from hotpage.views import strip
@@ -22,7 +22,7 @@ def shown(cells: int, unicode: bool = True) -> str:
     }
     rows = [(1, page, rate) for pages, rate in rates.items() for page in pages]
     rows += [(1, page, np.nan) for page in range(40, 50)]
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     live.interval(
         interval(10, changes(*rows), vmas={1: [vma(0, 100, {0: 100 << 12})]}, armed={1: armed(80, 100)})
     )
@@ -46,7 +46,7 @@ def test_a_cell_takes_the_mean_of_its_known_pages():
 
 
 def test_pages_outside_every_mapping_have_no_strip():
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     live.interval(interval(1, changes((1, 5, 1.0))))
     summary = summarise(live.snapshot())
     assert not len(heat_strip(summary.snapshot, summary.mappings[0], 10).rate_hz)

@@ -9,7 +9,7 @@ from frozen import frozen_snapshot
 from profiles import changes, interval, process, run_info, vma
 
 from hotpage.errors import UsageError
-from hotpage.profile.live import LiveProfile
+from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import SourceCounts
 from hotpage.profile.summary import summarise
 from hotpage.views.report import Report
@@ -93,7 +93,7 @@ def test_every_key_sorts_and_any_other_names_them(by):
 
 def test_ascii_output_is_ascii():
     names = [vma(0, 4, {0: 4096}, path="/data/größe.db")]
-    live = LiveProfile(run_info(target="pid 7 (größe)"))
+    live = InMemoryProfile(run_info(target="pid 7 (größe)"))
     live.interval(interval(1, changes((1, 1, 5.0)), vmas={1: names}, processes=[process(1, "größe")]))
     shown = text(live.snapshot(), unicode=False)
     assert shown.isascii()
@@ -101,7 +101,7 @@ def test_ascii_output_is_ascii():
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal():
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     live.interval(
         interval(
             1,
@@ -115,7 +115,7 @@ def test_control_characters_of_names_do_not_reach_the_terminal():
 
 def test_different_addresses_never_print_alike():
     low, high = 0x7F00_0000_0, 0x1FF_7F00_0000_0
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     live.interval(
         interval(
             1,
@@ -130,7 +130,7 @@ def test_different_addresses_never_print_alike():
 
 
 def test_what_is_left_out_is_said():
-    live = LiveProfile(run_info())
+    live = InMemoryProfile(run_info())
     live.interval(interval(1, changes(*((n, 1, 5.0) for n in range(30)))))
     assert "  10 more (--by process -n 0 shows all)" in text(live.snapshot(), by="process")
     assert "more (" not in text(live.snapshot(), by="process", count=0)

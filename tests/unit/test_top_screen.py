@@ -21,7 +21,7 @@ from textual.widgets import Static
 from topfeed import FrozenFeed, busy_feed, frozen_feed
 
 from hotpage.cli.topfeed import KernelMoves
-from hotpage.profile.watched import WatchedProfile
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
 from hotpage.views.top.columns import Context, amount
@@ -500,7 +500,7 @@ def test_a_recording_that_cannot_begin_says_why() -> None:
 def test_before_the_first_picture() -> None:
     from profiles import run_info
 
-    from hotpage.profile.watched import WatchedProfile
+    from hotpage.profile.live.watched import WatchedProfile
 
     feed = FrozenFeed(WatchedProfile(run_info()))
 

@@ -16,9 +16,9 @@ from hotpage.placement.movelog import MoveLog, PageMoves
 from hotpage.placement.movers.move_pages import MoveProgress
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Fate, Move, Plan, ProcessFacts
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
+from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import SourceCounts
-from hotpage.profile.watched import WatchedProfile
 from hotpage.views.top.feed import Status
 
 HEAP = 0x5581A2000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where events come from. A source is one file here that calls ``register``; no list elsewhere changes.
+"""Where events come from. A source is one file here that calls ``register``.
 
 A source walks a ladder of rungs, best first. A rung names the programs it needs and where they attach, and
 can say, by trying, why it does not work here. Capture compiles the chosen rungs of all sources as one unit.

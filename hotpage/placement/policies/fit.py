@@ -13,7 +13,7 @@ REASONS = "makes room for hotter pages", "among the hottest that fit"
 
 
 def plan(situation: Situation, aim: Aim) -> Plan:
-    """Fit the hot set to the fast tier (policy.md, sections 2 and 3).
+    """Fit the hot set to the fast tier (docs/placement.md, "fit").
 
     Heeds all of the aim but ``free_bytes`` and ``demote``: it demotes what promotions and the headroom need,
     the coldest first.

@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from hotpage.errors import HotpageError, UsageError
 from hotpage.placement.background import MoveJob, Stage
 from hotpage.placement.chosen import Wish
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
 from hotpage.views.moves import outcome_summary
 from hotpage.views.top.columns import ALERT, FAINT, UNITS, Context
 from hotpage.views.top.feed import Feed

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hotpage.errors import UsageError
-from hotpage.profile.liveview import LiveHeat, LiveView
+from hotpage.profile.live.view import LiveHeat, LiveView
 from hotpage.views import units
 from hotpage.views.top.feed import Status
 from hotpage.views.top.header import header_lines

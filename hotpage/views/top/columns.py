@@ -12,7 +12,7 @@ import numpy as np
 
 from hotpage.arrays import Float32s
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.liveview import LiveHeat
+from hotpage.profile.live.view import LiveHeat
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units
 

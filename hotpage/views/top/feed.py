@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What top shows a session through; recording.background gives the real one, tests a frozen one."""
+"""What top shows a session through; cli.topfeed gives the real one, tests a frozen one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hotpage.arrays import Int64s
 from hotpage.placement.background import MoveJob
 from hotpage.placement.chosen import Wish
 from hotpage.placement.movelog import PageMoves
-from hotpage.profile.livepages import PageRows
-from hotpage.profile.liveview import LiveMapping, LiveView
+from hotpage.profile.live.pages import PageRows
+from hotpage.profile.live.view import LiveMapping, LiveView
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
 from hotpage.views.top.columns import Column, Context, Span, fit
 from hotpage.views.top.levels import Level
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from hotpage.machine.proc import printable
-from hotpage.profile.liveview import LiveTier, LiveView
+from hotpage.profile.live.view import LiveTier, LiveView
 from hotpage.profile.snapshot import SourceCounts
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hotpage.placement.chosen import Wish
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
 from hotpage.views.top.columns import Column
 from hotpage.views.top.feed import Feed
 

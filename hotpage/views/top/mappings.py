@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from hotpage.machine.proc import printable
 from hotpage.placement.chosen import Wish
-from hotpage.profile.liveview import LiveMapping, LiveView
+from hotpage.profile.live.view import LiveMapping, LiveView
 from hotpage.views import strip, units
 from hotpage.views.top.columns import (
     FAINT,

@@ -11,7 +11,7 @@ import numpy as np
 from hotpage.arrays import Float32s
 from hotpage.machine.proc import printable
 from hotpage.placement.chosen import Wish
-from hotpage.profile.liveview import LiveHeat, LiveProcess, LiveView
+from hotpage.profile.live.view import LiveHeat, LiveProcess, LiveView
 from hotpage.profile.snapshot import ProcessRecord
 from hotpage.views import units
 from hotpage.views.top.columns import (

@@ -14,7 +14,7 @@ from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.chosen import Wish
 from hotpage.placement.movelog import PageMoves
 from hotpage.placement.outcome import Result
-from hotpage.profile.liveview import LiveView
+from hotpage.profile.live.view import LiveView
 from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.threshold import HeatClass
 from hotpage.views import units

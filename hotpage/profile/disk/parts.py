@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hotpage.profile import schema
+from hotpage.profile.disk import schema
 
 # A day of one-second intervals leaves ~300 files a table instead of 86,400; parts past the size are left
 # alone.

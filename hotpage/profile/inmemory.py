@@ -17,8 +17,11 @@ from hotpage.profile.snapshot import (
 )
 
 
-class LiveProfile:
-    """What ``demo`` shows: no files, the newest state only. A view that refreshes has WatchedProfile."""
+class InMemoryProfile:
+    """What ``demo`` and ``move`` look at: no files, the newest state only.
+
+    A view that refreshes has live.watched.
+    """
 
     def __init__(self, run: RunInfo) -> None:
         self._run = run

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges
-from hotpage.profile import schema
+from hotpage.profile.disk import schema
 from hotpage.profile.fold import PageFold
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import (

@@ -14,9 +14,9 @@ import numpy as np
 from hotpage.arrays import Int32s
 from hotpage.errors import HotpageError, ProfileError
 from hotpage.heat.results import Changes
-from hotpage.profile.livepages import PageRows
+from hotpage.profile.disk.store import ProfileWriter
+from hotpage.profile.live.pages import PageRows
 from hotpage.profile.snapshot import IntervalData, RunEnd, RunInfo
-from hotpage.profile.store import ProfileWriter
 
 _MOST_WAITING = 64
 """Intervals that may wait for the disk; a disk that falls further behind ends the recording."""

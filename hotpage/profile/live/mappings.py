@@ -13,8 +13,8 @@ import numpy.typing as npt
 from hotpage.arrays import Float64s, Int64s
 from hotpage.heat.results import ArmedRanges
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.coverage import Coverage, silent_pages
-from hotpage.profile.livepages import LivePages, key_of
+from hotpage.profile.coverage import Coverage, silent_counts
+from hotpage.profile.live.pages import LivePages, key_of
 from hotpage.profile.sharing import memory_of
 from hotpage.profile.snapshot import RunInfo, VmaRecord
 
@@ -187,7 +187,7 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
         armed, first_s = coverage.armed_and_first(table.start, table.end)
     whole_rows = rows.round().astype(np.int64)
     resident = np.where(table.resident_pages < 0, whole_rows, table.resident_pages)
-    silent = silent_pages(
+    silent = silent_counts(
         resident, whole_rows, table.end - table.start, armed, armed_rows.round().astype(np.int64)
     )
     rate_hz = run.prior_count / (run.prior_exposure_s + np.maximum(now_s - first_s, 0.0))

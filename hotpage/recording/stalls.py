@@ -26,7 +26,7 @@ _SERVICE_ALLOWANCE = 2.0
 _POINTS_KEPT = 8192
 
 
-class ServiceClock:
+class StallClock:
     """Of one process: the time not spent running, summed up, as a function of time."""
 
     def __init__(self, fault_cost_s: float) -> None:

@@ -15,10 +15,10 @@ from hotpage.errors import ProfileError
 from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.results import Changes
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.fromnow import RecordingFromNow
-from hotpage.profile.livemappings import MappingTable, silence
-from hotpage.profile.livepages import MAX_SLOTS, LivePages, PageRows
-from hotpage.profile.livesums import (
+from hotpage.profile.live.fromnow import RecordingFromNow
+from hotpage.profile.live.mappings import MappingTable, silence
+from hotpage.profile.live.pages import MAX_SLOTS, LivePages, PageRows
+from hotpage.profile.live.sums import (
     Counted,
     Settled,
     choose_hot_bin,
@@ -29,7 +29,7 @@ from hotpage.profile.livesums import (
     tiers,
     total,
 )
-from hotpage.profile.liveview import LiveMapping, LiveProcess, LiveView
+from hotpage.profile.live.view import LiveMapping, LiveProcess, LiveView
 from hotpage.profile.runs import PageRuns, join_neighbours
 from hotpage.profile.snapshot import (
     IntervalData,

@@ -15,7 +15,7 @@ from hotpage.profile.snapshot import IntervalData, NodeRecord, RunEnd, RunInfo
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hotpage.profile.parts import PartWriter
+    from hotpage.profile.disk.parts import PartWriter
 
 _NOTEWORTHY_SHARE = 0.005
 """Nodes are written again when so much of one's memory has become used or free."""
@@ -52,7 +52,7 @@ class ProfileWriter:
     def interval(self, data: IntervalData) -> None:
         """Add one interval; on return it is on the disk."""
         # Arrow costs 45 MB of memory: loaded with the first interval, a recorder waiting for events is small.
-        from hotpage.profile import schema
+        from hotpage.profile.disk import schema
 
         if data.nodes and _is_noteworthy(self._nodes, data.nodes):
             self._nodes = data.nodes
@@ -73,13 +73,13 @@ class ProfileWriter:
 
     def close(self, end: RunEnd) -> None:
         """Record how the session ended."""
-        from hotpage.profile import schema
+        from hotpage.profile.disk import schema
 
         self._interval += 1
         self._append("run", schema.run_table(self._run, end))
 
     def _append(self, name: str, table: pa.Table) -> None:
-        from hotpage.profile.parts import PartWriter
+        from hotpage.profile.disk.parts import PartWriter
 
         try:
             if name not in self._tables:

@@ -23,9 +23,9 @@ from hotpage.heat.histogram import (
     rate_bins,
 )
 from hotpage.machine.folios import PAGE_BYTES
-from hotpage.profile.livemappings import MappingTable, Silence, Table
-from hotpage.profile.livepages import Bounds, LivePages, key_of
-from hotpage.profile.liveview import LiveHeat, LiveTier
+from hotpage.profile.live.mappings import MappingTable, Silence, Table
+from hotpage.profile.live.pages import Bounds, LivePages, key_of
+from hotpage.profile.live.view import LiveHeat, LiveTier
 from hotpage.profile.sharing import Repeated, repeated
 from hotpage.profile.snapshot import NodeRecord
 from hotpage.profile.threshold import Threshold, choose_threshold
