@@ -16,26 +16,39 @@ from hotpage.placement.plan import Fate, GroupLimits, Situation
 
 @dataclass
 class _Group:
-    """A limited cgroup; all in pages. ``most_pages``: candidates in fast memory at its ceiling."""
+    """A limited cgroup; all in pages. ``most_pages``: candidates in fast memory at its ceiling.
+
+    ``going_pages`` and ``coming_pages``: what may be moved, half of its rate each way, for mostly as much
+    goes as comes.
+    """
 
     limits: GroupLimits
     fast_pages: float
-    rate_pages: float
     most_pages: float
+    going_pages: float
+    coming_pages: float
 
     @property
     def share_pages(self) -> float:
-        """What it may get in fast memory still."""
+        """What it may get in fast memory still; negative above its ceiling."""
         return self.limits.ceiling_bytes / PAGE_BYTES - self.fast_pages
 
+    @property
+    def spare_pages(self) -> float:
+        """What it may lose of its fast memory."""
+        return self.fast_pages - self.limits.floor_bytes / PAGE_BYTES
 
-class Ceiling(NamedTuple):
-    """Of a cgroup, in pages: what its processes may have in fast memory, may get there still, may move."""
+
+class Limited(NamedTuple):
+    """A cgroup with limits, in pages: what its processes may have in fast memory, may get there still and may
+    lose, and how many may change places.
+    """
 
     processes: list[int]
     most_pages: float
     share_pages: float
-    rate_pages: float
+    spare_pages: float
+    swap_pages: float
 
 
 class Allotment:
@@ -58,7 +71,7 @@ class Allotment:
         self.owed = {node: min(max(-pages, 0), self.reserve[node]) for node, pages in above.items()}
         self.room = {node: pages + self.owed[node] for node, pages in above.items()}
         self._rate = {r.node: r.rate_bytes / PAGE_BYTES for r in situation.nodes}
-        count = max(situation.processes, default=-1) + 1
+        count = situation.process_count
         highest = max(self.room, default=0)
         self._allowed = np.zeros((count, highest + 1), np.bool_)
         self._group = np.full(count, -1, np.int32)
@@ -81,14 +94,26 @@ class Allotment:
             limits = situation.limits[name]
             fast_pages = seen[place] if limits.fast_bytes is None else limits.fast_bytes / PAGE_BYTES
             most_pages = limits.ceiling_bytes / PAGE_BYTES - (fast_pages - seen[place])
-            self._groups.append(_Group(limits, fast_pages, limits.rate_bytes / PAGE_BYTES, most_pages))
+            each_way_pages = limits.rate_bytes / PAGE_BYTES / 2
+            self._groups.append(_Group(limits, fast_pages, most_pages, each_way_pages, each_way_pages))
 
-    def ceilings(self) -> Iterator[Ceiling]:
-        """Of each cgroup that has one, as it is now."""
+    def groups(self) -> Iterator[Limited]:
+        """The cgroups that have limits, as they are now."""
         for place, one in enumerate(self._groups):
-            if np.isfinite(one.most_pages):
-                processes = np.flatnonzero(self._group == place).tolist()
-                yield Ceiling(processes, one.most_pages, one.share_pages, one.rate_pages)
+            processes = np.flatnonzero(self._group == place).tolist()
+            swap_pages = min(one.going_pages, one.coming_pages)
+            yield Limited(processes, one.most_pages, one.share_pages, one.spare_pages, swap_pages)
+
+    def barred(self) -> list[int]:
+        """The processes of which nothing may be promoted: by their cpuset, or for their cgroup is halted."""
+        may: Bools = np.any(self._allowed[:, sorted(self._fast & self.room.keys())], axis=1)
+        for place, one in enumerate(self._groups):
+            may[self._group == place] &= one.coming_pages >= 1
+        return [process for process in self._present if not may[process]]
+
+    def room_to_swap(self, node: int, coming_pages: int) -> int:
+        """What the node may take if so many pages may leave it in exchange, which are worth headroom."""
+        return self.room[node] + min(self.reserve[node] - self.owed[node], coming_pages)
 
     def sizes(self, rows: Int64s) -> Int32s:
         """Base pages of each of ``rows``."""
@@ -109,23 +134,20 @@ class Allotment:
         for place, one in enumerate(self._groups):
             mine = group == place
             sums = np.cumsum(pages * mine)
-            share = one.share_pages
-            if not is_promotion:
-                share = one.fast_pages - one.limits.floor_bytes / PAGE_BYTES
-            fate[mine & (sums > one.rate_pages)] = Fate.RATE
-            fate[mine & (sums > share)] = Fate.GROUP
+            rate_pages = one.coming_pages if is_promotion else one.going_pages
+            fate[mine & (sums > rate_pages)] = Fate.RATE
+            fate[mine & (sums > (one.share_pages if is_promotion else one.spare_pages))] = Fate.GROUP
         return fate
 
-    def by_node(self, rows: Int64s, target: int, heed_room: bool) -> Uint8s:
-        """``Fate.MOVED`` for each of ``rows`` that may and fits onto the target, else why not."""
+    def by_node(self, rows: Int64s, target: int, room_pages: float = float("inf")) -> Uint8s:
+        """``Fate.MOVED`` for each of ``rows`` that may and fits into the room on the target, else why not."""
         fate = np.zeros(rows.size, np.uint8)
         allowed = np.ones(rows.size, np.bool_)
         if not self._allowed[self._present, target].all():
             allowed = self._allowed[:, target].take(self._candidates.process.take(rows))
         sums = np.cumsum(self.sizes(rows) * allowed)
         fate[sums > self._rate[target]] = Fate.RATE
-        if heed_room:
-            fate[sums > self.room[target]] = Fate.ROOM
+        fate[sums > room_pages] = Fate.ROOM
         fate[~allowed] = Fate.FORBIDDEN
         return fate
 
@@ -143,8 +165,12 @@ class Allotment:
         group = self._group.take(self._candidates.process.take(rows))
         for place, one in enumerate(self._groups):
             count = int(pages[group == place].sum(dtype=np.int64))
-            one.rate_pages -= count
-            one.fast_pages += count if is_promotion else -count
+            if is_promotion:
+                one.coming_pages -= count
+                one.fast_pages += count
+            else:
+                one.going_pages -= count
+                one.fast_pages -= count
 
 
 def _sums(node: Int16s, pages: Int32s) -> dict[int, int]:

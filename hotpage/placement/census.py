@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Float64s, Int64s, Uint8s, Uint16s
+from hotpage.arrays import Float32s, Float64s, Int64s, Uint8s, Uint16s
 from hotpage.placement.allotment import Allotment
+from hotpage.placement.history import pages_of
 from hotpage.placement.plan import ABSENT, Aim, NodeRoom, Situation
 from hotpage.placement.ranking import CHUNK, KEY_COUNT, OCTAVE, UNKNOWN_KEY, UPPER_HALF, chunks, rank_keys
 
@@ -43,13 +44,14 @@ class Census:
     """Of all candidates.
 
     ``key``: each row's rank key, where a cgroup of weight w ranks as if its pages were accessed w times as
-    often. ``place``: each row's. ``pages``: base pages by place and key, float64[4, KEY_COUNT].
-    ``fast_by_key`` and ``slow_by_key``: those of known rate.
+    often; ``weight``, float32, by process. ``place``: each row's. ``pages``: base pages by place and key,
+    float64[4, KEY_COUNT]. ``fast_by_key`` and ``slow_by_key``: those of known rate.
     """
 
     def __init__(self, situation: Situation, nodes: Places, allotment: Allotment) -> None:
         self._candidates, self._allotment = situation.candidates, allotment
-        self.key = _weighted_keys(situation)
+        self.weight = _weights(situation)
+        self.key = _weighted_keys(situation, self.weight)
         self.place: Uint8s = np.full(len(situation.candidates), ELSEWHERE, np.uint8)
         self.pages = np.zeros((4, KEY_COUNT))
         self._count(nodes)
@@ -70,31 +72,52 @@ class Census:
             counts = np.bincount(code[: node.size], weights, self.pages.size)
             self.pages += counts.reshape(self.pages.shape)
 
-    def by_key(self, processes: Iterable[int]) -> Float64s:
-        """Pages of some processes on fast and slow nodes, by key."""
-        by_key = np.zeros(KEY_COUNT)
-        for index in processes:
-            rows = self.rows_of(index, (FAST, SLOW))
-            by_key += np.bincount(self.key.take(rows), self._allotment.sizes(rows), KEY_COUNT)
+    def by_key(self, rows: Int64s) -> Float64s:
+        """Pages of some rows, by key; 0 for keys of no rate."""
+        by_key = np.bincount(self.key.take(rows), self._allotment.sizes(rows), KEY_COUNT).astype(np.float64)
+        by_key[UNKNOWN_KEY:] = 0
         return by_key
 
-    def rows_of(self, process: int, places: tuple[int, ...]) -> Int64s:
-        """A process's rows in some places."""
-        first, past = np.searchsorted(self._candidates.process, (process, process + 1)).tolist()
-        rows: Int64s = np.flatnonzero(np.isin(self.place[first:past], places)) + first
-        return rows
+    def rows_of(self, processes: Iterable[int], *places: int) -> Int64s:
+        """The rows of some processes in some places."""
+        found = [np.empty(0, np.int64)]
+        for process in processes:
+            mine = self._slice(process)
+            found.append(np.flatnonzero(np.isin(self.place[mine], places)) + mine.start)
+        return np.concatenate(found)
+
+    def rows_at(self, keys: Int64s, *places: int) -> Int64s:
+        """The rows of pages (history.page_keys) that begin in some places."""
+        found = [np.empty(0, np.int64)]
+        process, vpn = pages_of(keys)
+        for one in np.unique(process).tolist():
+            mine, wanted = self._slice(one), vpn[process == one]
+            there = self._candidates.vpn[mine]
+            row = np.searchsorted(there, wanted)
+            is_there = row < there.size
+            is_there[is_there] = there[row[is_there]] == wanted[is_there]
+            found.append(row[is_there] + mine.start)
+        rows = np.concatenate(found)
+        return rows[np.isin(self.place.take(rows), places)]
+
+    def _slice(self, process: int) -> slice:
+        return slice(*np.searchsorted(self._candidates.process, (process, process + 1)).tolist())
 
 
-def _weighted_keys(situation: Situation) -> Uint16s:
+def _weights(situation: Situation) -> Float32s:
+    weight = np.ones(situation.process_count, np.float32)
+    for index, process in situation.processes.items():
+        if process.cgroup in situation.limits:
+            weight[index] = situation.limits[process.cgroup].weight
+    return weight
+
+
+def _weighted_keys(situation: Situation, weight: Float32s) -> Uint16s:
     candidates = situation.candidates
     key = rank_keys(candidates.rate_hz)
-    heavy = {name: one.weight for name, one in situation.limits.items() if one.weight != 1}
-    if not heavy:
+    if (weight == 1).all():
         return key
-    shift = np.zeros(max(situation.processes, default=-1) + 1, np.int32)
-    for index, process in situation.processes.items():
-        if process.cgroup in heavy:
-            shift[index] = round(OCTAVE * np.log2(heavy[process.cgroup]))
+    shift = np.round(OCTAVE * np.log2(weight)).astype(np.int32)
     known = key < UNKNOWN_KEY
     moved = np.clip(key + shift.take(candidates.process), 0, UNKNOWN_KEY - 1)
     return np.where(known, moved, key).astype(np.uint16)

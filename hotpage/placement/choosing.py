@@ -96,30 +96,49 @@ class Choice:
 
         That is what they have there now, and the free room above the headroom. If others have used the
         headroom, the candidates give back what they have beyond its size, and no more: however much others
-        take, as long as the high watermark is kept, so many pages can still change places.
+        take, as long as the high watermark is kept, so many pages can still change places. Nothing is given
+        back on one fast node while another has as much room.
         """
         allotment, fast = self.allotment, self.places.fast & self.allotment.room.keys()
-        held = float(self.census.fast_by_key.sum()) + sum(allotment.room[node] for node in fast)
+        room = [allotment.room[node] for node in fast]
+        held = float(self.census.fast_by_key.sum()) + sum(room)
         least = min(held, float(sum(allotment.reserve[node] for node in fast)))
-        capacity = max(held - sum(allotment.owed[node] for node in fast), least)
+        owed = sum(allotment.owed[node] for node in fast) - sum(max(pages, 0) for pages in room)
+        capacity = max(held - max(owed, 0), least)
         return capacity, max(held - capacity, 0.0)
 
     def capacity_key(self) -> int:
         """The key from which pages are hot when the hottest fill the capacity.
 
-        Of a cgroup with a ceiling only the hottest pages count: those kept out of fast memory need no room.
+        Pages that are kept out of fast memory need no room there: those that may not come now, and of a
+        cgroup with a ceiling all but the hottest.
         """
-        by_key = self.census.fast_by_key + self.census.slow_by_key
-        for ceiling in self.allotment.ceilings():
-            of_group = self.census.by_key(ceiling.processes)
-            least_key = hottest_that_fit(of_group, ceiling.most_pages)
-            by_key[:least_key] -= of_group[:least_key]
+        stranded = self._stranded()
+        by_key = self.known_by_key - self.census.by_key(stranded)
+        for group in self.allotment.groups():
+            if np.isfinite(group.most_pages):
+                rows = np.setdiff1d(self.census.rows_of(group.processes, FAST, SLOW), stranded)
+                of_group = self.census.by_key(rows)
+                least_key = hottest_that_fit(of_group, group.most_pages)
+                by_key[:least_key] -= of_group[:least_key]
         return hottest_that_fit(by_key, self.capacity)
 
-    def victims_of(self, processes: Iterable[int], hot_key: int) -> Int64s:
-        """Their undecided pages in fast memory that are an octave colder than ``hot_key``, coldest first."""
-        rows = _joined([self.census.rows_of(index, (FAST,)) for index in processes])
-        rows = rows[(self.key.take(rows) + OCTAVE <= hot_key) & (self.fate.take(rows) == _BY_CLASS)]
+    def _stranded(self) -> Int64s:
+        """Rows on slow nodes that no plan could promote now."""
+        barred = self.census.rows_of(self.allotment.barred(), SLOW)
+        waiting = self.situation.history.waiting(self.situation.now_s)
+        return np.union1d(barred, self.census.rows_at(waiting, SLOW)) if waiting.size else barred
+
+    @property
+    def known_by_key(self) -> Float64s:
+        """Pages of known rate on all nodes that count, by key."""
+        by_key: Float64s = self.census.fast_by_key + self.census.slow_by_key
+        return by_key
+
+    def victims_of(self, processes: Iterable[int], most_key: int) -> Int64s:
+        """Their undecided pages in fast memory up to a key, coldest first."""
+        rows = self.census.rows_of(processes, FAST)
+        rows = rows[(self.key.take(rows) <= most_key) & (self.fate.take(rows) == _BY_CLASS)]
         return coldest_first(self._old_enough(self._free_to_move(rows)), self.key)
 
     def key_of_aim(self) -> int | None:
@@ -127,9 +146,7 @@ class Choice:
         if self.aim.hot_rate_hz is not None:
             return int(rank_keys(np.array([self.aim.hot_rate_hz], np.float32))[0])
         if self.aim.hot_bytes is not None:
-            return hottest_that_fit(
-                self.census.fast_by_key + self.census.slow_by_key, self.aim.hot_bytes / PAGE_BYTES
-            )
+            return hottest_that_fit(self.known_by_key, self.aim.hot_bytes / PAGE_BYTES)
         return None
 
     def victim_keys(self, least_key: int) -> tuple[int, int]:
@@ -138,13 +155,13 @@ class Choice:
         Likely: the coldest, a quarter more of them than what may come from ``least_key`` on. Surely: all that
         are an octave colder than the hottest slow page, or simply all where the headroom has to be restored.
         """
-        room = [self.allotment.room.get(node, 0) for node in self.places.fast]
-        need = float(self.census.slow_by_key[least_key:].sum()) - sum(room) + self._payable
+        room = sum(self.allotment.room.get(node, 0) for node in self.places.fast)
+        need = float(self.census.slow_by_key[least_key:].sum()) - room + self._payable
         sums = np.cumsum(self.census.fast_by_key)
         likely = int(np.searchsorted(sums, _SLACK * need + _LEAST_VICTIMS)) + 1
         present = np.flatnonzero(self.census.slow_by_key)
         surely = max(int(present[-1]) + 1 - OCTAVE, 0) if present.size else 0
-        if self._payable > 0 or any(pages < 0 for pages in room):
+        if self._is_short:
             surely = UNKNOWN_KEY
         if likely < surely and sums[surely - 1] < 2 * sums[likely - 1]:
             likely = surely  # to look at all is quicker than perhaps to look twice
@@ -197,7 +214,7 @@ class Choice:
         return self.drop(rows, history.is_waiting(keys, self.situation.now_s), Fate.FAILED_BEFORE)
 
     def _old_enough(self, rows: Int64s) -> Int64s:
-        young = np.zeros(max(self.situation.processes, default=-1) + 1, np.bool_)
+        young = np.zeros(self.situation.process_count, np.bool_)
         for index, process in self.situation.processes.items():
             young[index] = process.age_s < self.aim.young_s
         if not young.any():
@@ -239,12 +256,13 @@ class Choice:
         return rows[passed]
 
     def least_key(self) -> int:
-        """The key under which no promotion is worth its cost, whatever the pair of nodes."""
+        """The key under which no promotion is worth its cost, whatever the pair of nodes and the weight."""
         gap = max((self.gaps_ns(node).max() for node in self.places.fast), default=0.0)
         costs = self.situation.costs
         if gap <= 0:
             return UNKNOWN_KEY
         rate_hz = costs.margin * costs.promotion_s / (gap * 1e-9 * costs.horizon_s)
+        rate_hz *= float(self.census.weight.min(initial=1))
         return int(rank_keys(np.array([rate_hz], np.float32))[0])
 
     def gaps_ns(self, target: int) -> Float64s:
@@ -257,8 +275,7 @@ class Choice:
 
     def nearest(self, source: int, targets: Iterable[int]) -> list[int]:
         """The targets by distance from the source, then by number."""
-        by_node = {room.node: room for room in self.situation.nodes}
-        known = by_node[source].distances
+        known = self.situation.room_of[source].distances
         return sorted(set(targets) - {source}, key=lambda node: (known.get(node, 255), node))
 
     def promotion_order(self) -> list[int]:
@@ -267,31 +284,39 @@ class Choice:
         source = min(self.places.slow, default=None)
         return sorted(fast) if source is None else self.nearest(source, fast)
 
-    def demotable(self, rows: Int64s, targets: list[int]) -> tuple[Int64s, Int16s, Uint8s]:
-        """Those of ``rows``, in order, that could be demoted; their targets; the fates of all ``rows``."""
-        fates = self.allotment.by_group(rows, is_promotion=False)
+    def demotable(
+        self, rows: Int64s, targets: list[int], coming: Int64s | None = None, *, in_group: bool = False
+    ) -> tuple[Int64s, Int16s, Uint8s]:
+        """Those of ``rows``, in order, that could be demoted; their targets; the fates of all ``rows``.
+
+        ``coming``: rows that might be promoted in exchange. ``in_group``: they are of the same cgroup, which
+        loses nothing then.
+        """
+        fates = np.zeros(rows.size, np.uint8)
+        if not in_group:
+            fates = self.allotment.by_group(rows, is_promotion=False)
         target = np.full(rows.size, ABSENT, np.int16)
         left = np.flatnonzero(accepted(fates))
         fates[left] = Fate.ROOM
         for node in targets:
-            answer = self.allotment.by_node(rows[left], node, heed_room=True)
+            room = self.allotment.room[node]
+            if coming is not None:
+                from_there = coming[self.situation.candidates.node.take(coming) == node]
+                room = self.allotment.room_to_swap(node, int(self.allotment.sizes(from_there).sum()))
+            answer = self.allotment.by_node(rows[left], node, room)
             fates[left] = answer
             target[left[accepted(answer)]] = node
             left = left[~accepted(answer)]
         passed = target != ABSENT
         return rows[passed], target[passed], fates
 
-    def demote(self, rows: Int64s, targets: list[int], need_pages: float = float("inf")) -> float:
-        """Demote ``rows`` in order until ``need_pages`` are; the pages demoted."""
+    def demote(self, rows: Int64s, targets: list[int], need_pages: float = float("inf")) -> None:
+        """Demote ``rows`` in order until ``need_pages`` are."""
         could, target, fates = self.demotable(rows, targets)
-        sums = np.cumsum(self.allotment.sizes(could), dtype=np.int64)
-        count = min(int(np.searchsorted(sums, need_pages, side="left")) + 1, could.size)
-        if need_pages <= 0:
-            count = 0
+        count = self.until(need_pages, could)
         if count == could.size:
             self.settle(rows, fates)
         self.commit(could[:count], target[:count], is_promotion=False)
-        return float(sums[count - 1]) if count else 0.0
 
     def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
         """These rows will move."""
@@ -310,16 +335,17 @@ class Choice:
         if gate is not None:
             rows = self.drop(rows, ~gate.worth_promoting(rows, node), Fate.NOT_WORTH_IT)
         rows = self.settle(rows, allotment.by_group(rows, is_promotion=True))
-        fates = allotment.by_node(rows, node, heed_room=False)
+        fates = allotment.by_node(rows, node)
         left_over = rows[~accepted(fates)]
         rows = self.settle(rows, fates)
         room = allotment.room[node]
         sums = np.cumsum(allotment.sizes(rows), dtype=np.int64)
         free = int(np.searchsorted(sums, max(room, 0), side="right"))
         spare = room - (int(sums[free - 1]) if free else 0)
-        could, target, fates = self.demotable(victims, self.nearest(node, self.places.demote_to))
+        targets = self.nearest(node, self.places.demote_to)
+        could, target, fates = self.demotable(victims, targets, rows)
         if spare < 0:  # below the high watermark: whether anything is promoted or not
-            first = self._until(-spare, could)
+            first = self.until(-spare, could)
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
             could, target = could[first:], target[first:]
@@ -332,13 +358,16 @@ class Choice:
             self.settle(victims[~accepted(fates)], fates[~accepted(fates)])
         self._exchange(node, rows[:free], swaps, could, target)
         if allotment.owed[node] and self._payable > 0:
-            self._pay_back(node, could, target)
+            self._pay_back(node, self.unmoved(could), targets)
         return np.concatenate((left_over, rest))
 
     def swap(self, node: int, rows: Int64s, victims: Int64s, gate: Gate) -> Int64s:
-        """Have ``rows`` change places with ``victims`` on a node, as far as that is worth it; those left."""
-        is_able = accepted(self.allotment.by_node(rows, node, heed_room=False))
-        could, target, _ = self.demotable(victims, self.nearest(node, self.places.demote_to))
+        """Have ``rows`` change places with ``victims`` of the same cgroup on a node, as far as that is worth
+        it; those left.
+        """
+        is_able = accepted(self.allotment.by_node(rows, node))
+        targets = self.nearest(node, self.places.demote_to)
+        could, target, _ = self.demotable(victims, targets, rows, in_group=True)
         swaps = self._swaps(rows[is_able], could, 0, node, gate)
         self._exchange(node, rows[:0], swaps, could, target)
         return self.unmoved(rows)
@@ -355,17 +384,18 @@ class Choice:
         left: Int64s = rows[self.fate.take(rows) != Fate.MOVED]
         return left
 
-    def _until(self, need_pages: int, rows: Int64s) -> int:
+    def until(self, need_pages: float, rows: Int64s) -> int:
         """How many of ``rows`` have so many pages together, or all."""
+        if need_pages <= 0:
+            return 0
         made = np.cumsum(self.allotment.sizes(rows), dtype=np.int64)
         return min(int(np.searchsorted(made, need_pages, side="left")) + 1, rows.size)
 
-    def _pay_back(self, node: int, victims: Int64s, target: Int16s) -> None:
-        """Demote the first of ``victims`` that have not moved, as many as have to go for the headroom."""
-        stays = self.fate.take(victims) != Fate.MOVED
-        rows, target = victims[stays], target[stays]
+    def _pay_back(self, node: int, victims: Int64s, targets: list[int]) -> None:
+        """Demote the first of ``victims``, as many as have to go for the headroom."""
+        rows, target, _ = self.demotable(victims, targets)
         need_pages = min(self.allotment.owed[node] - max(self.allotment.room[node], 0), self._payable)
-        count = self._until(int(need_pages), rows) if need_pages > 0 else 0
+        count = self.until(need_pages, rows)
         paid = int(self.allotment.sizes(rows[:count]).sum(dtype=np.int64))
         self.ran_short |= paid < need_pages
         self._payable -= paid

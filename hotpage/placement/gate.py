@@ -64,15 +64,25 @@ class Gate:
     the spread of the process's rates that errors do not explain.
     """
 
-    def __init__(self, situation: Situation, slow: Iterable[int], gaps_ns: Callable[[int], Float64s]) -> None:
-        """``slow``: nodes that pages may come from. ``gaps_ns(target)``: what an access gains, by node."""
+    def __init__(
+        self,
+        situation: Situation,
+        slow: Iterable[int],
+        gaps_ns: Callable[[int], Float64s],
+        weight: Float32s | None = None,
+    ) -> None:
+        """``slow``: nodes that pages may come from. ``gaps_ns(target)``: what an access gains, by node.
+
+        ``weight``, by process: what an access to its pages counts against others'; 1 by default.
+        """
         self._candidates = situation.candidates
         self._costs = situation.costs
         self._gaps_ns = gaps_ns
         self._slow = sorted(slow)
         self._processes = list(situation.processes)
+        self._weight = np.ones(situation.process_count, np.float32) if weight is None else weight
         self._mean_log, self._spread = self._population()
-        self._will_be_surer = np.zeros(max(self._processes, default=-1) + 1, np.bool_)
+        self._will_be_surer = np.zeros(situation.process_count, np.bool_)
         for process, facts in situation.processes.items():
             self._will_be_surer[process] = facts.will_be_surer
         self._horizon_s = horizons_s(situation)
@@ -119,10 +129,14 @@ class Gate:
         falling: Bools = short_hz.take(rows) < self._candidates.rate_hz.take(rows) / 2
         if falling.any():
             known = _some_known(key)
-            rates_hz = np.sort(np.nan_to_num(short_hz.take(known)))
+            rates_hz = np.sort(np.nan_to_num(short_hz.take(known) * self._weights(known)))
             hot = int(np.count_nonzero(key.take(known) >= hot_key))
-            falling &= short_hz.take(rows) < max(float(rates_hz[-max(hot, 1)]), least_hz)
+            least_hz = max(float(rates_hz[-max(hot, 1)]), least_hz)
+            falling &= short_hz.take(rows) * self._weights(rows) < least_hz
         return falling
+
+    def _weights(self, rows: Int64s) -> Float32s:
+        return self._of(self._weight, self._processes, self._candidates.process, rows)
 
     def _errors(self, rows: Int64s) -> Float32s:
         return np.nan_to_num(self._candidates.relative_error.take(rows), nan=_NO_IDEA)
@@ -132,7 +146,7 @@ class Gate:
 
         Of a sample of the pages that were seen. Infinite where they are too few to say.
         """
-        count = max(self._processes, default=-1) + 1
+        count = self._weight.size
         mean, spread = np.zeros(count, np.float32), np.full(count, np.inf, np.float32)
         both = np.array([[one, one + 1] for one in self._processes], np.int32).reshape(-1, 2)
         bounds = np.searchsorted(self._candidates.process, both)
@@ -147,7 +161,11 @@ class Gate:
         return mean, spread
 
     def _believed(self, rows: Int64s) -> tuple[Float32s, Float32s]:
-        """Rates and their errors with regard to those of the process (empirical Bayes on logarithms)."""
+        """Weighted rates and their errors with regard to the process's (empirical Bayes on logarithms)."""
+        rate_hz, error = self._believed_alone(rows)
+        return rate_hz * self._weights(rows), error
+
+    def _believed_alone(self, rows: Int64s) -> tuple[Float32s, Float32s]:
         rate_hz, error = self._candidates.rate_hz.take(rows), self._errors(rows)
         seen = np.flatnonzero(_was_seen(rate_hz, error))
         some = rows.take(seen)

@@ -26,6 +26,11 @@ def page_keys(process: Int32s, vpn: Int64s) -> Int64s:
     return keys
 
 
+def pages_of(keys: Int64s) -> tuple[Int64s, Int64s]:
+    """The process and the vpn of each of ``page_keys``."""
+    return keys >> _VPN_BITS, keys & ((1 << _VPN_BITS) - 1)
+
+
 def _no_keys() -> Int64s:
     return np.empty(0, np.int64)
 
@@ -56,6 +61,11 @@ class History:
         place, found = _find(self.failed, keys)
         found[found] = self.failed_until_s[place[found]] > now_s
         return found
+
+    def waiting(self, now_s: float) -> Int64s:
+        """The keys of all pages that are to be left alone for a while longer."""
+        keys: Int64s = self.failed[self.failed_until_s > now_s]
+        return keys
 
     def noting(self, moved: Int64s, failed: Int64s, now_s: float) -> History:
         """With these pages moved and those failed now, and what no longer matters forgotten.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -122,6 +123,16 @@ class Situation:
     limits: Mapping[str, GroupLimits] = field(default_factory=dict)
     costs: Costs = field(default_factory=Costs)
     now_s: float = 0.0
+
+    @cached_property
+    def room_of(self) -> Mapping[int, NodeRoom]:
+        """The nodes by number."""
+        return {room.node: room for room in self.nodes}
+
+    @property
+    def process_count(self) -> int:
+        """How long arrays by process index are."""
+        return max(self.processes, default=-1) + 1
 
 
 @dataclass(frozen=True)
@@ -254,7 +265,7 @@ class Plan:
 
 def horizons_s(situation: Situation) -> Float64s:
     """How long the ranking of each process holds, by its index."""
-    horizons = np.full(max(situation.processes, default=-1) + 1, situation.costs.horizon_s)
+    horizons = np.full(situation.process_count, situation.costs.horizon_s)
     for process, facts in situation.processes.items():
         if facts.horizon_s is not None:
             horizons[process] = facts.horizon_s
@@ -320,8 +331,7 @@ def gap_ns(situation: Situation, source: int, target: int) -> float:
 
     The firmware's latencies where it tells both, else ``Costs.gap_ns`` for each step of tiers.
     """
-    by_node = {room.node: room for room in situation.nodes}
-    before, after = by_node[source], by_node[target]
+    before, after = situation.room_of[source], situation.room_of[target]
     if before.read_latency_ns is not None and after.read_latency_ns is not None:
         return before.read_latency_ns - after.read_latency_ns
     return situation.costs.gap_ns * float(np.sign(before.tier - after.tier))

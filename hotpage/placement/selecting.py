@@ -10,6 +10,7 @@ from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Fate
+from hotpage.placement.ranking import OCTAVE, UNKNOWN_KEY
 
 
 def within(choice: Choice, rows: Int64s) -> Int64s:
@@ -28,21 +29,34 @@ def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -
     return rows
 
 
-def swap_at_ceilings(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate) -> tuple[Int64s, Int64s]:
-    """What a ceiling leaves no room for may change places with colder pages of the same cgroup; what is left.
+def heed_ceilings(choice: Choice) -> None:
+    """Demote the coldest pages of each cgroup that has more in fast memory than its ceiling allows."""
+    for group in choice.allotment.groups():
+        if group.share_pages < 0:
+            coldest = choice.victims_of(group.processes, UNKNOWN_KEY - 1)
+            demote_all(choice, coldest[: choice.until(-group.share_pages, coldest)])
 
-    Without that the first pages that a cgroup has in fast memory would be its last ones.
+
+def swap_in_groups(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate) -> tuple[Int64s, Int64s]:
+    """What a cgroup's limits leave no other way may change places with colder pages of it; what is left.
+
+    That is, what its ceiling leaves no room for; and what finds no room that is free, if by its floor the
+    cgroup may lose nothing. Without that the first pages that it has in fast memory would be its last ones.
     """
     process = choice.situation.candidates.process
-    for ceiling in choice.allotment.ceilings() if choice.aim.promote else ():
-        mine = rows[np.isin(process.take(rows), ceiling.processes)]
-        sums = np.cumsum(choice.allotment.sizes(mine), dtype=np.int64)
-        over = mine[sums > ceiling.share_pages]
+    free_pages = sum(max(choice.allotment.room[node], 0) for node in choice.promotion_order())
+    is_late = np.cumsum(choice.allotment.sizes(rows), dtype=np.int64) > free_pages
+    for group in choice.allotment.groups() if choice.aim.promote else ():
+        is_mine = np.isin(process.take(rows), group.processes)
+        mine = rows[is_mine]
+        is_over = np.cumsum(choice.allotment.sizes(mine), dtype=np.int64) > group.share_pages
+        if group.spare_pages < 1:
+            is_over |= is_late[is_mine]
+        over = mine[is_over]
         if not over.size:
             continue
-        half_pages = ceiling.rate_pages / 2  # of what may move, for as much goes as comes
-        colder = choice.victims_of(ceiling.processes, int(choice.key[over[0]]))
-        over, colder = (_first_pages(choice, some, half_pages) for some in (over, colder))
+        colder = choice.victims_of(group.processes, int(choice.key[over[0]]) - OCTAVE)
+        over, colder = (_first_pages(choice, some, group.swap_pages) for some in (over, colder))
         on = choice.situation.candidates.node.take(colder)
         for node in choice.promotion_order():
             over = choice.swap(node, over, colder[on == node], gate)
@@ -64,7 +78,7 @@ def demote_all(choice: Choice, rows: Int64s) -> None:
 
 def lower_neighbours(choice: Choice, node: int, short: frozenset[int]) -> list[int]:
     """The nodes of the same tier or below by distance, devices and those that are ``short`` left out."""
-    tier = {room.node: room.tier for room in choice.situation.nodes}
+    tier = {node: room.tier for node, room in choice.situation.room_of.items()}
     ordinary = [room.node for room in choice.situation.nodes if not room.is_device]
     named = choice.aim.demote_to or frozenset(
         other for other in ordinary if tier[other] >= tier.get(node, 0) and other not in short

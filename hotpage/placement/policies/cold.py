@@ -27,7 +27,7 @@ def plan(situation: Situation, aim: Aim) -> Plan:
         _, cold = choice.classify(choice.capacity_key() if named is None else named)
         demote_all(choice, coldest_first(cold, choice.key))
         return choice.plan("cold", REASONS)
-    free = {room.node: room.free_bytes for room in situation.nodes}
+    free = {node: room.free_bytes for node, room in situation.room_of.items()}
     rows = choice.known(aim.free_bytes)
     node = situation.candidates.node.take(rows)
     for short, wanted_bytes in sorted(aim.free_bytes.items()):

@@ -7,7 +7,7 @@ from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Aim, Fate, Plan, Situation
 from hotpage.placement.ranking import coldest_first, hottest_first, key_rate_hz
-from hotpage.placement.selecting import fill_all, swap_at_ceilings, within
+from hotpage.placement.selecting import fill_all, heed_ceilings, swap_in_groups, within
 
 REASONS = "makes room for hotter pages", "among the hottest that fit"
 
@@ -32,12 +32,13 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
     least_key = max(hot_key, choice.least_key())
     likely, surely = choice.victim_keys(least_key)
     hot, cold = choice.classify(hot_key, least_key, surely if look_at_all else likely, Fate.NOT_WORTH_IT)
-    gate = Gate(situation, choice.places.slow, choice.gaps_ns)
+    gate = Gate(situation, choice.places.slow, choice.gaps_ns, choice.census.weight)
     least_hz = key_rate_hz(least_key if named is not None else choice.least_key())
     hot = choice.drop(hot, gate.is_cooling(hot, choice.key, hot_key, least_hz), Fate.COOLING)
     if aim.can_wait:
         hot = choice.drop(hot, ~gate.is_hot_for_sure(hot, choice.key, hot_key), Fate.UNCERTAIN)
     hot, cold = within(choice, hottest_first(hot, choice.key)), coldest_first(cold, choice.key)
-    hot, cold = swap_at_ceilings(choice, hot, cold, gate)
+    heed_ceilings(choice)
+    hot, cold = swap_in_groups(choice, hot, choice.unmoved(cold), gate)
     choice.excuse(fill_all(choice, hot, cold, gate), cold, gate)
     return choice, choice.ran_short and likely < surely
