@@ -21,6 +21,7 @@ from hotpage.capture.ring import Ring, read_all
 from hotpage.capture.sources import Attachment, Rung, RungFailed, ladders
 from hotpage.capture.target import Target
 from hotpage.errors import AttachError, PrivilegeError, UnsupportedError, UsageError
+from hotpage.machine.proc import COMM_BYTES
 
 _KEY = struct.pack("<I", 0)
 DEFAULT_RING_BYTES = 8 << 20
@@ -280,7 +281,7 @@ class Capture:
             bpf.map_update(targets, key, struct.pack("<I", 1))
         self._config["target"] = target.kind
         self._config["cgroup_id"], self._config["cgroup_level"] = target.cgroup_id, target.cgroup_level
-        self._config["comm"] = os.fsencode(target.comm)[:15]
+        self._config["comm"] = os.fsencode(target.comm)[:COMM_BYTES]
         self._write_config()
 
     def add_pid(self, pid: int) -> None:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from hotpage.errors import HotpageError, PrivilegeError, UnsupportedError
-from hotpage.machine.proc import read_stat
+from hotpage.machine.proc import read_living
 from hotpage.machine.processes import Process
 
 _HELPER: Final = Path(__file__).with_name("_holdchild.py")
@@ -94,10 +94,8 @@ class MmHolder:
         False, and nothing asked, if it has gone or has several threads (which needs no hold), or the helper
         is too busy to be asked now.
         """
-        stat = read_stat(process.pid)
-        if stat is None or stat.has_ended or stat.threads != 1:
-            return False
-        if stat.start_time_ticks != process.start_time_ticks:
+        stat = read_living(process.pid, start_time_ticks=process.start_time_ticks)
+        if stat is None or stat.threads != 1:
             return False
         # The words at the initial stack pointer (argc) are mapped in every process and were written by exec.
         return self._send(f"hold {process.pid} {stat.start_time_ticks} {stat.start_stack & ~7}")

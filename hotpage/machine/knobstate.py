@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from hotpage.errors import KnobError
-from hotpage.machine.proc import PROC, read_stat
+from hotpage.machine.proc import boot_id, read_living, read_stat
 
 DEFAULT_DIRECTORY: Final = Path("/run/hotpage")
 _MAGIC: Final = "hotpage-knobs"
@@ -41,8 +41,7 @@ class Owner:
     @property
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
-        stat = read_stat(self.pid)
-        return stat is not None and not stat.has_ended and stat.start_time_ticks == self.start_time_ticks
+        return read_living(self.pid, start_time_ticks=self.start_time_ticks) is not None
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class KnobState:
             document = json.loads(self._file.read_text())
             if (document["magic"], document["version"]) != (_MAGIC, _VERSION):
                 raise ValueError(document["magic"], document["version"])
-            if document["boot_id"] != _boot_id():
+            if document["boot_id"] != boot_id():
                 return {}
             return {path: _saved_knob(**entry) for path, entry in document["knobs"].items()}
         except FileNotFoundError:
@@ -113,10 +112,13 @@ class KnobState:
         if not knobs:
             self._file.unlink(missing_ok=True)
             return
+        this_boot = boot_id()
+        if this_boot is None:  # or what is saved would not be believed, and never be put back
+            raise KnobError("the kernel does not tell the boot id", "mount a /proc with all of /proc/sys")
         document = {
             "magic": _MAGIC,
             "version": _VERSION,
-            "boot_id": _boot_id(),
+            "boot_id": this_boot,
             "knobs": {path: asdict(knob) for path, knob in knobs.items()},
         }
         new = self._file.with_suffix(".new")
@@ -129,7 +131,3 @@ class KnobState:
 
 def _saved_knob(saved: str, written: list[str], owners: list[dict[str, Any]]) -> SavedKnob:
     return SavedKnob(saved, written, [Owner(**owner) for owner in owners])
-
-
-def _boot_id() -> str:
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -2,6 +2,7 @@
 """Reading /proc/PID without tracebacks: a process may vanish between any two reads."""
 
 import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,12 @@ from typing import Final
 from hotpage.errors import PrivilegeError
 
 PROC: Final = Path("/proc")
+COMM_BYTES: Final = 15
+"""The longest command name: TASK_COMM_LEN of linux/sched.h, without the terminating zero."""
+PID_LIMIT: Final = 1 << 22
+"""PID_MAX_LIMIT of linux/threads.h: every pid is below it."""
 
+_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _PF_KTHREAD: Final = 0x00200000
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
 
@@ -21,6 +27,8 @@ class Stat:
     comm: str
     state: str
     parent_pid: int
+    cpu_s: float
+    """User and system time of all threads, dead ones included."""
     threads: int
     start_time_ticks: int
     start_code: int
@@ -72,6 +80,7 @@ def parse_stat(text: bytes) -> Stat:
         comm=text[name_start + 1 : name_end].decode(errors="surrogateescape"),
         state=fields[0].decode(),
         parent_pid=int(fields[1]),
+        cpu_s=(int(fields[11]) + int(fields[12])) * _TICK_S,
         threads=int(fields[17]),
         start_time_ticks=int(fields[19]),
         start_code=int(fields[23]),
@@ -81,9 +90,23 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def read_stat(pid: int, proc_root: Path = PROC) -> Stat | None:
-    """The process's stat, or None when it has gone."""
+    """The process's stat, or None when it has gone; a zombie's as long as there is one."""
     text = read_bytes(proc_root / str(pid) / "stat")
     return parse_stat(text) if text else None
+
+
+def read_living(pid: int, proc_root: Path = PROC, start_time_ticks: int | None = None) -> Stat | None:
+    """The stat of a process that lives; None if it has ended, or began at another time than is given."""
+    stat = read_stat(pid, proc_root)
+    if stat is None or stat.has_ended or start_time_ticks not in (None, stat.start_time_ticks):
+        return None
+    return stat
+
+
+def boot_id() -> str | None:
+    """What tells this boot of the machine from all others; None where the kernel does not tell."""
+    text = read_bytes(PROC / "sys/kernel/random/boot_id")
+    return None if text is None else text.decode().strip()
 
 
 def printable(text: str) -> str:

@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from hotpage.machine.cgroups import pids_in_cgroup
-from hotpage.machine.proc import PROC, Stat, read_bytes, read_lines, read_stat
+from hotpage.machine.proc import COMM_BYTES, PID_LIMIT, PROC, Stat, read_bytes, read_lines, read_living
 
 __all__ = [
     "Process",
@@ -23,11 +22,6 @@ __all__ = [
     "pids_by_comm",
     "pids_in_cgroup",
 ]
-
-# PID_MAX_LIMIT of linux/threads.h: every pid is below it.
-_PID_LIMIT: Final = 1 << 22
-# TASK_COMM_LEN of linux/sched.h, without the terminating zero.
-_COMM_BYTES: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +51,15 @@ class ProcessTable:
         self._all: dict[int, Process] = {}
         self._next_index = 0
         # pid -> index + 1, so that untouched zero pages of this lazily filled array mean "unknown".
-        self._slot_of_pid = np.zeros(_PID_LIMIT + 1, dtype=np.int32)
+        self._slot_of_pid = np.zeros(PID_LIMIT + 1, dtype=np.int32)
 
     def add(self, pid: int) -> Process | None:
         """The live process of that pid, with a new index if it is new (or the pid was reused).
 
         None when it has gone or has no memory of its own (a kernel thread).
         """
-        stat = read_stat(pid, self._proc_root)
-        if stat is None or stat.has_ended or stat.is_kernel_thread:
+        stat = read_living(pid, self._proc_root)
+        if stat is None or stat.is_kernel_thread:
             return None
         known = self.by_pid(pid)
         if known is not None and known.start_time_ticks == stat.start_time_ticks:
@@ -75,16 +69,17 @@ class ProcessTable:
     def refresh(self, pid: int) -> Process | None:
         """Read a known process's threads, names and cgroup again, keeping its index; None if it has gone."""
         known = self.by_pid(pid)
-        stat = read_stat(pid, self._proc_root)
-        if known is None or stat is None or stat.start_time_ticks != known.start_time_ticks:
+        if known is None:
+            return None
+        stat = read_living(pid, self._proc_root, known.start_time_ticks)
+        if stat is None:
             return None
         self._all[known.index] = self._describe(known.index, pid, stat)
         return self._all[known.index]
 
     def is_alive(self, process: Process) -> bool:
         """Whether that very process still runs, by /proc."""
-        stat = read_stat(process.pid, self._proc_root)
-        return stat is not None and not stat.has_ended and stat.start_time_ticks == process.start_time_ticks
+        return read_living(process.pid, self._proc_root, process.start_time_ticks) is not None
 
     def forget(self, index: int) -> None:
         """Drop a process that no pid stands for any more; its index stays taken."""
@@ -106,7 +101,7 @@ class ProcessTable:
 
     def by_pid(self, pid: int) -> Process | None:
         """The process that the pid stands for now, as far as the table was told."""
-        slot = int(self._slot_of_pid[pid]) if 0 <= pid < _PID_LIMIT else 0
+        slot = int(self._slot_of_pid[pid]) if 0 <= pid < PID_LIMIT else 0
         return self._all[slot - 1] if slot else None
 
     def by_index(self, index: int) -> Process:
@@ -158,7 +153,7 @@ def list_pids(proc_root: Path = PROC) -> list[int]:
 
 def pids_by_comm(name: str, proc_root: Path = PROC) -> list[int]:
     """Processes whose command name is ``name``, which the kernel cuts to 15 bytes."""
-    wanted = os.fsencode(name)[:_COMM_BYTES]
+    wanted = os.fsencode(name)[:COMM_BYTES]
     return [pid for pid, stat in _stats(proc_root) if os.fsencode(stat.comm) == wanted]
 
 
@@ -178,8 +173,8 @@ def children_of(pid: int, proc_root: Path = PROC) -> list[int]:
 
 def _stats(proc_root: Path) -> Iterable[tuple[int, Stat]]:
     for pid in list_pids(proc_root):
-        stat = read_stat(pid, proc_root)
-        if stat is not None and not stat.has_ended:
+        stat = read_living(pid, proc_root)
+        if stat is not None:
             yield pid, stat
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from hotpage.errors import PrivilegeError, UnsupportedError
 from hotpage.machine.netlink import attach_filter, enlarge_buffer
-from hotpage.machine.proc import PROC, Stat, read_stat
+from hotpage.machine.proc import PROC, Stat, read_living
 from hotpage.machine.processes import list_pids
 
 _MESSAGE_BYTES: Final = 4096
@@ -158,7 +158,7 @@ class ConnectorProcessEvents:
                 events.append(Exec(pid, time_ns))
             elif what == self._exit:
                 self._pending_exits[data[1]] = time_ns
-        events += self._confirmed_exits([pid for pid in self._pending_exits if _has_ended(pid)])
+        events += self._confirmed_exits([pid for pid in self._pending_exits if read_living(pid) is None])
         events.sort(key=lambda event: event.time_ns)
         return events
 
@@ -241,8 +241,8 @@ class PollingProcessEvents:
         """Nothing to stop."""
 
     def _scan(self) -> dict[int, Stat]:
-        stats = ((pid, read_stat(pid, self._proc_root)) for pid in list_pids(self._proc_root))
-        return {pid: stat for pid, stat in stats if stat is not None and not stat.has_ended}
+        stats = ((pid, read_living(pid, self._proc_root)) for pid in list_pids(self._proc_root))
+        return {pid: stat for pid, stat in stats if stat is not None}
 
 
 def _differences(before: dict[int, Stat], now: dict[int, Stat], time_ns: int) -> Iterator[ProcessEvent]:
@@ -270,11 +270,6 @@ _TIME_FIELD: Final = 8
 
 def _layout(message_class: Any, more: str = "") -> struct.Struct:
     return struct.Struct("=" + "".join(code for _name, code in message_class.fields) + more)
-
-
-def _has_ended(pid: int) -> bool:
-    stat = read_stat(pid)
-    return stat is None or stat.has_ended
 
 
 def _refused(error: OSError) -> PrivilegeError | UnsupportedError:

@@ -15,7 +15,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, PAGE_BYTES, huge_blocks
 from hotpage.machine.numa import Watermarks, read_watermarks
-from hotpage.machine.proc import PROC, printable, read_bytes, read_lines, read_stat
+from hotpage.machine.proc import PROC, boot_id, printable, read_bytes, read_lines, read_living
 from hotpage.machine.processes import cgroup_of
 from hotpage.machine.topology import Topology, parse_cpulist
 from hotpage.machine.vmas import read_vmas
@@ -43,8 +43,8 @@ def gather(
     silence allows. Raises ProfileError for a profile of another boot, PrivilegeError where processes may not
     be looked into.
     """
-    boot_id = read_bytes(PROC / "sys/kernel/random/boot_id")
-    if boot_id is not None and snapshot.run.boot_id and snapshot.run.boot_id != boot_id.decode().strip():
+    now, then = boot_id(), snapshot.run.boot_id
+    if now is not None and then and then != now:
         raise ProfileError(
             "the profile was recorded before this machine was booted, or on another", "record again"
         )
@@ -72,10 +72,8 @@ def process_facts(
     process = record.process
     if record.exited_s is not None:
         return None
-    stat = read_stat(process.pid, proc_root)
-    if stat is None or stat.has_ended or stat.start_time_ticks != process.start_time_ticks:
-        return None
-    if stat.comm != process.comm and not may_be_renamed:  # exec
+    stat = read_living(process.pid, proc_root, process.start_time_ticks)
+    if stat is None or (stat.comm != process.comm and not may_be_renamed):  # exec
         return None
     directory = proc_root / str(process.pid)
     allowed: tuple[int, ...] = ()

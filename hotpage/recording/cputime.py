@@ -7,16 +7,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hotpage.machine.proc import read_stat
+
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def process_cpu_s(pid: int) -> float | None:
     """User and system time of a process with all its threads, dead ones included; None if it has gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+    stat = read_stat(pid)
+    return stat.cpu_s if stat else None
 
 
 def machine_cpu_s() -> float:

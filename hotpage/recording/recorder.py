@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ParamSpec
 
 from hotpage import __version__
@@ -20,6 +19,7 @@ from hotpage.errors import UnsupportedError
 from hotpage.heat.estimator import ALPHA, BETA_S
 from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.knobs import KnobSession
+from hotpage.machine.proc import boot_id
 from hotpage.machine.procevents import open_process_events
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.arming import Arming, balancing_mode
@@ -165,7 +165,7 @@ class Recorder:
             origin_monotonic_ns=time.monotonic_ns(),
             hostname=socket.gethostname(),
             kernel_release=platform.release(),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            boot_id=boot_id() or "",
             architecture=platform.machine(),
             interval_s=self.options.interval_s,
             armed=self.options.arm,

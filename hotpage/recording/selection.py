@@ -11,10 +11,8 @@ from pathlib import Path
 from hotpage.capture.target import Target
 from hotpage.errors import TargetError, UsageError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_id, cgroup_level, pids_in_cgroup
-from hotpage.machine.proc import PROC, printable, read_lines, read_stat
+from hotpage.machine.proc import COMM_BYTES, PROC, printable, read_lines, read_living, read_stat
 from hotpage.machine.processes import children_of, list_pids, pids_by_comm
-
-_LONGEST_COMM_BYTES = 15
 
 
 def thread_group_of(tid: int) -> int | None:
@@ -47,8 +45,8 @@ class Selection:
         """Processes by pid; raises TargetError for one that does not exist or has no memory."""
         wanted = frozenset(pids)
         for pid in sorted(wanted):
-            stat = read_stat(pid)
-            if stat is None or stat.has_ended:
+            stat = read_living(pid)
+            if stat is None:
                 raise TargetError(f"there is no process {pid}", "see ps -e")
             leader = thread_group_of(pid)
             if leader not in (None, pid):
@@ -69,10 +67,10 @@ class Selection:
         """Processes by command name, present and future; raises UsageError for a name that no process can
         have.
         """
-        if not comm or len(os.fsencode(comm)) > _LONGEST_COMM_BYTES:
+        if not comm or len(os.fsencode(comm)) > COMM_BYTES:
             raise UsageError(
                 f"'{comm}' is no command name",
-                f"those have 1 to {_LONGEST_COMM_BYTES} bytes (see ps -eo comm)",
+                f"those have 1 to {COMM_BYTES} bytes (see ps -eo comm)",
             )
         return cls(comm=comm)
 

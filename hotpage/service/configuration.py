@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hotpage.errors import HotpageError, UsageError
+from hotpage.machine.proc import COMM_BYTES, PID_LIMIT
 from hotpage.placement import policies
 from hotpage.service.configtext import line_of
 from hotpage.service.sections import Place, Problem, build, key, kinds_of, section_of
@@ -21,8 +22,6 @@ from hotpage.views.units import parse_size
 
 DEFAULT_FILE = Path("/etc/hotpage.toml")
 SOURCES = ("hint", "fault", "sample")
-_LONGEST_COMM_BYTES = 15
-_LARGEST_PID = 1 << 22
 _MOST_BYTES = 1e18  # no machine has as much; an infinite rate times 0 would be no number
 
 
@@ -62,15 +61,17 @@ def _all_absolute(paths: list[str]) -> list[str]:
 
 def _pids(pids: list[int]) -> list[int]:
     for pid in pids:
-        if not 0 < pid <= _LARGEST_PID:
+        if not 0 < pid < PID_LIMIT:
             raise ValueError(f"{pid} is no process id: see ps -e")
     return pids
 
 
 def _comms(comms: list[str]) -> list[str]:
     for comm in comms:
-        if not 0 < len(comm.encode()) <= _LONGEST_COMM_BYTES:
-            raise ValueError(f"'{comm}' is no command name: those have 1 to 15 bytes (see ps -eo comm)")
+        if not 0 < len(comm.encode()) <= COMM_BYTES:
+            raise ValueError(
+                f"'{comm}' is no command name: those have 1 to {COMM_BYTES} bytes (see ps -eo comm)"
+            )
     return comms
 
 

@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from hotpage.heat.results import Folios
-from hotpage.machine.proc import PROC, read_bytes
+from hotpage.machine.proc import boot_id
 from hotpage.machine.processes import Process
 from hotpage.service.heatfeed import Picture
 
@@ -102,8 +102,7 @@ def load(directory: Path, now_unix_s: float | None = None) -> Learned | None:
             if (header["magic"], header["version"]) != (_MAGIC, _VERSION):
                 return None
             age_s = (time.time() if now_unix_s is None else now_unix_s) - float(header["saved_unix_s"])
-            boot_id = (read_bytes(PROC / "sys/kernel/random/boot_id") or b"").decode().strip()
-            if header["boot_id"] != boot_id or not 0 <= age_s <= TRUSTED_S:
+            if header["boot_id"] != (boot_id() or "") or not 0 <= age_s <= TRUSTED_S:
                 return None
             columns = [file[name] for name in ("vpn", "pages", "rate_hz", "relative_error")]
             folios, low = {}, 0

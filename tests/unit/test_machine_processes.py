@@ -28,11 +28,12 @@ def table(proc: FakeProc) -> ProcessTable:
 
 
 def test_stat_of_a_nasty_name() -> None:
-    text = b"7 (a) S 1 (x) Z 3 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 5 0 777 1 1 1 11 12 13 0\n"
+    text = b"7 (a) S 1 (x) Z 3 1 1 0 -1 4194560 1 0 0 0 30 12 0 0 20 0 5 0 777 1 1 1 11 12 13 0\n"
     stat = parse_stat(text)
     assert (stat.comm, stat.state, stat.parent_pid, stat.threads) == ("a) S 1 (x", "Z", 3, 5)
     assert (stat.start_time_ticks, stat.image) == (777, (11, 13))
     assert not stat.has_ended  # its threads still run
+    assert stat.cpu_s == (30 + 12) / os.sysconf("SC_CLK_TCK")
 
 
 def test_description(proc: FakeProc, table: ProcessTable) -> None:
