@@ -16,7 +16,7 @@ from hotpage.errors import HotpageError, TargetError
 from hotpage.machine.capabilities import Capability
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.numa import MovePages
-from hotpage.machine.proc import read_stat
+from hotpage.machine.proc import read_living
 from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
 from hotpage.placement.budget import TokenBucket, room_bytes
 from hotpage.placement.history import MOST_PROCESSES
@@ -182,7 +182,7 @@ class Service:
     def _drop_gone_pids(self) -> bool:
         """Pids that have gone begin no session; whether anything is left to look after."""
         targets = self.configuration.targets
-        left = [pid for pid in targets.pids if read_stat(pid) is not None]
+        left = [pid for pid in targets.pids if read_living(pid) is not None]
         if targets.pids and not (left or targets.comms or targets.cgroups or targets.all):
             return False
         self.configuration = replace(self.configuration, targets=replace(targets, pids=left))

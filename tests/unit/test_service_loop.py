@@ -2,6 +2,7 @@
 """Sessions and rounds of the service: what a reload and another session change, and what they do not."""
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from hotpage.service.configuration import Configuration, parse
 from hotpage.service.control import Control, Question
 from hotpage.service.decisions import explain
 from hotpage.service.keeper import Pace
-from hotpage.service.loop import After, Orders, Service
+from hotpage.service.loop import After, Orders, Service, session_options
 
 
 def service(
@@ -167,3 +168,13 @@ def test_another_session_does_without_the_pids_that_have_gone(tmp_path: Path) ->
     one.configuration = replace(one.configuration, targets=replace(targets, pids=[os.getpid(), 4194303]))
     one.run()
     assert watched[1:] == [[os.getpid(), 4194303], [os.getpid()]]
+
+
+def test_a_zombie_has_gone(tmp_path: Path) -> None:
+    one = service(World(), tmp_path)
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        targets = replace(one.configuration.targets, pids=[os.getpid(), child.pid])
+        one.configuration = replace(one.configuration, targets=targets)
+        assert one._drop_gone_pids() and one.configuration.targets.pids == [os.getpid()]
+        session_options(one.configuration)  # which refuses zombies
