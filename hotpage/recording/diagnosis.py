@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from hotpage.capture.capture import Capture
 from hotpage.capture.findbcc import find_bcc
@@ -62,12 +62,12 @@ class Diagnosis:
     checks: list[Check]
     self_test_s: float | None = None
     """How long compiling, attaching and testing the sources took."""
-    blocker: Check | None = field(init=False)
-    """The first thing that keeps rates from being had; None if the main job can run."""
 
-    def __post_init__(self) -> None:
+    @property
+    def blocker(self) -> Check | None:
+        """The first thing that keeps rates from being had; None if the main job can run."""
         blockers = (check for check in self.checks if check.essential and check.state == "no")
-        object.__setattr__(self, "blocker", next(blockers, None))
+        return next(blockers, None)
 
 
 def diagnose(program: str) -> Diagnosis:
