@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotpage.capture import bpf, calibration, loader, selftest
+from hotpage.capture.choice import choose_rungs
 from hotpage.capture.events import CONFIG_DTYPE, COUNTERS_DTYPE, Events
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links
 from hotpage.capture.pairs import without_faults_behind_hints
 from hotpage.capture.ring import Ring, read_all
-from hotpage.capture.sources import Attachment, Rung, RungFailed, ladders
+from hotpage.capture.sources import Attachment, RungFailed
 from hotpage.capture.target import Target
-from hotpage.errors import AttachError, PrivilegeError, UnsupportedError, UsageError
+from hotpage.errors import AttachError, PrivilegeError, UnsupportedError
 from hotpage.machine.proc import COMM_BYTES
 
 _KEY = struct.pack("<I", 0)
@@ -62,74 +63,6 @@ def shards_for(cpus: int) -> int:
     while shards < 8 and shards * _CPUS_PER_RING < cpus:
         shards *= 2
     return shards
-
-
-def choose_rungs(
-    names: Iterable[str], kernel: Kernel, forced: Mapping[str, str] | None = None
-) -> tuple[dict[str, Rung], dict[str, str]]:
-    """The best rung that works for each source, and for each source without one, why.
-
-    ``forced`` names the rung to take for a source. Raises UsageError for names that do not exist, and for two
-    rungs that would count each fault twice.
-    """
-    wanted = dict(forced or {})
-    chosen: dict[str, Rung] = {}
-    refused: dict[str, str] = {}
-    # Rungs insisted on first: one that sees the faults of all sources decides for the others.
-    names = list(dict.fromkeys(names))
-    for name in sorted(names, key=lambda name: name not in wanted):
-        rung, why_not = _choose_rung(name, kernel, wanted.get(name), list(chosen.values()))
-        if rung is not None:
-            chosen[name] = rung
-        else:
-            refused[name] = why_not
-    return {name: chosen[name] for name in names if name in chosen}, refused
-
-
-def _choose_rung(
-    name: str, kernel: Kernel, wanted: str | None, others: list[Rung]
-) -> tuple[Rung | None, str]:
-    """A source's best rung that works and goes together with ``others``, else the reasons against each."""
-    known = ladders()
-    if name not in known:
-        raise UsageError(f"unknown source '{name}'", f"choose from {', '.join(sorted(known))}")
-    rungs = known[name].rungs(kernel)
-    if wanted is not None:
-        wanted, _, parameters = wanted.partition(":")
-        if parameters or any(rung.at_addresses for rung in rungs if rung.name == wanted):
-            rungs = [_at_addresses(rung, parameters) if rung.name == wanted else rung for rung in rungs]
-    if wanted is not None and wanted not in [rung.name for rung in rungs]:
-        raise UsageError(
-            f"source '{name}' has no rung '{wanted}'", "choose from " + ", ".join(rung.name for rung in rungs)
-        )
-    candidates = [rung for rung in rungs if (rung.name == wanted if wanted else not rung.only_by_name)]
-    reasons: list[tuple[str, str]] = []
-    for rung in candidates:
-        clashing = [other.name for other in others if rung.clashes_with(other)]
-        if clashing and wanted is not None:
-            raise UsageError(
-                f"the rungs '{clashing[0]}' and '{wanted}' see the same faults", "name one of them"
-            )
-        if clashing:
-            reason: str | None = "another source sees the same faults"
-        else:
-            reason = kernel.failures.get((name, rung.name)) or known[name].refusal(rung, kernel)
-        if reason is None:
-            return rung, ""
-        reasons.append((rung.name, reason))
-    if not any(rung.attachments for rung in candidates):  # the machine lacks what all of them stand on
-        return None, "; ".join(dict.fromkeys(reason for _, reason in reasons))
-    return None, "; ".join(f"{rung}: {reason}" for rung, reason in reasons)
-
-
-def _at_addresses(rung: Rung, parameters: str) -> Rung:
-    if rung.at_addresses is None:
-        raise UsageError(f"the rung '{rung.name}' takes no addresses", f"leave out ':{parameters}'")
-    try:
-        addresses = tuple(int(word, 0) for word in parameters.split(":") if word)
-    except ValueError:
-        raise UsageError(f"'{parameters}' are not addresses", "write NAME:0x7f...:0x7f...") from None
-    return rung.at_addresses(addresses)
 
 
 class Capture:
@@ -196,8 +129,6 @@ class Capture:
         walks = any(rung.walks_page_tables for rung in self.rungs.values())
         follow = "HOTPAGE_TASK_TGID" in self.kernel.field_defines
         functions = {a.function: a.kind for a in attachments}
-        if "HOTPAGE_VMA_VM_START" not in self.kernel.field_defines:
-            functions.pop("scan_skip", None)
         if walks:
             functions["calibrate"] = "raw_tracepoint"
         if follow:

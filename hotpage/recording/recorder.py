@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import ParamSpec
 
 from hotpage import __version__
-from hotpage.capture.capture import DEFAULT_RING_BYTES, Capture, choose_rungs
+from hotpage.capture.capture import DEFAULT_RING_BYTES, Capture
+from hotpage.capture.choice import choose_rungs
 from hotpage.capture.kernel import Kernel
 from hotpage.errors import UnsupportedError
 from hotpage.heat.estimator import ALPHA, BETA_S

@@ -9,7 +9,8 @@ import pytest
 
 from hotpage.capture import bpf, perf
 from hotpage.capture.btf import Btf
-from hotpage.capture.capture import choose_rungs, shards_for
+from hotpage.capture.capture import shards_for
+from hotpage.capture.choice import choose_rungs
 from hotpage.capture.kallsyms import text_range
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links

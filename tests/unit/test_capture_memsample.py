@@ -4,18 +4,17 @@
 import mmap
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from hotpage.capture import bpf, perf
-from hotpage.capture.capture import choose_rungs
+from hotpage.capture.choice import choose_rungs
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links
 from hotpage.capture.perf import PerfEvent, breakpoint_at
-from hotpage.capture.sources import Attachment, Rung, ladders, register
+from hotpage.capture.sources import Attachment, Rung, memsample
 from hotpage.capture.sources.memsample import SAMPLES_HZ, MemorySamples, Pmu
 from hotpage.capture.watch import Watch
 from hotpage.errors import UsageError
@@ -180,16 +179,8 @@ def test_stores_may_be_refused_and_loads_may_not(sysfs: Sysfs) -> None:
     )
 
 
-@pytest.fixture
-def registered(sysfs: Sysfs) -> Iterator[Callable[[], None]]:
-    """Puts the ladder of the fake sysfs in the place of this machine's."""
-    before = ladders()["sample"]
-    yield lambda: register(ladder(sysfs))
-    register(before)
-
-
-def test_what_is_for_tests_is_taken_only_when_named(sysfs: Sysfs, registered: Callable[[], None]) -> None:
-    registered()
+def test_what_is_for_tests_is_taken_only_when_named(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memsample, "LADDER", ladder(sysfs))
     chosen, refused = choose_rungs(("sample",), FakeKernel())
     assert (chosen, refused) == ({}, {"sample": "this virtual machine has no PMU"})
     chosen, refused = choose_rungs(("sample",), FakeKernel(), {"sample": "software event"})
@@ -199,9 +190,9 @@ def test_what_is_for_tests_is_taken_only_when_named(sysfs: Sysfs, registered: Ca
     assert [event.config1 for event in events(chosen["sample"]).values()] == [0x7F0000001000, 4096]
 
 
-def test_the_best_pmu_is_taken(sysfs: Sysfs, registered: Callable[[], None]) -> None:
+def test_the_best_pmu_is_taken(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     sysfs.pmu("ibs_op", 9, AMD_FORMAT, {})
-    registered()
+    monkeypatch.setattr(memsample, "LADDER", ladder(sysfs))
     chosen, _ = choose_rungs(("sample",), FakeKernel())
     assert chosen["sample"].name == "ibs"
     _, refused = choose_rungs(("sample",), FakeKernel("ibs_op"))

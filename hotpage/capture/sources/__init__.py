@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where events come from. A source is one file here that calls ``register``.
+"""Where events come from. A source is one file here with a ``LADDER``.
 
 A source walks a ladder of rungs, best first. A rung names the programs it needs and where they attach, and
 can say, by trying, why it does not work here. Capture compiles the chosen rungs of all sources as one unit.
@@ -7,10 +7,10 @@ can say, by trying, why it does not work here. Capture compiles the chosen rungs
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Protocol
 
 from hotpage.capture.events import EventSource
@@ -79,19 +79,12 @@ class Ladder(Protocol):
         """Why the rung cannot work here, found out by trying; None if it can."""
 
 
-_registered: dict[str, Ladder] = {}
-
-
-def register(ladder: Ladder) -> None:
-    """Make a source known under its name."""
-    _registered[ladder.name] = ladder
-
-
 def ladders() -> dict[str, Ladder]:
     """All sources by name."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return dict(sorted(_registered.items()))
+    found: list[Ladder] = [
+        import_module(f"{__name__}.{module.name}").LADDER for module in pkgutil.iter_modules(__path__)
+    ]
+    return {ladder.name: ladder for ladder in sorted(found, key=lambda ladder: ladder.name)}
 
 
 def refusal_of_attachments(attachments: Iterable[Attachment], kernel: Kernel) -> str | None:

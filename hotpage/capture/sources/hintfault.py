@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import HINT_FUNCTIONS, Kernel
-from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
+from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments
 from hotpage.capture.sources.pagefault import SOFTWARE_EVENT, TRACEPOINTS
 
 _NEEDED_FIELDS = (
@@ -29,10 +29,9 @@ class HintFaults:
     def rungs(self, kernel: Kernel) -> list[Rung]:
         """Function hooks see the node and migrations, too, so they come first."""
         walk = {"HOTPAGE_WALK": kernel.page_table_levels or 4}
-        arming = (
-            Attachment("raw_tracepoint", "tlb_flush", "tlb_flush"),
-            Attachment("raw_tracepoint", "sched_skip_vma_numa", "scan_skip", optional=True),
-        )
+        arming: tuple[Attachment, ...] = (Attachment("raw_tracepoint", "tlb_flush", "tlb_flush"),)
+        if "HOTPAGE_VMA_VM_START" in kernel.field_defines:
+            arming += (Attachment("raw_tracepoint", "sched_skip_vma_numa", "scan_skip", optional=True),)
         return [
             Rung(
                 "fentry",
@@ -64,4 +63,4 @@ class HintFaults:
         return refusal_of_attachments(rung.attachments, kernel)
 
 
-register(HintFaults())
+LADDER = HintFaults()

@@ -15,7 +15,7 @@ from pathlib import Path
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.perf import PAGE_FAULTS, PerfEvent, breakpoint_at
-from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
+from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments
 from hotpage.errors import UsageError
 
 DEVICES = Path("/sys/bus/event_source/devices")
@@ -183,4 +183,4 @@ def _at_addresses(name: str, addresses: tuple[int, ...]) -> Rung:
     return Rung(name, _FILES, tuple(map(_breakpoint, addresses)), only_by_name=True)
 
 
-register(MemorySamples())
+LADDER = MemorySamples()

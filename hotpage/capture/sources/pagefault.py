@@ -6,7 +6,7 @@ from __future__ import annotations
 from hotpage.capture.events import EventSource
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.perf import PAGE_FAULTS
-from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments, register
+from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments
 
 TRACEPOINTS = (
     Attachment("raw_tracepoint", "page_fault_user", "page_fault_user"),
@@ -33,4 +33,4 @@ class PageFaults:
         return refusal_of_attachments(rung.attachments, kernel)
 
 
-register(PageFaults())
+LADDER = PageFaults()
