@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hotpage.errors import UnsupportedError
+from hotpage.machine.topology import parse_cpulist
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
 BPF, PERF_EVENT_OPEN = 0, 1
@@ -102,13 +103,9 @@ def possible_cpus() -> int:
     return int(Path("/sys/devices/system/cpu/possible").read_text().strip().rsplit("-", 1)[-1]) + 1
 
 
-def online_cpus() -> list[int]:
+def online_cpus() -> tuple[int, ...]:
     """The CPUs that are online now."""
-    cpus: list[int] = []
-    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
-    return cpus
+    return parse_cpulist(Path("/sys/devices/system/cpu/online").read_text())
 
 
 def _load_trial(program_type: int, attach_type: int = 0, attach_btf_id: int = 0) -> int:

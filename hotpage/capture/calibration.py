@@ -18,18 +18,17 @@ import numpy as np
 
 from hotpage.capture import bpf
 from hotpage.capture.events import CONFIG_DTYPE
+from hotpage.errors import UnsupportedError
+from hotpage.machine.pagemap import FRAME, PRESENT, entries, opened
 
 _CANDIDATES_A_RUN = 32  # the loop bound in pagefault.bpf.c
-_PAGEMAP_PRESENT = 1 << 63
-_PAGEMAP_FRAME = (1 << 55) - 1
 
 
 def _own_frame(address: int) -> int | None:
     """The page frame behind one of this process's addresses, if pagemap tells (CAP_SYS_ADMIN)."""
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-        pagemap.seek(address // mmap.PAGESIZE * 8)
-        entry: int = struct.unpack("<Q", pagemap.read(8))[0]
-    return (entry & _PAGEMAP_FRAME) or None if entry & _PAGEMAP_PRESENT else None
+    with opened("self") as pagemap:
+        (entry,) = entries(pagemap, address // mmap.PAGESIZE, 1)
+    return int(entry & FRAME) or None if entry & PRESENT else None
 
 
 def _highest_physical_gib() -> int:
@@ -45,8 +44,11 @@ def _highest_physical_gib() -> int:
     return (highest >> 30) + 1
 
 
-def find_direct_map(program_fd: int, config_fd: int) -> str | None:
-    """Run ``calibrate`` until config.page_offset_base is set; None if it is, else why it cannot be found."""
+def find_direct_map(program_fd: int, config_fd: int) -> int:
+    """Where the direct map begins, as ``calibrate`` finds it. The config that it leaves is for nothing else.
+
+    Raises UnsupportedError, which says why it cannot be found.
+    """
     key = struct.pack("<I", 0)
     with mmap.mmap(-1, mmap.PAGESIZE) as page:
         page[0] = 1
@@ -55,8 +57,8 @@ def find_direct_map(program_fd: int, config_fd: int) -> str | None:
         del anchor
         frame = _own_frame(address)
         if frame is None:
-            return "/proc/self/pagemap does not tell page frames"
-        config = np.frombuffer(bytearray(bpf.map_lookup(config_fd, key, CONFIG_DTYPE.itemsize)), CONFIG_DTYPE)
+            raise UnsupportedError("/proc/self/pagemap does not tell page frames")
+        config = np.zeros(1, CONFIG_DTYPE)
         config["calibrate_address"], config["calibrate_frame"] = address, frame
         for first in range(0, _highest_physical_gib() + 1, _CANDIDATES_A_RUN):
             config["calibrate_first"] = first
@@ -64,10 +66,8 @@ def find_direct_map(program_fd: int, config_fd: int) -> str | None:
             try:
                 bpf.run_once(program_fd)
             except OSError as error:
-                return f"BPF_PROG_TEST_RUN: {error.strerror}"
-            config = np.frombuffer(
-                bytearray(bpf.map_lookup(config_fd, key, CONFIG_DTYPE.itemsize)), CONFIG_DTYPE
-            )
-            if config["page_offset_base"][0]:
-                return None
-    return "the page tables are not where they were looked for (encrypted memory?)"
+                raise UnsupportedError(f"BPF_PROG_TEST_RUN: {error.strerror}") from error
+            found = np.frombuffer(bpf.map_lookup(config_fd, key, CONFIG_DTYPE.itemsize), CONFIG_DTYPE)
+            if base := int(found["page_offset_base"][0]):
+                return base
+    raise UnsupportedError("the page tables are not where they were looked for (encrypted memory?)")

@@ -161,21 +161,20 @@ class Capture:
         self._config["page_faults"] = "fault" in self.rungs
         self._config["page_fault_one_in"] = 1
         self._config["arming_text"] = self.kernel.arming_text if walks else 0
+        self._config["page_offset_base"] = self._direct_map() if walks else 0
         self._write_config()
-        if walks:
-            problem = calibration.find_direct_map(
-                self._programs.programs["calibrate"], self._programs.maps["config"]
-            )
-            if problem is not None:
-                walking = [name for name, rung in self.rungs.items() if rung.walks_page_tables]
-                raise RungFailed(walking, f"page tables cannot be read here: {problem}")
-            self._config = np.frombuffer(
-                bytearray(bpf.map_lookup(self._programs.maps["config"], _KEY, CONFIG_DTYPE.itemsize)),
-                CONFIG_DTYPE,
-            )
         for attachment in attachments:
             self._attach(attachment)
         selftest.run(self)
+
+    def _direct_map(self) -> int:
+        try:
+            return calibration.find_direct_map(
+                self._programs.programs["calibrate"], self._programs.maps["config"]
+            )
+        except UnsupportedError as error:
+            walking = [name for name, rung in self.rungs.items() if rung.walks_page_tables]
+            raise RungFailed(walking, f"page tables cannot be read here: {error}") from error
 
     def _attach(self, attachment: Attachment) -> None:
         program = self._programs.programs.get(attachment.function)

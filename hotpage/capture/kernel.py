@@ -29,7 +29,14 @@ _FIELDS = (
 )
 HINT_FUNCTIONS = ("mpol_misplaced", "task_numa_fault", "change_prot_numa")
 """The functions of a hint fault, and the one that arms."""
+CPUINFO = Path("/proc/cpuinfo")
 _SHORT = {"task_struct": "TASK", "mm_struct": "MM", "vm_area_struct": "VMA", "perf_sample_data": "SAMPLE"}
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> list[str]:
+    """What the first x86-64 CPU can do, under the names of the kernel."""
+    lines = cpuinfo.read_text().splitlines()
+    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 class Kernel:
@@ -74,9 +81,7 @@ class Kernel:
         """4 or 5 on x86-64, None elsewhere."""
         if platform.machine() != "x86_64":
             return None
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-        flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
-        return 5 if "la57" in flags.split() else 4
+        return 5 if "la57" in cpu_flags() else 4
 
     def refusal(self, kind: str, hook: str, event: PerfEvent | None = None) -> str | None:
         """Why a program of this kind cannot attach to this hook, or None; kinds as in sources.Attachment. A

@@ -23,7 +23,7 @@ class Links:
 
     def attach(self, attachment: Attachment, program: int) -> None:
         """Attach; a perf event on every CPU that is online. Raises AttachError unless it is optional."""
-        cpus = _cpus(attachment) if attachment.kind == "perf_event" else [_NO_CPU]
+        cpus = attachment.event.online_cpus() if attachment.event else [_NO_CPU]
         try:
             for cpu in cpus:
                 self._attach_once(attachment, program, cpu)
@@ -38,9 +38,9 @@ class Links:
 
         A CPU that comes and goes meanwhile is tried again the next time.
         """
-        if attachment.kind != "perf_event":
+        if attachment.event is None:
             return
-        online = _cpus(attachment)
+        online = attachment.event.online_cpus()
         for key in [key for key in self._fds if key[:2] == _hook(attachment) and key[2] not in online]:
             if key in self._watches:
                 self._watches.pop(key).close()
@@ -83,12 +83,6 @@ def _close(fds: list[int]) -> None:
     """The head of a group last."""
     for fd in reversed(fds):
         os.close(fd)
-
-
-def _cpus(attachment: Attachment) -> list[int]:
-    """The CPUs to cover: those online that have the event."""
-    having = attachment.event.cpus if attachment.event else None
-    return [cpu for cpu in bpf.online_cpus() if having is None or cpu in having]
 
 
 def _hook(attachment: Attachment) -> tuple[str, str]:

@@ -52,6 +52,10 @@ class PerfEvent:
     leader: PerfEvent | None = None
     """An event that has to head the group of this one; only counted."""
 
+    def online_cpus(self) -> list[int]:
+        """The CPUs that are online now and have this event."""
+        return [cpu for cpu in bpf.online_cpus() if self.cpus is None or cpu in self.cpus]
+
     def attributes(self) -> bytes:
         """struct perf_event_attr, disabled until a program is attached.
 
@@ -136,7 +140,7 @@ def attach_kprobe(function: str, program: int) -> list[int]:
 
 def try_event(event: PerfEvent) -> None:
     """Attach a program that does nothing to the event on one CPU, and detach it; OSError says why not."""
-    cpus = [cpu for cpu in bpf.online_cpus() if event.cpus is None or cpu in event.cpus]
+    cpus = event.online_cpus()
     if not cpus:
         return
     _try(bpf.load_perf_trial(), lambda program: attach(event, cpus[0], program))

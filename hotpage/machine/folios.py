@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which pages of a process are parts of one huge page: they move together, so they count once."""
 
-import os
+import contextlib
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotpage.arrays import Int64s
+from hotpage.machine.pagemap import FRAME, PRESENT, entries, opened
 from hotpage.machine.proc import PROC
 
 PAGE_BYTES: Final = 4096
@@ -16,12 +18,9 @@ PAGE_BYTES: Final = 4096
 HUGE_PAGES: Final = 512
 """Base pages of a huge page, aligned in both address spaces."""
 
-# Of Documentation/admin-guide/mm/pagemap.rst.
-_PRESENT: Final = np.uint64(1 << 63)
-_FRAME: Final = np.uint64((1 << 55) - 1)
-_KPF_HUGE: Final = 1 << 17
-_KPF_THP: Final = 1 << 22
-_ENTRY_BYTES: Final = 8
+# Of /proc/kpageflags: Documentation/admin-guide/mm/pagemap.rst.
+_KPF_HUGE: Final = np.uint64(1 << 17)
+_KPF_THP: Final = np.uint64(1 << 22)
 
 
 def huge_blocks(pid: int, block: Int64s, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
@@ -31,60 +30,37 @@ def huge_blocks(pid: int, block: Int64s, proc_root: Path = PROC) -> npt.NDArray[
     moved one by one, which is slower and as right.
     """
     result = np.zeros(block.size, np.bool_)
-    try:
-        pagemap = os.open(proc_root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return result
-    try:
-        flags = os.open(proc_root / "kpageflags", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        os.close(pagemap)
-        return result
-    try:
+    with (
+        contextlib.suppress(OSError),
+        opened(pid, proc_root) as pagemap,
+        (proc_root / "kpageflags").open("rb", buffering=0) as flags,
+    ):
         for place, number in enumerate(block.tolist()):
             result[place] = _is_huge(pagemap, flags, number)
-    except OSError:  # it has gone
-        pass
-    finally:
-        os.close(pagemap)
-        os.close(flags)
     return result
 
 
-def _is_huge(pagemap: int, flags: int, block: int) -> bool:
-    size = HUGE_PAGES * _ENTRY_BYTES
+def _is_huge(pagemap: FileIO, flags: FileIO, block: int) -> bool:
     # The first entry rules most blocks out.
-    first = os.pread(pagemap, _ENTRY_BYTES, block * size)
-    if len(first) < _ENTRY_BYTES:
+    first = entries(pagemap, block * HUGE_PAGES, 1)
+    entry = int(first[0]) if first.size else 0
+    frame = entry & int(FRAME)
+    if not entry & int(PRESENT) or not frame or frame % HUGE_PAGES:
         return False
-    entry = int.from_bytes(first, "little")
-    frame = entry & int(_FRAME)
-    if not entry & int(_PRESENT) or not frame or frame % HUGE_PAGES:
+    whole = entries(pagemap, block * HUGE_PAGES, HUGE_PAGES)
+    if whole.size < HUGE_PAGES or not (whole & PRESENT).all():
         return False
-    entries = np.frombuffer(os.pread(pagemap, size, block * size), np.uint64)
-    if entries.size < HUGE_PAGES or not (entries & _PRESENT).all():
+    if not (np.diff((whole & FRAME).astype(np.int64)) == 1).all():
         return False
-    if not (np.diff((entries & _FRAME).astype(np.int64)) == 1).all():
-        return False
-    flag = int.from_bytes(os.pread(flags, _ENTRY_BYTES, frame * _ENTRY_BYTES), "little")
-    return bool(flag & (_KPF_THP | _KPF_HUGE))
+    return bool((entries(flags, frame, 1) & (_KPF_THP | _KPF_HUGE)).any())
 
 
 def present_pages(pid: int, vpn: Int64s, proc_root: Path = PROC) -> npt.NDArray[np.bool_]:
     """Whether each page is in memory, armed ones included; all False when the process has gone."""
-    result = np.zeros(vpn.size, np.bool_)
-    try:
-        pagemap = os.open(proc_root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return result
     blocks, block_of = np.unique(vpn // HUGE_PAGES, return_inverse=True)
-    entries = np.zeros((blocks.size, HUGE_PAGES), np.uint64)
-    try:
+    found = np.zeros((blocks.size, HUGE_PAGES), np.uint64)
+    with contextlib.suppress(OSError), opened(pid, proc_root) as pagemap:
         for place, number in enumerate(blocks.tolist()):
-            os.preadv(pagemap, [entries[place].data], number * HUGE_PAGES * _ENTRY_BYTES)
-    except OSError:
-        pass
-    finally:
-        os.close(pagemap)
-    result[:] = entries[block_of, vpn % HUGE_PAGES] & _PRESENT != 0
-    return result
+            row = entries(pagemap, number * HUGE_PAGES, HUGE_PAGES)
+            found[place, : row.size] = row
+    return (found[block_of, vpn % HUGE_PAGES] & PRESENT).astype(np.bool_)

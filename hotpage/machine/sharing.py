@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages that several processes map copy-on-write, as after a fork: the kernel's NUMA scan leaves them out."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -10,12 +9,9 @@ import numpy as np
 
 from hotpage.arrays import Bools
 from hotpage.machine.folios import HUGE_PAGES, huge_blocks
+from hotpage.machine.pagemap import EXCLUSIVE, PRESENT, entries, opened
 from hotpage.machine.proc import PROC
 
-# Of Documentation/admin-guide/mm/pagemap.rst.
-_PRESENT: Final = np.uint64(1 << 63)
-_EXCLUSIVE: Final = np.uint64(1 << 56)
-_ENTRY_BYTES: Final = 8
 _AT_ONCE: Final = 1 << 15
 MOST_RANGES: Final = 1024
 """Of a process; beyond, those with the least between them are joined."""
@@ -29,23 +25,15 @@ def shared_ranges(pid: int, spans: Iterable[Range], proc_root: Path = PROC) -> l
 
     Parts of a huge page are not among them, for the kernel arms those. Empty when the process has gone.
     """
-    try:
-        pagemap = os.open(proc_root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return []
     found: list[Range] = []
     try:
-        for start, end in spans:
-            for low in range(start, end, _AT_ONCE):
-                count = min(_AT_ONCE, end - low)
-                entries = np.frombuffer(
-                    os.pread(pagemap, count * _ENTRY_BYTES, low * _ENTRY_BYTES), np.uint64
-                )
-                found += _runs((entries & _PRESENT != 0) & (entries & _EXCLUSIVE == 0), low)
+        with opened(pid, proc_root) as pagemap:
+            for start, end in spans:
+                for low in range(start, end, _AT_ONCE):
+                    part = entries(pagemap, low, min(_AT_ONCE, end - low))
+                    found += _runs((part & PRESENT != 0) & (part & EXCLUSIVE == 0), low)
     except OSError:  # it has gone
         return []
-    finally:
-        os.close(pagemap)
     return joined([part for one in found for part in _without_huge(pid, one, proc_root)])
 
 

@@ -29,7 +29,10 @@ def test_the_next_rung_is_taken_when_attaching_fails(monkeypatch: pytest.MonkeyP
 def test_a_source_without_rungs_left_is_refused_beside_one_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calibration, "find_direct_map", lambda program, config: "they are encrypted")
+    def find_nothing(program: int, config: int) -> int:
+        raise UnsupportedError("they are encrypted")
+
+    monkeypatch.setattr(calibration, "find_direct_map", find_nothing)
     with Capture(("hint", "fault"), forced_rungs={"hint": "tracepoint"}) as capture:
         assert list(capture.rungs) == ["fault"]
         assert "they are encrypted" in capture.refused["hint"]

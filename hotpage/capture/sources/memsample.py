@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from hotpage.capture.events import EventSource
-from hotpage.capture.kernel import Kernel
+from hotpage.capture.kernel import CPUINFO, Kernel, cpu_flags
 from hotpage.capture.perf import PAGE_FAULTS, PerfEvent, breakpoint_at
 from hotpage.capture.sources import Attachment, Rung, refusal_of_attachments
 from hotpage.errors import UsageError
+from hotpage.machine.topology import parse_cpulist
 
 DEVICES = Path("/sys/bus/event_source/devices")
 SAMPLES_HZ = 997
@@ -76,13 +77,7 @@ class Pmu:
     def _cpus(self) -> frozenset[int] | None:
         """The CPUs that have it, where the machine has others, too."""
         file = self.directory / "cpus"
-        if not file.is_file():
-            return None
-        cpus: set[int] = set()
-        for part in filter(None, file.read_text().strip().split(",")):
-            first, _, last = part.partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
-        return frozenset(cpus)
+        return frozenset(parse_cpulist(file.read_text())) if file.is_file() else None
 
 
 def intel_attachments(pmu: Pmu) -> list[Attachment]:
@@ -117,7 +112,7 @@ class MemorySamples:
     name = "sample"
     events = EventSource.MEMORY_SAMPLE
 
-    def __init__(self, devices: Path = DEVICES, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    def __init__(self, devices: Path = DEVICES, cpuinfo: Path = CPUINFO) -> None:
         self._devices = devices
         self._cpuinfo = cpuinfo
         self._unreadable: dict[str, str] = {}
@@ -159,10 +154,7 @@ class MemorySamples:
         return refusal_of_attachments(attachments, kernel)
 
     def _no_pmu(self) -> str:
-        flags = next(
-            (line for line in self._cpuinfo.read_text().splitlines() if line.startswith("flags")), ""
-        )
-        machine = "virtual machine" if "hypervisor" in flags.split() else "machine"
+        machine = "virtual machine" if "hypervisor" in cpu_flags(self._cpuinfo) else "machine"
         if any(any(self._devices.glob(pattern)) for pattern in _PMUS):
             return f"this {machine}'s PMU samples no data addresses this way"
         return f"this {machine} has no PMU"
