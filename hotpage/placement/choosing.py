@@ -113,12 +113,12 @@ class Choice:
         Pages that are kept out of fast memory need no room there: those that may not come now, and of a
         cgroup with a ceiling all but the hottest.
         """
-        stranded = self._stranded()
+        stranded, process = self._stranded(), self.situation.candidates.process
         by_key = self.known_by_key - self.census.by_key(stranded)
         for group in self.allotment.groups():
             if np.isfinite(group.most_pages):
-                rows = np.setdiff1d(self.census.rows_of(group.processes, FAST, SLOW), stranded)
-                of_group = self.census.by_key(rows)
+                of_group = self.census.by_key(self.census.rows_of(group.processes, FAST, SLOW))
+                of_group -= self.census.by_key(stranded[np.isin(process.take(stranded), group.processes)])
                 least_key = hottest_that_fit(of_group, group.most_pages)
                 by_key[:least_key] -= of_group[:least_key]
         return hottest_that_fit(by_key, self.capacity)
