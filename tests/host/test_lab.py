@@ -9,8 +9,10 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from guestlab.errors import GuestError
@@ -66,18 +68,36 @@ def until(happened: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_status_and_streams_are_the_commands() -> None:
-    """And it runs where the user is, with the virtualenv, on nothing but that kernel."""
-    script = "pwd; uname -r; command -v hotpage; echo complaint >&2; read -r line; exit 7"
-    process = lab("--", "sh", "-c", script, cwd=CHECKOUT / "hotpage")
-    printed, complaints = process.communicate(timeout=DEADLINE_S)
-    assert printed.splitlines() == [
-        str(CHECKOUT / "hotpage"),
-        fetch(KERNEL).release,
-        str(Path(sys.prefix) / "bin" / "hotpage"),
-    ]
-    assert complaints == "complaint\n"
-    assert process.returncode == 7
+class Finished(NamedTuple):
+    """What became of a guest that had only to be waited for."""
+
+    status: int
+    printed: str
+    complaints: str
+
+
+ALONE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "status": (
+        ("--", "sh", "-c", "pwd; uname -r; command -v hotpage; echo complaint >&2; read -r line; exit 7"),
+        {"cwd": CHECKOUT / "hotpage"},
+    ),
+    "hangs": (("--limit", "10", "--", "sh", "-c", "echo the last words >/dev/kmsg; sleep 600"), {}),
+    "panics": (("--", "sh", "-c", "sleep 1; echo c >/proc/sysrq-trigger; sleep 600"), {}),
+}
+
+
+def finished(name: str) -> Finished:
+    words, options = ALONE[name]
+    with lab(*words, **options) as process:
+        printed, complaints = process.communicate(timeout=DEADLINE_S)
+    return Finished(process.returncode, printed, complaints)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beside() -> Iterator[dict[str, Future[Finished]]]:
+    """Guests that need nobody to look after them, one after the other, beside those of the tests above."""
+    with ThreadPoolExecutor(1) as pool:
+        yield {name: pool.submit(finished, name) for name in ALONE}
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -94,22 +114,6 @@ def test_no_emulator_is_left_after_a_signal(how: signal.Signals) -> None:
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
-
-
-def test_a_command_that_hangs_is_ended_and_its_console_shown() -> None:
-    process = lab("--limit", "10", "--", "sh", "-c", "echo the last words >/dev/kmsg; sleep 600")
-    printed, complaints = process.communicate(timeout=DEADLINE_S)
-    assert (process.returncode, printed) == (1, "")
-    assert "hotpage: the command did not end within 10 s; its console, the end last:" in complaints
-    assert "the last words" in complaints
-
-
-def test_a_guest_that_panics_shows_why() -> None:
-    process = lab("--", "sh", "-c", "sleep 1; echo c >/proc/sysrq-trigger; sleep 600")
-    _, complaints = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 1
-    assert "hotpage: the guest died before the command ended" in complaints
-    assert "Kernel panic" in complaints
 
 
 def test_what_is_no_kernel_shows_what_the_emulator_says(tmp_path: Path) -> None:
@@ -176,3 +180,29 @@ def test_bad_words_are_one_line(words: tuple[str, ...], complaint: str) -> None:
     assert (process.returncode, printed) == (1, "")
     assert complaint in complaints
     assert complaints.count("\n") == 1
+
+
+def test_status_and_streams_are_the_commands(beside: dict[str, Future[Finished]]) -> None:
+    """And it runs where the user is, with the virtualenv, on nothing but that kernel."""
+    found = beside["status"].result()
+    assert found.printed.splitlines() == [
+        str(CHECKOUT / "hotpage"),
+        fetch(KERNEL).release,
+        str(Path(sys.prefix) / "bin" / "hotpage"),
+    ]
+    assert found.complaints == "complaint\n"
+    assert found.status == 7
+
+
+def test_a_command_that_hangs_is_ended_and_its_console_shown(beside: dict[str, Future[Finished]]) -> None:
+    found = beside["hangs"].result()
+    assert (found.status, found.printed) == (1, "")
+    assert "hotpage: the command did not end within 10 s; its console, the end last:" in found.complaints
+    assert "the last words" in found.complaints
+
+
+def test_a_guest_that_panics_shows_why(beside: dict[str, Future[Finished]]) -> None:
+    found = beside["panics"].result()
+    assert found.status == 1
+    assert "hotpage: the guest died before the command ended" in found.complaints
+    assert "Kernel panic" in found.complaints
