@@ -62,6 +62,7 @@ class _Scan:
 @dataclass
 class _ProcessScans:
     open: list[_Scan] = field(default_factory=list)
+    """The newest, and of those before it the last that changed something: its end may be seen later."""
     finished: deque[_Scan] = field(default_factory=lambda: deque(maxlen=_SCANS_KEPT))
     unclear_end_vpn: int | None = None
 
@@ -84,10 +85,10 @@ class ScanClock:
                 continue
             scans = self._processes.setdefault(owner, _ProcessScans())
             if source == EventSource.SCAN_END:
-                armed += _finish(owner, scans, vpn or _END_OF_SPACE)
+                armed += _finish(owner, scans, vpn or _END_OF_SPACE, time_ns)
                 continue
             if not scans.open or time_ns - scans.open[-1].last_record_ns > _SAME_SCAN_NS:
-                scans.open.append(_Scan(time_ns, time_ns))
+                scans.open = [*_flushed(scans.open)[-1:], _Scan(time_ns, time_ns)]
             scan = scans.open[-1]
             scan.last_record_ns = time_ns
             if source == EventSource.SCAN_SKIP:
@@ -136,14 +137,21 @@ class ScanClock:
         self._processes.pop(process, None)
 
 
-def _finish(owner: int, scans: _ProcessScans, end_vpn: int) -> list[ArmedRange]:
-    """Close the oldest open scan; those that flushed nothing have armed nothing."""
-    while scans.open and scans.open[0].start_vpn is None:
-        del scans.open[0]
-    if not scans.open:
+def _flushed(scans: list[_Scan]) -> list[_Scan]:
+    """Those that changed something: the others have armed nothing."""
+    return [scan for scan in scans if scan.start_vpn is not None]
+
+
+def _finish(owner: int, scans: _ProcessScans, end_vpn: int, time_ns: int) -> list[ArmedRange]:
+    """Close the newest scan that can have ended then. The programs have one open at a time: the ends of those
+    before it were lost.
+    """
+    begun = _flushed([scan for scan in scans.open if scan.begun_ns <= time_ns])
+    if not begun:
         return []
-    scan = scans.open.pop(0)
+    scan = begun[-1]
     assert scan.start_vpn is not None
+    del scans.open[: scans.open.index(scan) + 1]
     scans.finished.append(scan)
     scans.unclear_end_vpn = end_vpn if scan.skipped_inactive and end_vpn < _END_OF_SPACE else None
     return scan.ranges(owner, scan.start_vpn, end_vpn)

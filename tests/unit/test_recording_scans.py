@@ -70,6 +70,25 @@ def test_the_next_scan_begins_before_the_end_of_the_last_is_seen(clock: ScanCloc
     assert taken(clock, scan(100, 3001), scan_end(0, 3100)) == [(100, 120, 2990), (125, END, 2990)]
 
 
+def test_a_lost_end_spoils_one_scan_only(clock: ScanClock) -> None:
+    assert taken(clock, scan(0, 1000), scan(0, 2000), scan_end(100, 2030)) == [(0, 100, 2000)]
+    assert taken(clock, scan(100, 3000), scan_end(200, 3030)) == [(100, 200, 3000)]
+    assert clock.running_since_ns(OWNER, 3_030_000_000) is None
+
+
+def test_an_end_read_before_its_beginning_spoils_one_scan_only(clock: ScanClock) -> None:
+    """Of several rings one may be read a batch before the other."""
+    assert taken(clock, scan_end(100, 1030)) == []
+    assert taken(clock, scan(0, 1000)) == []
+    assert taken(clock, scan(100, 2000), scan_end(200, 2030)) == [(100, 200, 2000)]
+
+
+def test_an_end_read_after_the_next_beginning_is_the_last_scans(clock: ScanClock) -> None:
+    assert taken(clock, scan(0, 1000), scan(100, 2000)) == []
+    assert taken(clock, scan_end(100, 1030)) == [(0, 100, 1000)]
+    assert taken(clock, scan_end(200, 2030)) == [(100, 200, 2000)]
+
+
 def test_a_scan_wraps_round(clock: ScanClock) -> None:
     assert taken(clock, scan(400, 5), scan_end(0, 9), scan(0, 2000), scan_end(50, 2010)) == [
         (400, END, 5),
