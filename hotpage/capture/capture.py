@@ -96,7 +96,8 @@ class Capture:
         self._programs = loader.LoadedPrograms({}, {})
         self._config = np.zeros(1, CONFIG_DTYPE)
         self._statistics_fd: int | None = None
-        self._measured_from = self._measured_to = 0
+        # Events counted and run time (ns), when measuring began and when it was last seen going on.
+        self._measured_from = self._measured_to = (0, 0)
         self.received = 0
         """Records taken from the rings: counters().emitted less lost. The self-test's are among them."""
         while not self._try_rungs(tuple(sources), forced_rungs):
@@ -279,23 +280,25 @@ class Capture:
         """
         if on and self._statistics_fd is None:
             self._statistics_fd = bpf.enable_run_time_statistics()
-            self._measured_from = self._measured_to = self._events_counted()
+            self._measured_from = self._measured_to = self._events_counted(), self._run_statistics()[0]
         elif not on and self._statistics_fd is not None:
             os.close(self._statistics_fd)
             self._statistics_fd = None
 
     def cost(self) -> ProgramCost:
         """Totals over hotpage's programs."""
-        figures = np.array([bpf.program_statistics(fd) for fd in self._programs.programs.values()])
-        run_time_ns, runs, _ = figures.sum(axis=0)
+        run_time_ns, runs = self._run_statistics()
         counted = self._events_counted()
+        (events_from, ns_from), (events_to, ns_to) = self._measured_from, self._measured_to
+        cost_ns: float = run_time_ns
         if self._statistics_fd is not None:
-            self._measured_to = counted
-            if counted - self._measured_from >= _EVENTS_MEASURED:
+            self._measured_to = counted, run_time_ns
+            if counted - events_from >= _EVENTS_MEASURED:
                 self.measure_cost(False)
-        elif self._measured_to > self._measured_from:
-            run_time_ns *= (counted - self._measured_from) / (self._measured_to - self._measured_from)
-        return ProgramCost(run_time_ns / 1e9, int(runs))
+        elif events_to > events_from:
+            # What the kernel tells now may have grown further, on behalf of others who measure.
+            cost_ns = ns_from + (ns_to - ns_from) * (counted - events_from) / (events_to - events_from)
+        return ProgramCost(cost_ns / 1e9, runs)
 
     def missed_runs(self) -> dict[str, int]:
         """How often the kernel left out a program of each source, because one was active on that CPU.
@@ -309,6 +312,11 @@ class Capture:
             missed[name] = sum(bpf.program_statistics(self._programs.programs[one])[2] for one in functions)
             seen |= functions
         return missed
+
+    def _run_statistics(self) -> tuple[int, int]:
+        """(run time in ns, runs) of all programs, as far as anybody on this machine measured them."""
+        figures = [bpf.program_statistics(fd) for fd in self._programs.programs.values()]
+        return sum(one[0] for one in figures), sum(one[1] for one in figures)
 
     def _events_counted(self) -> int:
         counters = self.counters()
