@@ -19,6 +19,8 @@ from hotpage.errors import TargetError
 _PATIENCE_S = 3.0
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_NEVER_RUN = 130
+"""As of an interrupt, which is why it did not run."""
 
 
 class CommandError(TargetError):
@@ -97,8 +99,9 @@ class Command:
 
         An interrupt meanwhile ends it at once, and is raised on.
         """
-        if self._release >= 0:
-            os.close(self._release)  # never released: it exits by itself
+        never_ran = self._release >= 0
+        if never_ran:
+            os.close(self._release)  # it exits by itself
             self._release = -1
         try:
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -109,7 +112,7 @@ class Command:
         except BaseException:
             self._signal(signal.SIGKILL)
             raise
-        status = self.poll()
+        status = _NEVER_RUN if never_ran else self.poll()
         return 137 if status is None else status
 
     def _signal(self, number: signal.Signals) -> None:

@@ -169,12 +169,14 @@ class Session:
         self._progress.start_up_cpu_s = time.process_time()
         self._steered = replace(self._progress)
         self._sampled = (0.0, self._capture.cost().run_time_s)
-        if self._arming is not None:
-            self._arming.start()
-        if self._command is not None:
-            self._command.release()  # on return it has begun
-        self._processes.begin(self._command.pid if self._command else None)
-        status: str | None = None
+        # Whoever has interrupted the start does not want the command to run.
+        status = should_stop() if self._command is not None else None
+        if status is None:
+            if self._arming is not None:
+                self._arming.start()
+            if self._command is not None:
+                self._command.release()  # on return it has begun
+            self._processes.begin(self._command.pid if self._command else None)
         next_interval_s = self._now_s() + self._interval_s
         while status is None:
             time.sleep(self._pause_s())

@@ -22,6 +22,7 @@ from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
 from hotpage.recording import following, selection
 from hotpage.recording.budget import ArmingAccount
+from hotpage.recording.command import Command
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import Progress, Session
 
@@ -110,11 +111,12 @@ class Bench:
         self.progress = Progress()
         self.session: Any = None
         self.keep_changes = True
+        self.command: Command | None = None
 
     def record(self, steps: Sequence[Callable[[], object]] = (), ticks: int = 0) -> RunEnd:
         todo = [*steps, *[lambda: None] * ticks]
         self.session = Session(
-            self.run, self.selection, None, self.capture, self.events, FakeNodes(), self.sink,
+            self.run, self.selection, self.command, self.capture, self.events, FakeNodes(), self.sink,
             ArmingAccount(2.0, 1e-6), None, self.progress, keep_changes=self.keep_changes,
         )  # type: ignore[arg-type]  # fmt: skip
 
@@ -294,6 +296,16 @@ def test_processes_that_have_gone_leave_nothing_behind(sleeper: Sleeper) -> None
     followed = session._processes
     assert len(followed.records) == len(followed.watches) == len(followed.table.all()) == 1
     assert session._observer.table.tracked_pages == 0
+
+
+def test_a_command_does_not_run_when_its_start_was_interrupted(tmp_path: Path) -> None:
+    with Command(["touch", str(tmp_path / "ran")]) as command:
+        bench = Bench(Selection(pids=frozenset({command.pid})))
+        bench.command = command
+        end = bench.record()
+    assert (end.status, end.command_exit_status) == ("interrupted", 130)
+    assert not (tmp_path / "ran").exists()
+    assert not bench.sink.snapshot().processes, "what waited for its release was hotpage"
 
 
 def test_new_cpus_are_looked_for(sleeper: Sleeper) -> None:
