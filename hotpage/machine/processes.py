@@ -44,10 +44,14 @@ class Process:
 
 
 class ProcessTable:
-    """Gives each (pid, start time, exec) an index of its own, and finds indices for arrays of pids."""
+    """Gives each (pid, start time, exec) an index of its own, and finds indices for arrays of pids.
 
-    def __init__(self, proc_root: Path = PROC) -> None:
+    ``comm``: the only command name whose processes are let in.
+    """
+
+    def __init__(self, proc_root: Path = PROC, comm: str | None = None) -> None:
         self._proc_root = proc_root
+        self._comm = comm
         self._all: dict[int, Process] = {}
         self._next_index = 0
         # pid -> index + 1, so that untouched zero pages of this lazily filled array mean "unknown".
@@ -56,7 +60,7 @@ class ProcessTable:
     def add(self, pid: int) -> Process | None:
         """The live process of that pid, with a new index if it is new (or the pid was reused).
 
-        None when it has gone or has no memory of its own (a kernel thread).
+        None when it has gone, has no memory of its own (a kernel thread) or the wrong name.
         """
         stat = read_living(pid, self._proc_root)
         if stat is None or stat.is_kernel_thread:
@@ -64,6 +68,8 @@ class ProcessTable:
         known = self.by_pid(pid)
         if known is not None and known.start_time_ticks == stat.start_time_ticks:
             return known
+        if self._comm not in (None, stat.comm):
+            return None
         return self._enter(pid, stat)
 
     def refresh(self, pid: int) -> Process | None:

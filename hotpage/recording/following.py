@@ -31,7 +31,7 @@ class FollowedProcesses:
         process_events: ProcessEvents,
         now_s: Callable[[], float],
     ) -> None:
-        self.table = ProcessTable()
+        self.table = ProcessTable(comm=selection.comm)
         self.records: dict[int, ProcessRecord] = {}
         """By index, as the next; a process that has gone is there until ``take_gone``."""
         self.watches: dict[int, MappingWatch] = {}
@@ -71,8 +71,8 @@ class FollowedProcesses:
                     self.enter(self.table.add(event.pid))
                     fresh.add(event.pid)
             elif isinstance(event, Exec):
+                replaced_ns[event.pid] = event.time_ns
                 if known is not None:
-                    replaced_ns[event.pid] = event.time_ns
                     if event.pid in fresh:
                         self._describe_again(known)
                     else:
@@ -167,9 +167,6 @@ class FollowedProcesses:
         """A process has replaced its memory (exec), and maybe its name."""
         old, new = self.table.exec(known.pid)
         self._leave(old)
-        if new is not None and self._selection.comm not in (None, new.comm):
-            self.table.exit(new.pid)
-            new = None
         self.enter(new, previous=old if old is not None and old.index in self.records else None)
 
     def _leave(self, process: Process | None) -> None:

@@ -51,19 +51,19 @@ class Observer:
         Accesses during an arming scan wait for the next batch, unless this is the ``last``: the scan's end
         says which pages it armed.
         """
-        for pid, time_ns in replaced_ns.items():
-            if (replacement := self._processes.by_pid(pid)) is not None:
-                self._sampled_since_s[replacement.index] = (time_ns - self._origin_ns) / 1e9
         if len(self._held):
             events, self._held = join([self._held, events]), np.empty(0, EVENT_DTYPE)
-        if not len(events):
-            return []
         known = self._processes.indices_of(events["tgid"])
         new = []
         for pid in np.unique(events["tgid"][known < 0]):
             found = self._processes.add(int(pid))
             if found is not None:
                 new.append(found)
+        for pid, time_ns in replaced_ns.items():
+            if (replacement := self._processes.by_pid(pid)) is not None:
+                self._sampled_since_s[replacement.index] = (time_ns - self._origin_ns) / 1e9
+        if not len(events):
+            return []
         process = self._processes.indices_of(events["tgid"]) if new else known
         keep = process >= 0
         for pid, time_ns in replaced_ns.items():

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from profiles import run_info
-from recorded import fault, sample
+from recorded import batch, fault, sample
 
 from hotpage.capture.capture import Counters, ProgramCost
 from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
+from hotpage.machine.proc import read_stat
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
@@ -258,15 +259,57 @@ def test_an_exec_makes_another_process_of_it(sleeper: Sleeper) -> None:
     assert new[1].previous_index == old[0]
 
 
-def test_an_exec_into_another_name_leaves_a_selection_by_name(sleeper: Sleeper) -> None:
+@pytest.fixture
+def named(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process called "hp_named", until it is told something: then it is a sleep."""
+    script = tmp_path / "hp_named"
+    script.write_text("#!/bin/sh\nread line\nexec sleep 1000\n")
+    script.chmod(0o755)
+    process = subprocess.Popen([script], stdin=subprocess.PIPE, bufsize=0)
+    await_comm(process, "hp_named")
+    with process:
+        yield process
+        process.kill()
+
+
+def await_comm(process: subprocess.Popen[bytes], comm: str) -> None:
+    deadline_s = time.monotonic() + 60
+    while (stat := read_stat(process.pid)) is None or stat.comm != comm:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def replace_itself(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    await_comm(process, "sleep")
+
+
+def test_an_exec_into_another_name_leaves_a_selection_by_name(named: subprocess.Popen[bytes]) -> None:
+    bench = Bench(Selection(comm="hp_named"))
+    bench.record([lambda: replace_itself(named), bench.says(Exec(named.pid, 1))], ticks=3)
+    assert pids(bench, ended=True) == {named.pid}
+    assert pids(bench) == set()
+
+
+def test_who_has_another_name_by_now_does_not_come_into_a_selection_by_name(sleeper: Sleeper) -> None:
+    """A process with the name has forked, and the child replaced itself before anybody heard of it."""
+    child = sleeper()
+    bench = Bench(Selection(comm="hp_named"))
+    bench.record([lambda: bench.capture.batches.append(fault(7, 1, pid=child.pid))], ticks=3)
+    assert not bench.sink.snapshot().processes
+
+
+def test_what_an_unknown_process_did_before_its_exec_is_past(sleeper: Sleeper) -> None:
     first = sleeper()
-    bench = Bench(Selection(comm="sleep"))
-    bench.record([
-        lambda: setattr(bench.session._processes, "_selection", Selection(comm="other")),
-        bench.says(Exec(first.pid, 1)),
-    ], ticks=3)  # fmt: skip
-    assert first.pid in pids(bench, ended=True)
-    assert first.pid not in pids(bench)
+    bench = Bench(Selection(everything=True))
+
+    def happen() -> None:
+        bench.events.queue.append([Exec(first.pid, 2_000_000)])
+        bench.capture.batches.append(batch(fault(7, 1, pid=first.pid), fault(8, 3, pid=first.pid)))
+
+    bench.record([happen], ticks=3)
+    assert bench.sink.snapshot().pages.vpn.tolist() == [8]
 
 
 def test_what_starting_cost_does_not_thin_the_events(sleeper: Sleeper) -> None:
