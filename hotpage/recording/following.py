@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from hotpage.capture.capture import Capture
+from hotpage.capture.target import Target
+from hotpage.errors import HotpageError
 from hotpage.machine.processes import Process, ProcessTable, list_pids
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, PollingProcessEvents, ProcessEvents
 from hotpage.profile.snapshot import ProcessRecord
@@ -21,7 +24,8 @@ _MEMBERS_PERIOD_S = 3.0
 class FollowedProcesses:
     """Keeps up with the selected processes, and the kernel's filter with them.
 
-    ``now_s``: the session's clock.
+    ``now_s``: the session's clock. ``notes``: where to say that the selected cgroup is not there, as long as
+    that is so.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class FollowedProcesses:
         capture: Capture,
         process_events: ProcessEvents,
         now_s: Callable[[], float],
+        notes: list[str],
     ) -> None:
         self.table = ProcessTable(comm=selection.comm)
         self.records: dict[int, ProcessRecord] = {}
@@ -39,10 +44,17 @@ class FollowedProcesses:
         self._capture = capture
         self._process_events = process_events
         self._now_s = now_s
+        self._notes = notes
+        self._target = Target.nothing()
         self._changed: set[int] = set()
         self._gone: list[int] = []
         self._fresh: set[int] = set()
         self._members_s = 0.0
+
+    def aim(self) -> None:
+        """Have the kernel capture the selected processes from now on."""
+        self._target = self._selection.kernel_target()
+        self._capture.set_target(self._target)
 
     def begin(self, command_pid: int | None) -> None:
         """Follow the selected processes that live now; with -a they are found by their events.
@@ -112,6 +124,8 @@ class FollowedProcesses:
         self._members_s = self._now_s()
         if self._process_events.rung == PollingProcessEvents.rung:
             self._drop_dead_targets()
+        if self._selection.cgroup is not None:
+            self._aim_again()
         if not self._selection.several:
             return
         for pid in self._selection.members():
@@ -132,6 +146,21 @@ class FollowedProcesses:
             self.table.forget(index)
             self.records.pop(index, None)
         return gone
+
+    def _aim_again(self) -> None:
+        """A cgroup that was removed and made anew, as services are by a restart, is another to the kernel."""
+        note = f"{self._selection} is not there: nothing can be seen until it is made again"
+        before, self._target = self._target, Target.nothing()
+        with contextlib.suppress(HotpageError, OSError):
+            self._target = self._selection.kernel_target()
+        is_there = self._target != Target.nothing()
+        if is_there and note in self._notes:
+            self._notes.remove(note)
+        elif not is_there and note not in self._notes:
+            self._notes.append(note)
+        if is_there and self._target != before:
+            self._capture.set_target(self._target)
+            self._find_members()
 
     def _find_members(self) -> None:
         if not self._selection.everything:

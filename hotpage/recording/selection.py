@@ -91,7 +91,10 @@ class Selection:
         if self.several:
             return set().union(*(part.members() for part in self.several))
         if self.cgroup is not None:
-            return set(pids_in_cgroup(self.cgroup)) if self.cgroup.exists() else set()
+            try:
+                return set(pids_in_cgroup(self.cgroup))
+            except TargetError:  # it is not there yet, or no more
+                return set()
         if self.comm is not None:
             return set(pids_by_comm(self.comm))
         return set(self.pids).union(*(children_of(pid) for pid in self.pids))

@@ -138,7 +138,7 @@ class Session:
             counts.update(dict.fromkeys(self._sources, 0))
         self._weights = SampleWeights() if "sample" in capture.rungs else None
         self._sampling = SamplingControl(run.budget_percent or 100.0)
-        self._processes = FollowedProcesses(selection, capture, process_events, self._now_s)
+        self._processes = FollowedProcesses(selection, capture, process_events, self._now_s, progress.notes)
         self._observer = Observer(
             HeatTable(run.horizons_s),
             self._processes.table,
@@ -165,7 +165,7 @@ class Session:
     ) -> RunEnd:
         """The loop; see Recorder.run."""
         self._progress.rss_before_events_bytes = resident_bytes()
-        self._capture.set_target(self._selection.kernel_target())
+        self._processes.aim()
         self._progress.start_up_cpu_s = time.process_time()
         self._steered = replace(self._progress)
         self._sampled = (0.0, self._capture.cost().run_time_s)

@@ -17,6 +17,7 @@ from hotpage.capture.capture import Counters, ProgramCost
 from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
 from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
+from hotpage.machine import cgroups
 from hotpage.machine.proc import read_stat
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.inmemory import InMemoryProfile
@@ -441,6 +442,41 @@ def test_several_selections_find_who_joins_later(sleeper: Sleeper) -> None:
     ])  # fmt: skip
     assert seen == [{first.pid}, {first.pid, later.pid}]
     assert pids(bench) == {later.pid} and pids(bench, ended=True) == {first.pid}
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that passes for a cgroup; more such can be had with ``make_cgroup``."""
+    monkeypatch.setattr(following, "_MEMBERS_PERIOD_S", 0.0)
+    monkeypatch.setattr(cgroups, "cgroup_mount", lambda *proc_root: tmp_path)
+    monkeypatch.setattr(cgroups, "_ROOT_INODE", tmp_path.stat().st_ino)
+    return make_cgroup(tmp_path / "x.service")
+
+
+def make_cgroup(directory: Path, *members: int) -> Path:
+    directory.mkdir()
+    (directory / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in members))
+    return directory
+
+
+def test_a_cgroup_that_is_made_anew_is_followed(cgroup: Path, sleeper: Sleeper) -> None:
+    member = sleeper()
+    bench = Bench(Selection(cgroup=cgroup))
+    told: list[list[str]] = []
+    bench.record([
+        lambda: told.append(list(bench.progress.notes)),
+        lambda: cgroup.rename(cgroup.with_name("gone")),
+        lambda: None,
+        lambda: told.append(list(bench.progress.notes)),
+        lambda: make_cgroup(cgroup, member.pid),
+        lambda: None,
+    ])  # fmt: skip
+    first, second, _nothing = bench.capture.set_targets
+    assert first.cgroup_id == cgroup.with_name("gone").stat().st_ino
+    assert second == Target.cgroup(cgroup.stat().st_ino, 1)
+    assert pids(bench) == {member.pid}
+    assert told == [[], [f"cgroup {cgroup} is not there: nothing can be seen until it is made again"]]
+    assert bench.progress.notes == []
 
 
 def test_a_selection_says_names_in_printable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
