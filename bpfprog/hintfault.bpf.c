@@ -36,7 +36,8 @@ static __always_inline int hint_ends(u32 node, u32 pages, u32 fault_flags)
 		flags |= HOTPAGE_MIGRATED;
 	if (pages >= HUGE_PAGES)
 		flags |= HOTPAGE_HUGE;
-	emit(id, HOTPAGE_HINT_FAULT, flags, *address, HOTPAGE_UNKNOWN_LATENCY, node);
+	/* From 6.10 on one fault makes all of a large folio accessible again, and counts as so many pages. */
+	emit(id, HOTPAGE_HINT_FAULT, flags, *address, pages, node);
 	hint_addresses.delete(&tid);
 	return 0;
 }

@@ -27,7 +27,6 @@ enum hotpage_flag {
 	HOTPAGE_PRESENT = 16, /* a protection fault on a present page, e.g. copy on write */
 };
 
-#define HOTPAGE_UNKNOWN_LATENCY 0xffffffffu
 #define HOTPAGE_UNKNOWN_NODE 0xffffu
 
 /* The event record, 32 bytes, the payload of every ring buffer entry. */
@@ -37,9 +36,8 @@ struct hotpage_event {
 	__u32 tgid;    /* process, in the initial pid namespace */
 	__u32 tid;
 	union {
-		__u32 hint_latency_us; /* time from arming to access; filled in by the consumer */
-		__u32 pages;	       /* length of a range (ARM, SCAN_SKIP), base pages */
-		__u32 period;	       /* accesses that a MEMORY_SAMPLE stands for, what was lost not included */
+		__u32 pages;  /* base pages: of a range (ARM, SCAN_SKIP); of the folio of a HINT_FAULT, 0: unknown */
+		__u32 period; /* accesses that a MEMORY_SAMPLE stands for, what was lost not included */
 	};
 	__u8 source; /* enum hotpage_source */
 	__u8 flags;  /* enum hotpage_flag; for SCAN_SKIP the kernel's reason number */

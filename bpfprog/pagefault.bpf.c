@@ -202,8 +202,9 @@ static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 
 		if (!(entry & ENTRY_PRESENT) && (entry & ENTRY_PROTNONE)) {
 			close_scan(id, mm);
-			emit(id, HOTPAGE_HINT_FAULT, huge ? flags | HOTPAGE_HUGE : flags, address,
-			     HOTPAGE_UNKNOWN_LATENCY, HOTPAGE_UNKNOWN_NODE);
+			/* Large folios below the size of a huge page cannot be told by an entry. */
+			emit(id, HOTPAGE_HINT_FAULT, huge ? flags | HOTPAGE_HUGE : flags, address, 0,
+			     HOTPAGE_UNKNOWN_NODE);
 			return 0;
 		}
 		if (entry & ENTRY_PRESENT) {
@@ -218,7 +219,7 @@ static __always_inline int page_fault(u64 address, u64 error_code, u8 flags)
 		return 0;
 	if (c->page_fault_one_in > 1 && left_out(c->page_fault_one_in))
 		return 0;
-	emit(id, HOTPAGE_PAGE_FAULT, flags, address, HOTPAGE_UNKNOWN_LATENCY, HOTPAGE_UNKNOWN_NODE);
+	emit(id, HOTPAGE_PAGE_FAULT, flags, address, 0, HOTPAGE_UNKNOWN_NODE);
 	return 0;
 }
 

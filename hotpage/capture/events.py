@@ -102,7 +102,6 @@ EVENT_DTYPE = parse_struct(_HEADER, "hotpage_event")
 CONFIG_DTYPE = parse_struct(_HEADER, "hotpage_config")
 COUNTERS_DTYPE = parse_struct(_HEADER, "hotpage_counters")
 _OPAQUE = np.dtype(f"V{EVENT_DTYPE.itemsize}")
-UNKNOWN_LATENCY = _constant("UNKNOWN_LATENCY")
 UNKNOWN_NODE = _constant("UNKNOWN_NODE")
 
 _sources = parse_enum(_HEADER, "hotpage_source")

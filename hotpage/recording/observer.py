@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
-from hotpage.machine.folios import HUGE_PAGES
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.machine.sharing import Range, without
+from hotpage.recording.largefolios import LargeFolios, folio_pages, heads_of
 from hotpage.recording.sampling import started_s
 from hotpage.recording.scans import ArmedRange, ScanClock
 from hotpage.recording.stalls import RUNNING_FLOOR, StallClock
 
 _ACCESSES = (EventSource.HINT_FAULT, EventSource.PAGE_FAULT, EventSource.MEMORY_SAMPLE)
-"""Base pages of a PMD mapping with 4 KiB base pages."""
 
 
 class Observer:
@@ -36,7 +35,7 @@ class Observer:
         self._processes = processes
         self._origin_ns = origin_ns
         self._fault_cost_s = fault_cost_s
-        self._huge: dict[int, set[int]] = {}
+        self._large: dict[int, LargeFolios] = {}
         self._held: Events = np.empty(0, EVENT_DTYPE)
         self._service: dict[int, StallClock] = {}
         self._sampled_since_s: dict[int, float] = {}
@@ -109,13 +108,14 @@ class Observer:
         time_s = (events["time_ns"].astype(np.int64) - self._origin_ns) / 1e9
         vpn = (events["address"] >> np.uint64(12)).astype(np.int64)
         hints = events["source"] == EventSource.HINT_FAULT
-        huge = (events["flags"] & EventFlag.HUGE) != 0
-        vpn[huge] &= ~np.int64(HUGE_PAGES - 1)
+        pages = np.ones(len(events), np.int64)
+        pages[hints] = folio_pages(events[hints])
+        vpn = heads_of(vpn, pages)
         for owner in np.unique(process[hints]):
             mine = hints & (process == owner)
-            self._note_huge(int(owner), vpn[mine], huge[mine])
+            self._note_large(int(owner), vpn[mine], pages[mine])
             self._observe_hints(int(owner), vpn[mine], time_s[mine])
-        self._count_migrated(events["flags"], process)
+        self._count_migrated(events["flags"], process, pages)
         if hints.all():
             return
         # Afterwards: what follows on the page, a fault (copy on write) or a sample, must not hide when it was
@@ -127,11 +127,13 @@ class Observer:
             mine = samples & (process == owner)
             self._observe_samples(int(owner), vpn[mine], time_s[mine], events["period"][mine])
 
-    def _count_migrated(self, flags: NDArray[np.uint8], process: NDArray[np.int32]) -> None:
+    def _count_migrated(
+        self, flags: NDArray[np.uint8], process: NDArray[np.int32], pages: NDArray[np.int64]
+    ) -> None:
         """Pages that the kernel moved in a hint fault."""
         rows = np.flatnonzero(flags & EventFlag.MIGRATED)
-        for owner, is_huge in zip(process[rows].tolist(), (flags[rows] & EventFlag.HUGE) != 0, strict=True):
-            self._migrated[owner] = self._migrated.get(owner, 0) + (HUGE_PAGES if is_huge else 1)
+        for owner, count in zip(process[rows].tolist(), pages[rows].tolist(), strict=True):
+            self._migrated[owner] = self._migrated.get(owner, 0) + count
 
     def _observe_hints(self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64]) -> None:
         """Hint faults: the exposure is the time that the program ran since the page was first armed."""
@@ -161,39 +163,34 @@ class Observer:
     def _observe_samples(
         self, owner: int, vpn: NDArray[np.int64], time_s: NDArray[np.float64], weight: NDArray[np.uint32]
     ) -> None:
-        """Memory samples; within a huge page they speak for all of it, as its hint faults do."""
-        if heads := self._huge.get(owner):
-            vpn = np.where(_is_within(heads, vpn), _head(vpn), vpn)
+        """Memory samples; within a large folio they speak for all of it, as its hint faults do."""
+        if large := self._large.get(owner):
+            vpn = heads_of(vpn, large.pages_at(vpn))
         since_s = self._sampled_since_s.get(owner)
         if since_s is None:
             since_s = max(started_s(self._processes.by_index(owner), self._origin_ns), 0.0)
             self._sampled_since_s[owner] = since_s
         self.table.sample(owner, vpn, time_s, weight, since_s)
 
-    def _note_huge(self, process: int, vpn: NDArray[np.int64], huge: NDArray[np.bool_]) -> None:
-        heads = self._huge.get(process)
-        if heads is None:
-            if not huge.any():
-                return
-            heads = self._huge.setdefault(process, set())
-        heads.difference_update(_head(vpn[~huge]).tolist())  # split since
-        heads.update(vpn[huge].tolist())
+    def _note_large(self, process: int, vpn: NDArray[np.int64], pages: NDArray[np.int64]) -> None:
+        if process in self._large or (pages > 1).any():
+            self._large.setdefault(process, LargeFolios()).note(vpn, pages)
 
     def changes(self, now_s: float, everything: bool = False) -> Changes:
         """What has changed in the table, looked for where it is likely, or everywhere.
 
-        A huge page comes as its 512 base pages with an equal share of its rate each. Which of them were
-        accessed nobody knows; this way bytes and accesses per second both add up, and the rate per byte is
-        what huge and base pages are compared by.
+        A huge page comes as its 512 base pages with an equal share of its rate each, as does any large folio
+        that faults as a whole. Which of them were accessed nobody knows; this way bytes and accesses per
+        second both add up, and the rate per byte is what huge and base pages are compared by.
         """
         changes = self.table.take_changes(now_s, everything)
         pages = np.ones(len(changes), np.int64)
-        for process, heads in self._huge.items():
+        for process, large in self._large.items():
             low, high = np.searchsorted(changes.process, [process, process + 1])
             vpn = changes.vpn[low:high]
-            within = _is_within(heads, vpn)
-            # A huge page's other pages may be known from before it was one, or before that was known.
-            pages[low:high] = np.where(within, np.where(vpn % HUGE_PAGES, 0, HUGE_PAGES), 1)
+            size = large.pages_at(vpn)
+            # A folio's other pages may be known from before it was one, or before that was known.
+            pages[low:high] = np.where(vpn % size, 0, size)
         if (pages == 1).all():
             return changes
         row = np.repeat(np.arange(len(changes)), pages)
@@ -211,15 +208,15 @@ class Observer:
         )
 
     def folios(self, process: int, now_s: float) -> Folios:
-        """All that is tracked of a process, with its current rates; a huge page is one entry."""
+        """All that is tracked of a process, with its current rates; a large folio is one entry."""
         rates = self.table.rates(process, now_s, current=True)
-        heads = self._huge.get(process)
-        if not heads:
+        large = self._large.get(process)
+        if large is None:
             pages = np.ones(len(rates), np.int32)
             return Folios(rates.vpn, pages, rates.rate_hz, rates.rate_short_hz, rates.relative_error)
-        within = _is_within(heads, rates.vpn)
-        kept = ~within | (rates.vpn == _head(rates.vpn))
-        pages = np.where(within, np.int32(HUGE_PAGES), np.int32(1))[kept]
+        size = large.pages_at(rates.vpn)
+        kept = rates.vpn % size == 0
+        pages = size[kept].astype(np.int32)
         share = pages.astype(np.float32)
         return Folios(
             rates.vpn[kept],
@@ -248,25 +245,14 @@ class Observer:
     def clear(self, process: int, start_vpn: int, end_vpn: int) -> None:
         """These pages were unmapped: what may be mapped there now is other memory."""
         self.table.forget(process, start_vpn, end_vpn)
-        if heads := self._huge.get(process):
-            first = start_vpn - HUGE_PAGES
-            heads.difference_update([head for head in heads if first < head < end_vpn])
+        if large := self._large.get(process):
+            large.clear(start_vpn, end_vpn)
 
     def forget(self, process: int) -> None:
         """The process has exited, or replaced its memory."""
         self.table.forget(process)
         self.clock.forget(process)
-        self._huge.pop(process, None)
+        self._large.pop(process, None)
         self._service.pop(process, None)
         self._sampled_since_s.pop(process, None)
         self._not_armed.pop(process, None)
-
-
-def _head(vpn: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first page of the huge page that each page would be part of."""
-    return vpn & ~np.int64(HUGE_PAGES - 1)
-
-
-def _is_within(heads: set[int], vpn: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each page is part of one of the huge pages that begin at ``heads``."""
-    return np.isin(_head(vpn), np.fromiter(heads, np.int64, len(heads)))

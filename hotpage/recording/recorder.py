@@ -26,6 +26,7 @@ from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.arming import Arming, balancing_mode
 from hotpage.recording.budget import ArmingAccount, measure_fault_cost_s
 from hotpage.recording.command import Command
+from hotpage.recording.largefolios import enabled_folio_kb
 from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.selection import Selection
 from hotpage.recording.session import ProfileSink, Progress, Session
@@ -182,6 +183,12 @@ class Recorder:
     def _advice(self, capture: Capture, mode: int | None) -> Iterator[str]:
         for name, reason in capture.refused.items():
             yield f"source '{name}' does not work here: {reason}"
+        hint = capture.rungs.get("hint")
+        if hint is not None and hint.walks_page_tables and (sizes := enabled_folio_kb()):
+            yield (
+                f"folios of {', '.join(map(str, sizes))} KiB are enabled (transparent_hugepage): from Linux "
+                f"6.10 on each faults as a whole, of which {hint.name} tells one page: the others look cold"
+            )
         if "hint" in capture.rungs and "sample" not in capture.rungs and not self.options.arm and not mode:
             yield (
                 "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; "

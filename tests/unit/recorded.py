@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from hotpage.capture.events import EVENT_DTYPE, UNKNOWN_LATENCY, EventFlag, Events, EventSource
+from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
 
 MS = 1_000_000
 PID = 4242
@@ -17,12 +17,13 @@ def record(
     event["source"], event["address"], event["time_ns"] = source, vpn << 12, round(time_ms * MS)
     event["tgid"] = event["tid"] = pid
     event["flags"] = flags
-    event["pages"] = pages if pages else UNKNOWN_LATENCY
+    event["pages"] = pages
     return event
 
 
-def hint(vpn: int, time_ms: float, *, huge: bool = False, pid: int = PID) -> Events:
-    return record(EventSource.HINT_FAULT, vpn, time_ms, flags=EventFlag.HUGE if huge else 0, pid=pid)
+def hint(vpn: int, time_ms: float, *, huge: bool = False, pages: int = 0, pid: int = PID) -> Events:
+    flags = EventFlag.HUGE if huge else 0
+    return record(EventSource.HINT_FAULT, vpn, time_ms, pages=pages, flags=flags, pid=pid)
 
 
 def fault(vpn: int, time_ms: float, *, pid: int = PID) -> Events:

@@ -73,8 +73,8 @@ def test_every_field_lies_where_the_compiler_puts_it(name: str, tmp_path: Path) 
 def test_every_number_is_the_compilers(tmp_path: Path) -> None:
     names = [f"{prefix}{member.name}" for kind, prefix in ENUMS.items() for member in kind]
     values = [int(member) for kind in ENUMS for member in kind]
-    names += ["HOTPAGE_UNKNOWN_LATENCY", "HOTPAGE_UNKNOWN_NODE"]
-    values += [events.UNKNOWN_LATENCY, events.UNKNOWN_NODE]
+    names.append("HOTPAGE_UNKNOWN_NODE")
+    values.append(events.UNKNOWN_NODE)
     assert compiled(tmp_path, "".join(map(print_of, names))) == values
 
 
@@ -91,11 +91,11 @@ def test_no_member_of_the_header_is_missing(kind: type[enum.Enum], name: str, pr
     assert {f"{prefix}{member.name}": member.value for member in kind} == parse_enum(header, name)
 
 
-def test_an_event_is_32_bytes_and_shares_the_latency_with_the_length() -> None:
+def test_an_event_is_32_bytes_and_shares_the_length_with_the_period() -> None:
     assert EVENT_DTYPE.itemsize == 32
     event = np.zeros(1, EVENT_DTYPE)
     event["pages"] = 77
-    assert event["hint_latency_us"][0] == 77
+    assert event["period"][0] == 77
 
 
 @pytest.mark.needs("compiler")

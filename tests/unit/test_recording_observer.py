@@ -132,6 +132,47 @@ def test_a_huge_page_comes_as_its_base_pages_with_equal_shares(observer: Observe
     assert len(observer.changes(1.2, everything=True)) == 0
 
 
+def test_a_large_folio_faults_as_a_whole(observer: Observer) -> None:
+    """From 6.10 on a fault on one of its pages disarms them all: the others' silence tells nothing."""
+    first, second = 16 * 100, 16 * 101
+    observer.take(batch(arm(first, 32, 1000), hint(first + 5, 1010, pages=16), hint(second, 1010)), {})
+    whole = rates(observer, 3.0)
+    assert whole.keys() == {first, second}
+    changes = observer.changes(3.0)
+    assert changes.vpn.tolist() == [*range(first, first + 16), second]
+    np.testing.assert_allclose(changes.rate_hz[:16], whole[first] / 16, rtol=1e-6)
+    folios = observer.folios(0, 3.0)
+    assert folios.vpn.tolist() == [first, second] and folios.pages.tolist() == [16, 1]
+
+
+def test_folios_of_several_sizes_are_split_and_merged(observer: Observer) -> None:
+    at = HUGE_HEAD
+    observer.take(batch(arm(at, 512, 1000), hint(at + 20, 1001, pages=16), hint(at + 40, 1002, pages=4)), {})
+    assert observer.folios(0, 1.5).pages.tolist() == [16, 4]
+    observer.take(batch(arm(at, 512, 2000), hint(at + 18, 2001), hint(at + 40, 2002, huge=True)), {})
+    assert observer.folios(0, 2.5).vpn.tolist() == [at]
+    observer.take(batch(arm(at, 512, 3000), hint(at + 40, 3001, pages=4)), {})
+    assert observer.folios(0, 3.5).pages.tolist()[-1] == 4
+    observer.clear(0, at + 42, at + 43)
+    assert set(observer.folios(0, 3.5).pages.tolist()) == {1}
+
+
+def test_memory_in_large_folios_adds_up_to_its_accesses(observer: Observer) -> None:
+    """64 KiB folios of which every page is accessed 50 times a second, armed once a second."""
+    random = np.random.default_rng(3)
+    folios, pages, rate_hz = 100, 16, 50.0
+    for second in range(1, 11):
+        waited_ms = random.exponential(1000 / (pages * rate_hz), folios)
+        records = [
+            hint(n * pages + int(random.integers(pages)), 1000 * second + float(waited_ms[n]), pages=pages)
+            for n in np.argsort(waited_ms)
+        ]
+        observer.take(batch(arm(0, folios * pages, 1000 * second), *records), {})
+    told = observer.changes(10.5, everything=True)
+    assert told.vpn.size == folios * pages
+    assert told.rate_hz.sum() == pytest.approx(folios * pages * rate_hz, rel=0.2)
+
+
 def test_a_huge_page_that_was_split_is_base_pages_again(observer: Observer) -> None:
     observer.take(batch(arm(HUGE_HEAD, 512, 1000), hint(HUGE_HEAD, 1100, huge=True)), {})
     observer.changes(1.2)
@@ -217,6 +258,7 @@ def test_how_the_ring_was_cut_into_batches_matters_little(
 def test_pages_that_the_kernel_moved_are_counted_by_process(proc: FakeProc, observer: Observer) -> None:
     proc.put(PID + 1, start=6)
     moved, huge = EventFlag.MIGRATED, EventFlag.MIGRATED | EventFlag.HUGE
+    large = record(EventSource.HINT_FAULT, 64, 1005, flags=moved, pages=16, pid=PID + 1)
     observer.take(
         batch(
             arm(0, HUGE_HEAD + 512, 1000),
@@ -224,10 +266,11 @@ def test_pages_that_the_kernel_moved_are_counted_by_process(proc: FakeProc, obse
             record(EventSource.HINT_FAULT, 5, 1002, flags=moved),
             record(EventSource.HINT_FAULT, HUGE_HEAD, 1003, flags=huge),
             record(EventSource.HINT_FAULT, 6, 1004, flags=moved, pid=PID + 1),
+            large,
         ),
         {},
     )
-    assert observer.take_migrated() == {0: 513, 1: 1}
+    assert observer.take_migrated() == {0: 513, 1: 17}
     assert observer.take_migrated() == {}
 
 
