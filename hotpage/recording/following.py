@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from hotpage.errors import HotpageError
 from hotpage.machine.processes import Process, ProcessTable, list_pids
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, PollingProcessEvents, ProcessEvents
 from hotpage.profile.snapshot import ProcessRecord
+from hotpage.recording.busy import BusyProcesses
 from hotpage.recording.mappings import MappingWatch
 from hotpage.recording.selection import Selection
 
@@ -50,6 +52,7 @@ class FollowedProcesses:
         self._gone: list[int] = []
         self._fresh: set[int] = set()
         self._members_s = 0.0
+        self._busy = BusyProcesses()
 
     def aim(self) -> None:
         """Have the kernel capture the selected processes from now on."""
@@ -132,6 +135,19 @@ class FollowedProcesses:
             if self.table.by_pid(pid) is None and (found := self.table.add(pid)) is not None:
                 self._capture.add_pid(pid)
                 self.enter(found)
+
+    def find_busy(self, helper_pid: int | None) -> None:
+        """With -a, of which events alone tell otherwise: also those that run and have no event yet.
+
+        ``helper_pid``: a process of hotpage's own.
+        """
+        if not self._selection.everything:
+            return
+        own = (os.getpid(), helper_pid)
+        for pid in self._busy.look(
+            self._now_s(), lambda pid: pid in own or self.table.by_pid(pid) is not None
+        ):
+            self.enter(self.table.add(pid))
 
     def take_changed(self) -> list[ProcessRecord]:
         """The records that are new or changed since the last time, in order of index."""

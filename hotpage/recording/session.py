@@ -239,6 +239,8 @@ class Session:
         self._processes.end(ended)
         self._progress.elapsed_s = self._now_s()
         self._processes.find_new_members()
+        if self._arming is not None:
+            self._processes.find_busy(self._arming.helper_pid)
         self._read_due_mappings()
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session's loop, with a capture and process events of our own making and real processes."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ from hotpage.capture.target import Target
 from hotpage.errors import ProfileError
 from hotpage.machine import cgroups
 from hotpage.machine.proc import read_stat
+from hotpage.machine.processes import Process
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
 from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
-from hotpage.recording import following, selection
+from hotpage.recording import busy, following, selection
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.command import Command
 from hotpage.recording.selection import Selection
@@ -95,6 +97,24 @@ class FakeProcessEvents:
         return None
 
 
+class FakeArming:
+    helper_pid = None
+    is_arming = True
+    notes: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+
+    def start(self) -> None:
+        return None
+
+    def steer(self) -> None:
+        return None
+
+    def hold(self, processes: Sequence[Process]) -> None:
+        self.held |= {process.pid for process in processes}
+
+
 class FakeNodes:
     """A machine without any."""
 
@@ -114,12 +134,13 @@ class Bench:
         self.session: Any = None
         self.keep_changes = True
         self.command: Command | None = None
+        self.arming: Any = None
 
     def record(self, steps: Sequence[Callable[[], object]] = (), ticks: int = 0) -> RunEnd:
         todo = [*steps, *[lambda: None] * ticks]
         self.session = Session(
             self.run, self.selection, self.command, self.capture, self.events, FakeNodes(), self.sink,
-            ArmingAccount(2.0, 1e-6), None, self.progress, keep_changes=self.keep_changes,
+            ArmingAccount(2.0, 1e-6), self.arming, self.progress, keep_changes=self.keep_changes,
         )  # type: ignore[arg-type]  # fmt: skip
 
         def next_step() -> str | None:
@@ -350,6 +371,21 @@ def test_a_command_does_not_run_when_its_start_was_interrupted(tmp_path: Path) -
     assert (end.status, end.command_exit_status) == ("interrupted", 130)
     assert not (tmp_path / "ran").exists()
     assert not bench.sink.snapshot().processes, "what waited for its release was hotpage"
+
+
+def test_a_process_that_runs_without_a_fault_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread it has no hint fault before it is held, and it was met by its events only."""
+    monkeypatch.setattr(busy, "_ROUND_S", 0.0)
+    monkeypatch.setattr(busy, "_AT_ONCE", 1_000_000)
+    for arming in (None, FakeArming()):
+        bench = Bench(Selection(everything=True))
+        bench.arming = arming
+        with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as spinning:
+            bench.record(ticks=12)
+            spinning.kill()
+        assert (spinning.pid in pids(bench)) == (arming is not None)
+        assert os.getpid() not in pids(bench)
+    assert spinning.pid in bench.arming.held
 
 
 def test_new_cpus_are_looked_for(sleeper: Sleeper) -> None:
