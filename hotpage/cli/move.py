@@ -50,6 +50,8 @@ from hotpage.views.units import parse_size, percent, size
 
 _LOOK_S = 10.0
 _MOVERS = ("kernel", "move_pages")
+_PROMOTING = ("fit", "random")
+"""Policies that demote for the sake of promotions alone."""
 _BAR_WIDTH = 30
 
 
@@ -101,7 +103,12 @@ def move(
         ),
     ] = None,
     limit: Annotated[
-        str | None, typer.Option("--limit", metavar="SIZE", help="Promote at most so much.")
+        str | None,
+        typer.Option(
+            "--limit",
+            metavar="SIZE",
+            help="Promote at most so much; with --demote or --pressure, demote at most so much.",
+        ),
     ] = None,
     mover_name: Annotated[
         str,
@@ -133,8 +140,14 @@ def move(
         "--pressure demotes whatever is coldest",
         "leave out --promote, --hot and --policy",
     )
+    require(not (policy_name == "cold" and promote), "the policy cold only demotes", "leave out --promote")
+    require(
+        promote or not demote or policy_name not in _PROMOTING,
+        f"the policy {policy_name} demotes only what makes room for promotions",
+        "give --promote as well, or --policy cold or threshold",
+    )
     require(mover_name in _MOVERS, f"there is no mover '{mover_name}'", f"choose from {', '.join(_MOVERS)}")
-    demote |= pressure
+    demote |= pressure or policy_name == "cold"
     wanted = _parse_hot(hot)
     most_bytes = _parse_size("--limit", limit) if limit is not None else float("inf")
     name = policy_name or ("threshold" if hot else "cold" if demote and not promote else "fit")

@@ -68,7 +68,10 @@ def _first_pages(choice: Choice, rows: Int64s, most_pages: float) -> Int64s:
 
 
 def demote_all(choice: Choice, rows: Int64s) -> None:
-    """Demote all ``rows``, in order, from each node to the nearest that has room."""
+    """Demote all ``rows`` that ``most_bytes`` of the aim allow, in order, from each node to the nearest that
+    has room.
+    """
+    rows = within(choice, rows)
     on = choice.situation.candidates.node.take(rows)
     for node in sorted(choice.places.fast):
         mine = rows[on == node]

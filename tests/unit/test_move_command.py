@@ -45,3 +45,20 @@ def test_nothing_moves_after_a_look_that_a_signal_ended(
     assert main(["move", "-a"]) == 130
     assert capsys.readouterr() == ("", "hotpage: stopped while looking: nothing was moved\n")
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--policy", "cold", "--promote"), "the policy cold only demotes"),
+        (("--policy", "cold", "--promote", "--demote"), "the policy cold only demotes"),
+        (("--policy", "fit", "--demote"), "the policy fit demotes only what makes room for promotions"),
+        (("--policy", "random", "--demote"), "the policy random demotes only what makes room for promotions"),
+    ],
+)
+def test_a_policy_is_not_asked_for_what_it_does_not_do(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    assert main(["move", *options]) == 2
+    printed, complaint = capsys.readouterr()
+    assert printed == "" and complaint.startswith(f"hotpage: {said}") and complaint.count("\n") == 1

@@ -99,6 +99,7 @@ def test_a_plan_keeps_to_every_limit(data: st.DataObject, situation: Situation, 
         assert fast_of_group[group] > min(limits.floor_bytes, before[group]) - LARGEST
     promoted = sum(move.size_bytes for move in plan.moves if move.is_promotion)
     assert promoted <= aim.most_bytes
+    assert name != "cold" or plan.moved_bytes <= aim.most_bytes
     total = int(table.pages.sum()) * PAGE
     assert plan.moved_bytes + sum(plan.kept_bytes.values()) == total, "everything has a fate"
 
@@ -355,6 +356,25 @@ def test_threshold_moves_by_rates_alone() -> None:
     assert moved(plan) == [(0, 1, [1]), (1, 0, [3])], "a swap, for there is no room"
     plan = policy("threshold")(two_nodes(9, *rows), Aim(hot_rate_hz=10.0, demote=False))
     assert moved(plan) == [(1, 0, [3])]
+
+
+@pytest.mark.parametrize("name", ["cold", "threshold"])
+def test_a_limit_holds_for_what_is_demoted_for_its_own_sake(name: str) -> None:
+    rows = [(0, vpn, 1, vpn % 2, float(vpn)) for vpn in range(1, 9)] + [(0, 10, 4, 2, 900.0)]
+    nodes = [room(0, 0, tier=0), room(1, 0, tier=0), room(2, 99, tier=1)]
+    situation = Situation(candidates(rows), {0: facts(allowed=(0, 1, 2))}, nodes)
+    plan = policy(name)(situation, Aim(promote=False, hot_rate_hz=100.0, most_bytes=3.0 * PAGE))
+    assert moved(plan) == [(0, 2, [2]), (1, 2, [1, 3])], "the coldest of all nodes"
+    assert plan.kept_bytes == {Fate.NOT_CHOSEN: 9 * PAGE}, "the hot ones besides"
+
+
+def test_a_limit_holds_for_what_is_demoted_under_pressure() -> None:
+    rows = [(0, vpn, 1 if vpn < 7 else 4, vpn % 2, float(vpn)) for vpn in range(9)]
+    nodes = [room(0, 0, tier=0), room(1, 0, tier=0), room(2, 99, tier=1)]
+    situation = Situation(candidates(rows), {0: facts(allowed=(0, 1, 2))}, nodes)
+    aim = Aim(promote=False, free_bytes={0: 2.0 * PAGE, 1: 9.0 * PAGE}, most_bytes=6.0 * PAGE)
+    plan = policy("cold")(situation, aim)
+    assert moved(plan) == [(0, 2, [0, 2]), (1, 2, [1, 3, 5])], "a folio of four would be beyond it"
 
 
 def test_threshold_by_size_takes_the_hottest_bytes() -> None:

@@ -17,7 +17,7 @@ def plan(situation: Situation, aim: Aim) -> Plan:
     """Move by the aim's ``hot_rate_hz`` or ``hot_bytes``, else by what fits; no benefit or certainty asked.
 
     With ``promote`` alone, cold pages are demoted as far as promotions need their room; with ``demote``, all
-    of them.
+    of them. ``most_bytes`` is the most that goes each way.
     """
     choice = Choice(situation, aim)
     named = choice.key_of_aim()
