@@ -30,15 +30,32 @@ def cgroup_mount(proc_root: Path = PROC) -> Path:
 def cgroup_directory(path: str | Path, proc_root: Path = PROC) -> Path:
     """The directory of a cgroup named by directory or as in /proc/PID/cgroup (``/system.slice/x.service``).
 
-    Raises TargetError if there is none.
+    Without a slash in front: by what is there below the working directory if that is a cgroup's, else below
+    the mount. Only there, or by an explicit ``/``, all cgroups can be meant. Raises TargetError if there is
+    none.
     """
     mount = cgroup_mount(proc_root)
-    given = Path(path)
-    inside = given if given.is_relative_to(mount) else mount / str(given).lstrip("/")
+    given, root = Path(path), mount.resolve()
+    beside = None if given.is_absolute() else _below_working_directory(given, root)
+    inside = beside or (given if given.is_relative_to(mount) else mount / str(given).lstrip("/"))
     directory = inside.resolve()
-    if not directory.is_relative_to(mount.resolve()) or not (directory / "cgroup.procs").exists():
-        raise TargetError(f"no cgroup v2 {path}", f"look below {mount}")
+    means_all_unasked = directory == root and not given.is_absolute() and beside is None
+    if (
+        not str(path)  # which is the working directory to pathlib
+        or means_all_unasked
+        or not directory.is_relative_to(root)
+        or not (directory / "cgroup.procs").exists()
+    ):
+        raise TargetError(f"no cgroup v2 {str(path) or repr('')}", f"look below {mount}")
     return directory
+
+
+def _below_working_directory(given: Path, root: Path) -> Path | None:
+    try:
+        working = Path.cwd().resolve()
+    except OSError:  # it is gone
+        return None
+    return working / given if working.is_relative_to(root) and (working / given).exists() else None
 
 
 def cgroup_id(path: str | Path) -> int:

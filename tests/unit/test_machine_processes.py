@@ -169,6 +169,33 @@ def test_cgroup_mount_is_found_and_unescaped(tmp_path: Path) -> None:
             cgroup_directory(name, tmp_path)
 
 
+def test_a_relative_cgroup_is_one_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = tmp_path / "cgroup"
+    for name in ("", "a/b", "b", "c"):
+        (mount / name).mkdir(parents=True, exist_ok=True)
+        (mount / name / "cgroup.procs").write_text("")
+    (mount / "a/cgroup.procs").write_text("")
+    (tmp_path / "mounts").write_text(f"none {mount} cgroup2 rw 0 0\n")
+
+    def found(name: str) -> str:
+        return str(cgroup_directory(name, tmp_path).relative_to(mount))
+
+    monkeypatch.chdir(mount / "a")
+    assert [found(name) for name in (".", "b", "..", "../c", "./b", "c", "/b", "/")] == [
+        *("a", "a/b", ".", "c", "a/b", "c", "b", ".")
+    ]
+    for name in ("", "../.."):
+        with pytest.raises(TargetError, match="no cgroup v2"):
+            found(name)
+    monkeypatch.chdir(tmp_path)
+    assert [found(name) for name in ("a/b", "b", "/")] == ["a/b", "b", "."]
+    for name in ("", ".", "..", "cgroup/a", "a/.."):
+        with pytest.raises(TargetError, match="no cgroup v2"):
+            found(name)
+
+
 def test_no_cgroup_hierarchy(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n")
     with pytest.raises(UnsupportedError, match="no cgroup v2 hierarchy is mounted"):
