@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +42,14 @@ def auto(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and say so, and move nothing.")] = False,
     once: Annotated[bool, typer.Option("--once", help="One plan, after a look, and its moves.")] = False,
     look_s: Annotated[
-        float,
-        typer.Option("-d", "--duration", metavar="SECONDS", help="With --once: how long to look first."),
-    ] = _ONCE_LOOK_S,
+        float | None,
+        typer.Option(
+            "-d",
+            "--duration",
+            metavar="SECONDS",
+            help=f"With --once: how long to look first; default: {_ONCE_LOOK_S:g}.",
+        ),
+    ] = None,
     explain: Annotated[
         int | None,
         typer.Option(
@@ -60,15 +66,21 @@ def auto(
     What to look after is named by options or by a configuration file. SIGHUP reads the file again. The exit
     status is 3 on a machine with one tier of memory, where there is nothing to place.
     """
+    named = sum((pids is not None, cgroup is not None, comm is not None, everything))
+    if print_config or check:
+        asks_more = bool(named or dry_run or once or look_s is not None or explain is not None)
+        asks_more |= print_config and (check or config is not None)
+        option, with_it = ("--print-config", "") if print_config else ("--check", " but --config")
+        require(not asks_more, f"{option} goes with no other option{with_it}", "leave out the others")
     if print_config:
         sys.stdout.write(defaults_of(Configuration))
         return 0
     if check:
         return _check(config or DEFAULT_FILE)
-    named = sum((pids is not None, cgroup is not None, comm is not None, everything))
     require(named <= 1, "several targets are given", "name them in a configuration (--print-config)")
     require(once or explain is None, "--explain belongs to one plan", "add --once")
-    require(look_s > 0, f"a look cannot last {look_s} s", "give -d a positive number")
+    require(look_s is None or 0 < look_s < inf, f"a look cannot last {look_s} s", "give -d a positive number")
+    require(once or look_s is None, "-d belongs to one plan", "add --once")
     has_file = config is not None or DEFAULT_FILE.exists()
     if not has_file and not named:
         raise UsageError(
@@ -79,7 +91,7 @@ def auto(
         config=str(config or DEFAULT_FILE) if has_file else None,
         targets=_targets(pids, cgroup, comm, everything) if named else None,
         dry_run=dry_run,
-        once_after_s=look_s if once else None,
+        once_after_s=(look_s or _ONCE_LOOK_S) if once else None,
         explain=explain,
     )
     configuration = given.read()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from math import inf
 from typing import Annotated
 
 import numpy as np
@@ -70,7 +71,7 @@ def demo(
     A tenth of the pages takes nine tenths of the accesses. NUMA hint faults are turned on for the time of the
     demo, as record --arm does.
     """
-    if not 1 <= threads <= 1024 or mib < 1 or duration_s <= 0 or not 0 < budget_percent <= 100:
+    if not 1 <= threads <= 1024 or mib < 1 or not 0 < duration_s < inf or not 0 < budget_percent <= 100:
         raise UsageError(
             "the demo cannot run like that",
             "give 1 to 1024 threads, at least 1 MiB, a positive duration, and a budget of up to 100 %",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +134,7 @@ def move(
     live = sum((pids is not None, cgroup is not None, comm is not None, everything))
     require(live <= 1, "several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
     require(not (live and directory), "a profile and a live target exclude each other", "give one of them")
-    require(duration_s > 0, f"a look cannot last {duration_s} s", "give -d a positive number")
+    require(0 < duration_s < inf, f"a look cannot last {duration_s} s", "give -d a positive number")
     require_budget(budget_percent)
     require(
         not (pressure and (promote or hot or policy_name)),
@@ -149,7 +150,7 @@ def move(
     require(mover_name in _MOVERS, f"there is no mover '{mover_name}'", f"choose from {', '.join(_MOVERS)}")
     demote |= pressure or policy_name == "cold"
     wanted = _parse_hot(hot)
-    most_bytes = _parse_size("--limit", limit) if limit is not None else float("inf")
+    most_bytes = _parse_size("--limit", limit) if limit is not None else inf
     name = policy_name or ("threshold" if hot else "cold" if demote and not promote else "fit")
     make_plan = policy(name)
     require_root("moving pages of other processes")
@@ -245,7 +246,7 @@ def _parse_hot(text: str | None) -> tuple[str, float] | None:
                 value = float(text.removesuffix(suffix))
             except ValueError:
                 break
-            if 0 < value < float("inf") and (kind == "rate" or value <= 100):
+            if 0 < value < inf and (kind == "rate" or value <= 100):
                 return kind, value
             break
     else:

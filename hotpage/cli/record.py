@@ -3,6 +3,7 @@
 
 import sys
 import time
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -68,12 +69,21 @@ def record(
     """
     started_unix_s = time.time()
     require(
-        duration_s is None or duration_s > 0,
+        duration_s is None or 0 < duration_s < inf,
         f"a session cannot last {duration_s} s",
         "give -d a positive number",
     )
     require_budget(budget_percent)
-    require(interval_s >= 0.1, f"intervals of {interval_s} s are too short", "give --interval at least 0.1")
+    require(
+        0.1 <= interval_s < inf,
+        f"intervals of {interval_s} s make no sense",
+        "give --interval a number of at least 0.1",
+    )
+    require(
+        not (pids and command and all(word.isdecimal() for word in command)),
+        "process ids are separated by commas",
+        f"write -p {','.join([pids or '', *(command or ())])}",
+    )
     sources, rungs = parse_sources(source)
     require_root("recording")
     options = Options(

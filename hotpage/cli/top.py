@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from math import inf
 from typing import Annotated
 
 import typer
@@ -72,9 +73,10 @@ def top(
     from hotpage.views.top.batch import check_key
 
     require_budget(budget_percent)
-    if refresh_s < _SHORTEST_REFRESH_S:
+    if not _SHORTEST_REFRESH_S <= refresh_s < inf:
         raise UsageError(
-            f"a refresh every {refresh_s} s is too often", f"give -d at least {_SHORTEST_REFRESH_S}"
+            f"a refresh every {refresh_s} s makes no sense",
+            f"give -d at least {_SHORTEST_REFRESH_S}",
         )
     if (json or count is not None) and not batch:
         raise UsageError("--json and -n belong to batch mode", "add -b")

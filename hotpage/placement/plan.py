@@ -140,8 +140,9 @@ class Aim:
     """What a user or service asks of a policy; each policy says which of it it heeds.
 
     ``promote_to`` and ``demote_to`` replace the fast tier and the tiers below as targets. ``most_bytes``
-    limits what is promoted, and what is demoted for its own sake. ``free_bytes``: by node, how much of it is to be free. ``explain``: keep every
-    candidate's fate. ``can_wait``: other plans will follow, so what is not sure yet can be moved by them.
+    limits what is promoted, and what is demoted for its own sake. ``free_bytes``: by node, how much of it is
+    to be free. ``explain``: keep every candidate's fate. ``can_wait``: other plans will follow, so what is
+    not sure yet can be moved by them.
     """
 
     promote: bool = True

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that make no sense, or not together: one line that says so, before anything begins."""
+
+import pytest
+
+from hotpage.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("auto", "-a", "-d", "5"), "-d belongs to one plan: add --once"),
+        (("auto", "-a", "--once", "-d", "inf"), "a look cannot last inf s"),
+        (("auto", "--check", "--once"), "--check goes with no other option but --config"),
+        (("auto", "--check", "--explain", "5"), "--check goes with no other option but --config"),
+        (("auto", "--check", "-d", "5"), "--check goes with no other option but --config"),
+        (("auto", "--check", "-p", "1"), "--check goes with no other option but --config"),
+        (("auto", "--check", "-a"), "--check goes with no other option but --config"),
+        (("auto", "--check", "--dry-run"), "--check goes with no other option but --config"),
+        (("auto", "--print-config", "-a"), "--print-config goes with no other option"),
+        (("auto", "--print-config", "--check"), "--print-config goes with no other option"),
+        (("auto", "--print-config", "--config", "x"), "--print-config goes with no other option"),
+        (("record", "-p", "1", "2", "3"), "process ids are separated by commas: write -p 1,2,3"),
+        (("record", "-a", "-d", "inf"), "a session cannot last inf s"),
+        (("record", "-a", "--interval", "inf"), "intervals of inf s make no sense"),
+        (("move", "-a", "-d", "inf"), "a look cannot last inf s"),
+        (("top", "-d", "nan"), "a refresh every nan s makes no sense"),
+        (("top", "-d", "inf"), "a refresh every inf s makes no sense"),
+        (("demo", "-d", "nan"), "the demo cannot run like that"),
+        (("demo", "-d", "inf"), "the demo cannot run like that"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert main(words) == 2
+    printed, complaint = capsys.readouterr()
+    assert printed == "" and complaint.count("\n") == 1
+    assert complaint.startswith(f"hotpage: {said}")
