@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from hotpage.cli.privilege import require_root
 from hotpage.cli.running import look, stop_on_signals
 from hotpage.errors import UsageError
 from hotpage.exerciser import Exerciser
@@ -76,6 +77,7 @@ def demo(
             "the demo cannot run like that",
             "give 1 to 1024 threads, at least 1 MiB, a positive duration, and a budget of up to 100 %",
         )
+    require_root("watching the workload")
     with Exerciser.start(mib=mib, threads=threads, layout=layout.value) as workload:
         if not json:
             hot_mib = workload.hot_vpns.size * PAGE_BYTES / (1 << 20)

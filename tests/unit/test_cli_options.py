@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that make no sense, or not together: one line that says so, before anything begins."""
 
+import os
+import sys
+
 import pytest
 
+from hotpage.cli import demo as demo_verb
 from hotpage.cli import main
 
 
@@ -37,3 +41,16 @@ def test_what_makes_no_sense_is_one_line(
     printed, complaint = capsys.readouterr()
     assert printed == "" and complaint.count("\n") == 1
     assert complaint.startswith(f"hotpage: {said}")
+
+
+def test_the_demo_starts_nothing_without_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["/opt/hotpage", "demo", "-d", "3"])
+    monkeypatch.setattr(demo_verb.Exerciser, "start", lambda **_: pytest.fail("it starts the workload"))
+    assert main(["demo", "-d", "3"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "hotpage: watching the workload needs root: sudo /opt/hotpage demo -d 3\n",
+    )
