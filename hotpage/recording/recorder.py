@@ -59,6 +59,8 @@ class Options:
     sources: tuple[str, ...] = ("hint", "fault")
     forced_rungs: Mapping[str, str] = field(default_factory=dict)
     arm: bool = False
+    arm_with: str = "record with --arm"
+    """What the user would have to do for ``arm``, in words."""
     budget_percent: float = DEFAULT_BUDGET_PERCENT
     interval_s: float = DEFAULT_INTERVAL_S
     command_line: tuple[str, ...] = ()
@@ -192,5 +194,5 @@ class Recorder:
         if "hint" in capture.rungs and "sample" not in capture.rungs and not self.options.arm and not mode:
             yield (
                 "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; "
-                "record with --arm, which turns it on for the session"
+                f"{self.options.arm_with}, which turns it on for the session"
             )

@@ -109,6 +109,7 @@ def session_options(configuration: Configuration) -> Options:
         selection=selection_of(configuration),
         sources=tuple(configuration.observe.sources),
         arm=configuration.observe.arm,
+        arm_with="set observe.arm = true",
         budget_percent=configuration.budget.cpu_percent,
         interval_s=configuration.interval,
         command_line=tuple(sys.argv),

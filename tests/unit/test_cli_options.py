@@ -3,11 +3,16 @@
 
 import os
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hotpage.cli import demo as demo_verb
 from hotpage.cli import main
+from hotpage.recording.recorder import Options, Recorder
+from hotpage.service.configuration import Configuration, Observe
+from hotpage.service.loop import session_options
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,14 @@ def test_the_demo_starts_nothing_without_root(
         "",
         "hotpage: watching the workload needs root: sudo /opt/hotpage demo -d 3\n",
     )
+
+
+def advice_of(options: Options) -> list[str]:
+    capture: Any = SimpleNamespace(refused={}, rungs={"hint": None})
+    return list(Recorder(options, lambda run: pytest.fail("it opens"))._advice(capture, 0))
+
+
+def test_what_would_arm_is_said_in_the_words_of_who_runs() -> None:
+    assert "no page is armed; record with --arm, which" in advice_of(Options(None))[0]
+    configuration = Configuration(observe=Observe(arm=False))
+    assert "no page is armed; set observe.arm = true, which" in advice_of(session_options(configuration))[0]
