@@ -18,7 +18,7 @@ from hotpage.profile.disk.naming import newest_profile
 from hotpage.profile.disk.reader import ProfileReader
 from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import Summary, summarise
-from hotpage.views.rows import check_key, flat_rows, json_document
+from hotpage.views.rows import COLUMNS, check_key, flat_rows, json_document
 from hotpage.views.terminal import print_report
 from hotpage.views.units import parse_size, seconds
 
@@ -108,8 +108,7 @@ def _nothing_observed(path: Path, snapshot: Snapshot) -> ProfileError:
 
 def _write_csv(summary: Summary, by: str, key: str, count: int | None) -> None:
     rows = flat_rows(summary, by, key, count or None)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv_format.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer = csv_format.DictWriter(sys.stdout, COLUMNS[by], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _csv_field(value) for name, value in row.items()} for row in rows)
 

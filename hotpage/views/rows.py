@@ -53,6 +53,33 @@ KEYS: Mapping[str, Sequence[str]] = {
 }
 """What ``-s`` takes for each ``--by``; the first is the default, but for pages, which come hottest first."""
 
+_HEAT_COLUMNS = (
+    *("hot_bytes", "warm_bytes", "cold_bytes", "silent_bytes", "unknown_bytes"),
+    *("accesses_per_s", "relative_error", "resident_bytes", "resident_bytes_by_node"),
+    *(f"touched_in_{window_s:.0f}_s_bytes" for window_s in WINDOWS_S),
+)
+_RANGE_COLUMNS = (
+    *("process", "pid", "comm", "start", "end", "size_bytes", "heat", "rate_hz", "rate_short_hz"),
+    *("accesses_per_s", "relative_error", "mapping", "mapping_start"),
+)
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "process": (
+        *("process", "pid", "start_time_ticks", "comm", "cmdline", "exe", "threads", "cgroup"),
+        *("parent_pid", "first_s", "exited_s", "previous_index", *_HEAT_COLUMNS),
+    ),
+    "vma": (
+        *("process", "pid", "comm", "start", "end", "size_bytes", "permissions", "kind", "name", "path"),
+        *("offset_bytes", "armable", "page_size_bytes", *_HEAT_COLUMNS),
+    ),
+    "range": _RANGE_COLUMNS,
+    "page": _RANGE_COLUMNS,
+    "node": (
+        *("node", "tier", "cpus", "total_bytes", "free_bytes", "read_latency_ns", "write_latency_ns"),
+        *("read_bandwidth_mbps", "write_bandwidth_mbps", "resident_bytes", "hot_bytes", "warm_bytes"),
+    ),
+}
+"""What a row of each table has, in this order and whatever the profile: None where it is unknown."""
+
 
 def check_key(by: str, key: str | None) -> str:
     """The key to sort by; UsageError naming the keys if there is no such one."""
@@ -134,8 +161,8 @@ def json_document(summary: Summary, by: str | None, key: str | None, count: int 
         **{_PLURALS[name]: flat_rows(summary, name, chosen[name], limits[name]) for name in names},
     }
     for row, entry in zip(document["vmas"], sort_heat(summary.mappings, chosen["vma"]), strict=False):
-        if entry.heat.accesses_per_s:
-            row["strip_rate_hz"] = heat_strip(snapshot, entry, _STRIP_CELLS).rate_hz.tolist()
+        strip = heat_strip(snapshot, entry, _STRIP_CELLS) if entry.heat.accesses_per_s else None
+        row["strip_rate_hz"] = strip.rate_hz.tolist() if strip is not None else None
     written: Row = _without_nan(document)
     return written
 
@@ -170,8 +197,7 @@ def process_row(entry: ProcessHeat) -> Row:
             "exited_s": entry.record.exited_s,
             "previous_index": entry.record.previous_index,
         }
-        del row["index"]
-    return row | heat_row(entry.heat)
+    return _in_columns("process", row | heat_row(entry.heat))
 
 
 def mapping_row(snapshot: Snapshot, entry: MappingHeat) -> Row:
@@ -191,7 +217,7 @@ def mapping_row(snapshot: Snapshot, entry: MappingHeat) -> Row:
             "armable": entry.record.armable,
             "page_size_bytes": residency.page_size_bytes if residency else None,
         }
-    return row | heat_row(entry.heat)
+    return _in_columns("vma", row | heat_row(entry.heat))
 
 
 def range_row(snapshot: Snapshot, entry: RangeHeat) -> Row:
@@ -212,11 +238,16 @@ def range_row(snapshot: Snapshot, entry: RangeHeat) -> Row:
 
 def node_row(entry: NodeHeat) -> Row:
     """One node."""
-    return asdict(entry.record) | {
+    sums = {
         "resident_bytes": entry.resident_bytes,
         "hot_bytes": entry.hot_bytes,
         "warm_bytes": entry.warm_bytes,
     }
+    return _in_columns("node", asdict(entry.record) | sums)
+
+
+def _in_columns(by: str, values: Row) -> Row:
+    return {name: values.get(name) for name in COLUMNS[by]}
 
 
 def _whose(snapshot: Snapshot, process: int) -> Row:

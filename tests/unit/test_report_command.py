@@ -15,7 +15,7 @@ from profiles import armed, changes, interval, node, process, run_info, vma
 from hotpage.cli import main
 from hotpage.profile.disk.store import ProfileWriter
 from hotpage.profile.snapshot import RunEnd, SourceCounts
-from hotpage.views.rows import KEYS
+from hotpage.views.rows import COLUMNS, KEYS
 
 
 def record(directory: Path, *rows, **more) -> Path:
@@ -131,6 +131,32 @@ def test_csv_is_a_flat_table(profile, capsys, by):
     if by == "vma":
         assert rows[0]["resident_bytes_by_node"] == f"0:{100 << 12}"
         assert rows[1]["relative_error"] == ""
+
+
+def csv_header(profile: Path, capsys, by: str) -> list[str]:
+    assert main(["report", "-i", str(profile), "--csv", "--by", by]) == 0
+    return capsys.readouterr().out.splitlines()[0].split(",")
+
+
+def rows_in_json(profile: Path, capsys, by: str) -> list[dict[str, object]]:
+    assert main(["report", "-i", str(profile), "--json", "--by", by]) == 0
+    return json.loads(capsys.readouterr().out)[_TABLES[by]]
+
+
+@pytest.mark.parametrize("by", KEYS)
+def test_columns_do_not_depend_on_the_data(profile, tmp_path, capsys, by):
+    """Nothing is known of the process of some pages, nor of their mapping; or there are no rows."""
+    bare = record(tmp_path / "bare", (1, 100, 50.0))
+    none = record(tmp_path / "none", armed={1: armed(100, 300)}, nodes=[])
+    assert csv_header(profile, capsys, by) == list(COLUMNS[by])
+    assert csv_header(bare, capsys, by) == csv_header(none, capsys, by) == list(COLUMNS[by])
+    assert rows_in_json(none, capsys, by) == []
+    known, unknown = rows_in_json(profile, capsys, by), rows_in_json(bare, capsys, by)
+    in_json = [*COLUMNS[by], "strip_rate_hz"] if by == "vma" else [*COLUMNS[by]]
+    assert all(list(row) == in_json for row in (*known, *unknown))
+    if by != "node":
+        assert known and unknown
+        assert unknown[0].get("pid", None) is None and known[0]["pid"] == 4001
 
 
 def test_damage_is_a_warning_on_stderr_and_in_json(profile, capsys):
