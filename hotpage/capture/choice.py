@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from hotpage.capture.kernel import Kernel
 from hotpage.capture.sources import Rung, ladders
-from hotpage.errors import UsageError
+from hotpage.errors import UnsupportedError, UsageError
 
 
 def choose_rungs(
@@ -16,7 +16,7 @@ def choose_rungs(
     """The best rung that works for each source, and for each source without one, why.
 
     ``forced`` names the rung to take for a source. Raises UsageError for names that do not exist, and for two
-    rungs that would count each fault twice.
+    rungs that would count each fault twice; UnsupportedError where a rung so named does not work.
     """
     wanted = dict(forced or {})
     chosen: dict[str, Rung] = {}
@@ -27,6 +27,10 @@ def choose_rungs(
         rung, why_not = _choose_rung(name, kernel, wanted.get(name), list(chosen.values()))
         if rung is not None:
             chosen[name] = rung
+        elif name in wanted:
+            raise UnsupportedError(
+                f"source '{name}' does not work as named ({why_not})", "name another rung, or none"
+            )
         else:
             refused[name] = why_not
     return {name: chosen[name] for name in names if name in chosen}, refused

@@ -5,6 +5,7 @@ import pytest
 
 from hotpage.capture import calibration, selftest
 from hotpage.capture.capture import Capture
+from hotpage.capture.kernel import Kernel
 from hotpage.capture.links import Links
 from hotpage.capture.sources import Attachment, RungFailed
 from hotpage.errors import AttachError, UnsupportedError
@@ -33,9 +34,13 @@ def test_a_source_without_rungs_left_is_refused_beside_one_that_works(
         raise UnsupportedError("they are encrypted")
 
     monkeypatch.setattr(calibration, "find_direct_map", find_nothing)
-    with Capture(("hint", "fault"), forced_rungs={"hint": "tracepoint"}) as capture:
+    kernel = Kernel()
+    kernel.failures |= {("hint", rung): "not here" for rung in ("fentry", "kprobe")}
+    with Capture(("hint", "fault"), kernel=kernel) as capture:
         assert list(capture.rungs) == ["fault"]
         assert "they are encrypted" in capture.refused["hint"]
+    with pytest.raises(UnsupportedError, match=r"'hint' does not work as named .*they are encrypted"):
+        Capture(("hint", "fault"), forced_rungs={"hint": "tracepoint"})
 
 
 def test_a_source_that_sees_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,9 +210,12 @@ def test_rungs_that_would_count_faults_twice_are_refused() -> None:
         rung_names(FakeKernel(), {"hint": "tracepoint", "fault": "software event"})
 
 
-def test_a_rung_insisted_on_that_does_not_work_is_not_replaced() -> None:
-    chosen, refused = choose_rungs(("fault",), FakeKernel(("raw_tracepoint",)), {"fault": "tracepoint"})
-    assert (chosen, list(refused)) == ({}, ["fault"])
+def test_a_rung_insisted_on_that_does_not_work_is_neither_replaced_nor_left_out() -> None:
+    kernel = FakeKernel(("kprobe",))
+    with pytest.raises(UnsupportedError, match=r"'hint' does not work as named \(kprobe: .*Operation not"):
+        choose_rungs(("hint", "fault"), kernel, {"hint": "kprobe"})
+    chosen, refused = choose_rungs(("hint", "fault"), FakeKernel((*FUNCTIONS, "tlb_flush")))
+    assert (list(chosen), list(refused)) == (["fault"], ["hint"]), "without a rung it is a remark"
 
 
 @pytest.mark.parametrize(
