@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hotpage.errors import HotpageError, SessionConflictError, TargetError
+from hotpage.errors import SessionConflictError, TargetError, UsageError
 
 ANSWER_TIMEOUT_S = 60.0
 _SOCKET, _LOCK = "auto.sock", "auto.lock"
@@ -43,7 +43,7 @@ class Question:
 class Control:
     """Context manager: owns the state directory, and takes questions. ``questions`` is for the service.
 
-    Raises SessionConflictError while another service has the directory, HotpageError if it cannot be used.
+    Raises SessionConflictError while another service has the directory, UsageError if it cannot be used.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -57,7 +57,7 @@ class Control:
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._lock = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise HotpageError(
+            raise UsageError(  # of the configuration: to try again would not help
                 f"the state directory {self._directory} cannot be used ({error.strerror})",
                 "set another state_dir",
             ) from error

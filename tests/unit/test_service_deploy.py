@@ -20,8 +20,9 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from serviceworld import World
 
+from hotpage.errors import UsageError
 from hotpage.recording.session import Progress
-from hotpage.service.configuration import Configuration, parse
+from hotpage.service.configuration import ConfigError, Configuration, parse
 from hotpage.service.loop import NEEDED, NoTiersError
 from hotpage.service.metrics import ServiceMetrics
 from hotpage.service.sections import kinds_of
@@ -151,7 +152,8 @@ def test_the_unit_agrees_with_the_code() -> None:
     assert service["Type"] == "notify" and int(service["WatchdogSec"]) > 0
     capabilities = {f"CAP_{capability.name}" for capability in NEEDED}
     assert set(service["CapabilityBoundingSet"].split()) == capabilities
-    assert str(NoTiersError.exit_status) in service["RestartPreventExitStatus"].split()
+    hopeless = {str(error.exit_status) for error in (NoTiersError, ConfigError, UsageError)}
+    assert hopeless == set(service["RestartPreventExitStatus"].split())
     assert "-P -m hotpage auto" in service["ExecStart"]
     assert "-P -m hotpage restore" in service["ExecStopPost"]
     assert Configuration().state_dir == f"/run/{service['RuntimeDirectory']}"

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from serviceworld import BASE, FAST, PAGE, SLOW, World
 
-from hotpage.errors import HotpageError, KnobError, SessionConflictError, TargetError
+from hotpage.errors import HotpageError, KnobError, SessionConflictError, TargetError, UsageError
 from hotpage.heat.results import Folios
 from hotpage.placement.outcome import MoveOutcome, Outcome, Result
 from hotpage.placement.plan import Move
 from hotpage.recording.session import Progress
 from hotpage.service import control as control_module
 from hotpage.service import learned
+from hotpage.service.configuration import ConfigError
 from hotpage.service.control import Control, ask
 from hotpage.service.decisions import RecentMoves, explain, lines
 from hotpage.service.figures import DECADES, fast_share, heat_by_tier
@@ -203,6 +204,14 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
             pass
     with pytest.raises(TargetError, match="no hotpage auto answers"):
         ask(directory, 7, 0)
+
+
+def test_a_state_directory_that_cannot_be_used_is_an_error_of_the_configuration(tmp_path: Path) -> None:
+    """As one: systemd is told not to start the service again."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="set another state_dir") as raised, Control(tmp_path / "file" / "x"):
+        pass
+    assert raised.value.exit_status == ConfigError.exit_status
 
 
 def test_a_question_that_stays_open_keeps_no_other_waiting(
