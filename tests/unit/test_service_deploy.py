@@ -124,6 +124,15 @@ def test_the_manifest() -> None:
     assert parse(configuration["data"][file], "manifest").state_dir in mounts.values()
 
 
+def test_limits_of_memory_leave_room_for_all_pages() -> None:
+    """Some 120 bytes a page, and the compiler: a service that is killed, or held back for good, is none."""
+    assert not {"MemoryHigh", "MemoryMax"} & set(unit(UNIT.read_text())["Service"])
+    text = (ROOT / "docs" / "kubernetes-daemonset.yaml").read_text()
+    (node_gib,) = re.findall(r"nodes of up to (\d+) GiB", text)
+    (limit_gib,) = re.findall(r"limits: {memory: (\d+)Gi}", text)
+    assert int(limit_gib) * 2**30 >= int(node_gib) * 2**30 * 120 / 4096 + 300 * 2**20
+
+
 @pytest.mark.parametrize(
     ("pod", "weight"),
     [
