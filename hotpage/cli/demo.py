@@ -63,7 +63,7 @@ def demo(
     mib: Annotated[int, typer.Option("--size", metavar="MIB", help="Memory of the workload.")] = 200,
     layout: Annotated[Layout, typer.Option("--layout", help="Where its hot pages lie.")] = Layout.BLOCK,
     budget_percent: Annotated[
-        float, typer.Option("--budget", metavar="PCT", help="Slowdown of the workload allowed.")
+        float, typer.Option("--budget", metavar="PCT", help="Slowdown of the workload by arming allowed.")
     ] = _BUDGET_PERCENT,
     json: Annotated[bool, typer.Option("--json", help="The verdict, for programs.")] = False,
 ) -> None:

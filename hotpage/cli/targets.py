@@ -26,7 +26,11 @@ ArmOption = Annotated[
 ]
 BudgetOption = Annotated[
     float,
-    typer.Option("--budget", metavar="PCT", help="Slowdown of the target and own CPU time allowed."),
+    typer.Option(
+        "--budget",
+        metavar="PCT",
+        help="Slowdown of the target by arming, and CPU time for events (of one CPU), allowed each.",
+    ),
 ]
 
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The overhead budget: what arming may cost the target, and hotpage itself the machine.
+"""The overhead budget: what arming may cost the target, and taking events the machine.
 
-``--budget PCT`` bounds two things, each on its own:
+``--budget PCT`` bounds two things, each on its own, by doing less of what causes them:
 
 * The target's slowdown: CPU time spent in hint faults and in arming, as a share of the CPU time that the
   target uses, and the share of the machine that hotpage itself takes, for a target that would use all of it
   loses that, too. It is spent in whole arming scans, so this is an account: a scan may begin when what the
   last one cost fits into what the target's CPU time has earned so far. Only the first scan may overdraw it.
-* hotpage's own CPU time, its BPF programs included, as a share of one CPU: over it, fewer page faults are
-  kept.
+* hotpage's CPU time for events, its BPF programs included, as a share of one CPU: over it, fewer page faults
+  are kept. What else hotpage does (following processes, reading mappings, writing) does not become less by
+  that, and is not bounded; it counts in the first share only.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class ArmingAccount:
 
 
 class SamplingControl:
-    """Chooses N, so that keeping one page fault in N holds hotpage's own CPU time under the budget.
+    """Chooses N, so that keeping one page fault in N holds the CPU time for events under the budget.
 
     Where that stops helping it stops, too: a fault that is left out still costs the run of a program.
     """
@@ -97,9 +98,9 @@ class SamplingControl:
         self.one_in = 1
         self._before_step = 0.0
 
-    def update(self, own_cpu_s: float, elapsed_s: float) -> int:
-        """CPU seconds of hotpage and its programs in the last ``elapsed_s``; returns N."""
-        share = own_cpu_s / elapsed_s
+    def update(self, events_cpu_s: float, elapsed_s: float) -> int:
+        """CPU seconds for events, the programs' included, in the last ``elapsed_s``; returns N."""
+        share = events_cpu_s / elapsed_s
         if share > self._share:
             if not self._HELPED * self._before_step <= share <= self._GREW * self._before_step:
                 self.one_in = min(self.one_in * self.STEP, self.COARSEST)

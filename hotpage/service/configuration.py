@@ -158,7 +158,10 @@ class Budget:
     """What all this may cost."""
 
     cpu_percent: float = key(
-        2.0, "Slowdown of the targets, and hotpage's own CPU time, each.", above=0, at_most=100
+        2.0,
+        "Slowdown of the targets by arming, and CPU time for events (of one CPU), each.",
+        above=0,
+        at_most=100,
     )
     plan_percent: float = key(
         1.0, "Share of one CPU for plans: they are made as often as that allows.", above=0, at_most=100
