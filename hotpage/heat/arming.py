@@ -140,16 +140,6 @@ class ArmedPages:
         """The coverage as arrays."""
         return self._view().ranges
 
-    def silent_since_arming(self, vpn: Int64s, now_s: float) -> Float64s:
-        """Seconds since the first arming of pages that never faulted (any order); NaN where never armed."""
-        ranges = self.ranges()
-        if not len(ranges):
-            return np.full(vpn.shape, np.nan)
-        place = np.searchsorted(ranges.end_vpn, vpn, side="right")
-        np.minimum(place, len(ranges) - 1, out=place)
-        covered = (ranges.start_vpn[place] <= vpn) & (vpn < ranges.end_vpn[place])
-        return np.where(covered, np.maximum(now_s - ranges.first_s[place], 0.0), np.nan)
-
     def first_armings(self, vpn: Int64s, last: Ticks) -> Float64s:
         """Time of the first arming after ``last`` for ascending pages, seconds; inf where there was none.
 

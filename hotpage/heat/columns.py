@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of many pages as parallel arrays, 15 bytes a page.
 
-    accesses_long    float32   n at the last access, long horizon (with sampling weights it is in the 10,000s)
+    accesses_long    float32   n at the last access, long horizon
     exposure_long    float16   E, in the horizon's units
     accesses_short   float16
     exposure_short   float16

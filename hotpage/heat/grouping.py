@@ -99,13 +99,11 @@ def sum_by_page(
     key: Int64s,
     tick: Ticks,
     exposure_s: Float32s,
-    weight: Float32s | None,
     horizons: tuple[Horizon, Horizon],
 ) -> PageSums:
-    """Sums of a batch of events (equal lengths, any order) per page; no ``weight`` means 1 each."""
+    """Sums of a batch of events (equal lengths, any order) per page."""
     order = sort_order(key)
     key, tick, exposure_s = key.take(order), tick.take(order), exposure_s.take(order)
-    weight = None if weight is None else weight.take(order)
     first = first_of_runs(key)
     last_tick = np.maximum.reduceat(tick, first)
     count = np.diff(first, append=key.size)
@@ -117,5 +115,5 @@ def sum_by_page(
         accrued *= decay
         accrued *= np.float32(1 / horizon.unit_s)
         exposure.append(np.add.reduceat(accrued, first))
-        accesses.append(np.add.reduceat(decay if weight is None else weight * decay, first))
+        accesses.append(np.add.reduceat(decay, first))
     return PageSums(key.take(first), last_tick, (accesses[0], accesses[1]), (exposure[0], exposure[1]))

@@ -7,7 +7,6 @@ import numpy as np
 
 from hotpage.arrays import Float32s, Int64s
 from hotpage.heat.estimator import relative_error
-from hotpage.heat.grouping import TICKS_PER_S
 from hotpage.heat.reading import PieceRates
 from hotpage.heat.results import Rates
 
@@ -18,16 +17,15 @@ class _Listing:
     def __init__(self, count: int, current: bool) -> None:
         self._current = current
         self.vpn: Int64s = np.empty(count, dtype=np.int64)
-        self.columns: list[Float32s] = [np.empty(count, dtype=np.float32) for _ in range(4)]
+        self.columns: list[Float32s] = [np.empty(count, dtype=np.float32) for _ in range(3)]
 
     def write(self, place: slice | Int64s, rates: PieceRates) -> None:
         self.vpn[place] = rates.piece.vpn
-        long, short, error, last = self.columns
+        long, short, error = self.columns
         rate, accesses = rates.current() if self._current else (rates.long(), rates.accesses())
         long[place] = rate
         short[place] = rates.short()
         error[place] = relative_error(accesses)
-        last[place] = (rates.last_seen() - np.uint32(1)) / TICKS_PER_S
 
     def cut(self, count: int) -> Rates:
         return Rates(self.vpn[:count], *(column[:count] for column in self.columns))

@@ -204,14 +204,6 @@ class PieceRates:
         rate[changed], accesses[changed] = short.take(changed), few.take(changed)
         return rate, accesses
 
-    def last_seen(self) -> Ticks:
-        """The last access or first touch, samples included; in ticks."""
-        if self._samples is None:
-            return self.last
-        last = self.last.copy()
-        last[self._samples.place] = np.maximum(last[self._samples.place], self._samples.last)
-        return last
-
     def _hint_accesses(self, horizon: Horizon, name: str) -> Float32s:
         return float32s(self.read(f"accesses_{name}")) * self._decay(horizon)
 

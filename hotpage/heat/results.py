@@ -14,15 +14,13 @@ class Rates:
     """Every tracked page of one process, ascending by ``vpn``.
 
     Rates are accesses per second over the long and the short horizon, NaN where neither accesses nor exposure
-    are known. ``relative_error`` belongs to ``rate_hz``; ``last_s`` is the last observed access or first
-    touch, in session seconds.
+    are known. ``relative_error`` belongs to ``rate_hz``.
     """
 
     vpn: Int64s
     rate_hz: Float32s
     rate_short_hz: Float32s
     relative_error: Float32s
-    last_s: Float32s
 
     def __len__(self) -> int:
         return self.vpn.size

@@ -98,7 +98,6 @@ class Evidence:
     samples_short: Float32s
     exposure_s: Float32s
     exposure_short_s: Float32s
-    last: Ticks
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[int, "Evidence"]]) -> "Evidence | None":
@@ -106,7 +105,7 @@ class Evidence:
         if not parts:
             return None
         place = np.concatenate([low + part.place for low, part in parts])
-        names = ("samples", "samples_short", "exposure_s", "exposure_short_s", "last")
+        names = ("samples", "samples_short", "exposure_s", "exposure_short_s")
         return cls(place, *(np.concatenate([getattr(part, name) for _, part in parts]) for name in names))
 
     def among(self, place: Int64s) -> "Evidence | None":
@@ -115,7 +114,7 @@ class Evidence:
             return None
         new = np.minimum(np.searchsorted(place, self.place), place.size - 1)
         kept = place.take(new) == self.place
-        names = ("samples", "samples_short", "exposure_s", "exposure_short_s", "last")
+        names = ("samples", "samples_short", "exposure_s", "exposure_short_s")
         columns = (getattr(self, name)[kept] for name in names)
         return Evidence(new[kept], *columns) if kept.any() else None
 
@@ -202,5 +201,4 @@ class SampledPages:
             samples_short[seen],
             (np.float32(horizons[0].window_s(watched_s)) / mean_weight)[seen],
             (np.float32(horizons[1].window_s(watched_s)) / mean_weight)[seen],
-            last[seen],
         )

@@ -30,7 +30,7 @@ from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s, Ticks
 from hotpage.heat.arming import ArmedPages
 from hotpage.heat.columns import PageColumns
 from hotpage.heat.dense import CHUNK_BITS, DenseChunks
-from hotpage.heat.estimator import relative_error, silent_rate
+from hotpage.heat.estimator import relative_error
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, PageSums, sort_order, sum_by_page
 from hotpage.heat.histogram import (
     BIN_COUNT,
@@ -75,6 +75,7 @@ _BEFORE_REPORTED = 48
 """In ``reported``: 0, not sent; 127, sent without a rate; else its bin less 48, at least 1, at most 126. So
 what happens under 2^-12 Hz (once in 68 minutes) and over 2^19.25 Hz is no change."""
 _WARMING_BIT = np.uint8(0x80)
+_PAGE_BYTES = 4096
 _END_S = (2**32 - 2) / TICKS_PER_S
 _NEVER = 2**32 - 1
 
@@ -103,12 +104,11 @@ class HeatTable:
     4096.
     """
 
-    def __init__(self, horizons_s: tuple[float, float] = (2.0, 20.0), page_bytes: int = 4096) -> None:
+    def __init__(self, horizons_s: tuple[float, float] = (2.0, 20.0)) -> None:
         short_s, long_s = horizons_s
         if not 0 < short_s <= long_s:
             raise ValueError("horizons are two half-lives in seconds, 0 < short <= long")
         self._horizons = (Horizon(long_s), Horizon(short_s))
-        self._page_bytes = page_bytes
         self._keys = PageKeys()
         self._dense = DenseChunks()
         self._sparse = SparsePages()
@@ -137,30 +137,20 @@ class HeatTable:
         vpn: npt.ArrayLike,
         time_s: npt.ArrayLike,
         exposure_s: npt.ArrayLike,
-        weight: npt.ArrayLike = 1.0,
     ) -> None:
         """Count accesses: the page was armed ``exposure_s`` seconds before it was seen accessed at
         ``time_s``.
 
-        Arrays of equal length, or scalars; any order; a page may occur many times. ``weight`` is the number
-        of accesses that an event stands for (sampling). ValueError for impossible pages or times, or NaN.
+        Arrays of equal length, or scalars; any order; a page may occur many times. ValueError for impossible
+        pages or times, or NaN.
         """
         key, tick = self._keys_and_ticks(process, vpn, time_s)
         exposure = np.broadcast_to(np.asarray(exposure_s, dtype=np.float32), key.shape)
         if exposure.size and np.isnan(exposure.min()):
             raise ValueError("an access of unknown exposure is no observation: note it with touch")
-        weights: Float32s | None = None
-        if np.ndim(weight) or weight != 1.0:
-            weights = np.broadcast_to(np.asarray(weight, dtype=np.float32), key.shape)
         for low in range(0, key.size, EVENTS_AT_ONCE):
             some = slice(low, low + EVENTS_AT_ONCE)
-            sums = sum_by_page(
-                key[some],
-                tick[some],
-                exposure[some],
-                None if weights is None else weights[some],
-                self._horizons,
-            )
+            sums = sum_by_page(key[some], tick[some], exposure[some], self._horizons)
             self._apply(sums, lambda columns, index, sums: columns.fold(index, sums, self._horizons))
 
     def sample(
@@ -264,12 +254,6 @@ class HeatTable:
             current,
         )
 
-    def silent_rate_hz(self, process: int, vpn: npt.ArrayLike, now_s: float) -> Float32s:
-        """Rates of pages that are *not* tracked: armed and never seen accessed; NaN where never armed."""
-        pages = np.asarray(vpn, dtype=np.int64)
-        armed = self._armed.get(process, ArmedPages())
-        return silent_rate(armed.silent_since_arming(pages, now_s))
-
     def armed_ranges(self, process: int) -> ArmedRanges:
         """What was armed of a process, as disjoint ascending ranges."""
         return self._armed.get(process, ArmedPages()).ranges()
@@ -350,7 +334,7 @@ class HeatTable:
         count = np.zeros(BIN_COUNT + 1, dtype=np.int64)
         for piece in self._pieces():
             count += np.bincount(rate_bins(self._rates_of(piece, now_s).long()), minlength=BIN_COUNT + 1)
-        size = count.astype(np.float64) * self._page_bytes
+        size = count.astype(np.float64) * _PAGE_BYTES
         return RateHistogram(bin_edges_hz(), size[1:], float(size[0]))
 
     def _keys_and_ticks(

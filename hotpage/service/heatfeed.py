@@ -59,7 +59,6 @@ class HeatFeed:
     def __init__(self, run: RunInfo) -> None:
         self.run = run
         self.usage = Usage()
-        self.recent = Usage()
         self._changed = threading.Condition()
         self._is_asked = False
         self._picture: Picture | None = None
@@ -82,7 +81,6 @@ class HeatFeed:
                 for of in (self._records, self._vmas, self._armed):
                     of.pop(index, None)
             self.usage = self.usage.plus(data)
-            self.recent = Usage().plus(data)
             if self._is_asked and data.folios is not None:
                 self._is_asked = False
                 self._picture = self._draw(data.end_s, data.folios)

@@ -4,6 +4,11 @@
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+from hotpage.heat.table import HeatTable
+
 ALPHA, BETA_S, FLOOR_S = 0.5, 10e-6, 1e-6
 
 
@@ -24,7 +29,7 @@ class ReferenceTable:
         self.pages: dict[tuple[int, int], ReferencePage] = {}
         self.armings: dict[tuple[int, int], list[float]] = {}
 
-    def observe(self, process: int, vpn: int, time_s: float, exposure_s: float, weight: float = 1.0) -> None:
+    def observe(self, process: int, vpn: int, time_s: float, exposure_s: float) -> None:
         page = self.pages.setdefault((process, vpn), ReferencePage(time_s))
         newest = max(page.last_s, time_s)
         for half_life in self.half_lives_s:
@@ -32,7 +37,7 @@ class ReferenceTable:
             accrued = mean_life * -math.expm1(-max(exposure_s, FLOOR_S) / mean_life)
             old = 2 ** ((page.last_s - newest) / half_life)
             new = 2 ** ((time_s - newest) / half_life)
-            page.accesses[half_life] = page.accesses.get(half_life, 0.0) * old + weight * new
+            page.accesses[half_life] = page.accesses.get(half_life, 0.0) * old + new
             page.exposure_s[half_life] = page.exposure_s.get(half_life, 0.0) * old + accrued * new
         page.last_s = newest
 
@@ -73,3 +78,14 @@ class ReferenceTable:
         mean = shape / (page.exposure_s.get(half_life_s, 0.0) + BETA_S)
         shape_now = self.accesses_now(process, vpn, now_s, half_life_s) + ALPHA
         return shape_now / (shape_now / mean + silence)
+
+
+def silent_rate_hz(
+    table: HeatTable, process: int, vpn: npt.ArrayLike, now_s: float
+) -> npt.NDArray[np.float64]:
+    """Rates of pages that a table does not track, by its armed ranges alone; NaN where never armed."""
+    pages, ranges = np.asarray(vpn), table.armed_ranges(process)
+    rate_hz = np.full(pages.size, np.nan)
+    for start, end, first_s in zip(ranges.start_vpn, ranges.end_vpn, ranges.first_s, strict=True):
+        rate_hz[(start <= pages) & (pages < end)] = ALPHA / (BETA_S + now_s - first_s)
+    return rate_hz

@@ -40,8 +40,8 @@ def test_coverage_is_that_of_page_by_page_bookkeeping(
         assert (ranges.first_s[i], ranges.last_s[i]) == (truth[start][0], truth[start][-1])
         assert ranges.passes[i] == len(truth[start])
     vpn = np.arange(95)
-    first = [truth[v][0] if v in truth else math.nan for v in vpn.tolist()]
-    np.testing.assert_array_equal(pages.silent_since_arming(vpn, 20.0), 20.0 - np.array(first))
+    first = [truth[v][0] if v in truth else math.inf for v in vpn.tolist()]
+    np.testing.assert_array_equal(pages.first_armings(vpn, np.zeros(vpn.size, dtype=np.uint32)), first)
     later = [[t for t in truth.get(v, []) if t > last_step] for v in vpn.tolist()]
     expected = [min(times, default=math.inf) for times in later]
     last = np.full(vpn.size, to_ticks(float(last_step)), dtype=np.uint32)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from heat_reference import silent_rate_hz
 
 from hotpage.heat.estimator import (
     ALPHA,
@@ -174,7 +175,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _rates(table: HeatTable, pages: int, now_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Long and short rates of all pages, those without a fault included."""
-    long = table.silent_rate_hz(0, np.arange(pages), now_s)
+    long = silent_rate_hz(table, 0, np.arange(pages), now_s)
     short = long.copy()
     rates = table.rates(0, now_s)
     long[rates.vpn], short[rates.vpn] = rates.rate_hz, rates.rate_short_hz

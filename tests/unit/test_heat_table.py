@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from heat_reference import ReferenceTable
+from heat_reference import ReferenceTable, silent_rate_hz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,9 +27,8 @@ _event = st.tuples(
     _vpns,
     st.floats(0, 3),
     st.floats(-1e-3, 0.1),  # the long ones are below: one page's exposures do not overlap much
-    st.sampled_from([1, 1, 8]),
 )
-_silence = st.tuples(st.integers(0, 2), _vpns, st.just(0.0), st.floats(0, 50), st.just(1))
+_silence = st.tuples(st.integers(0, 2), _vpns, st.just(0.0), st.floats(0, 50))
 _operation = st.one_of(
     st.tuples(st.just("observe"), st.lists(_event, min_size=1, max_size=8)),
     st.tuples(st.just("observe"), st.lists(_silence, min_size=1, max_size=1)),
@@ -50,11 +49,11 @@ _operation = st.one_of(
 
 def _apply(table: HeatTable, reference: ReferenceTable, name: str, argument: object, now_s: float) -> None:
     if name == "observe":
-        process, vpn, late, exposure, weight = (list(column) for column in zip(*argument, strict=True))
+        process, vpn, late, exposure = (list(column) for column in zip(*argument, strict=True))
         # Rings are read CPU by CPU: so times are out of order; whole ticks keep it exact.
         times = [max(now_s - round(x * 64) / 64, 0.0) for x in late]
-        table.observe(process, vpn, times, exposure, weight)
-        for event in zip(process, vpn, times, exposure, weight, strict=True):
+        table.observe(process, vpn, times, exposure)
+        for event in zip(process, vpn, times, exposure, strict=True):
             reference.observe(*event)
     elif name == "touch":
         process, vpn = (list(column) for column in zip(*argument, strict=True))
@@ -89,8 +88,6 @@ def _assert_same(table: HeatTable, reference: ReferenceTable, now_s: float) -> N
             np.testing.assert_allclose(got, expected, rtol=ROUNDING)
         accesses = [reference.accesses_now(process, vpn, now_s, LONG_S) for vpn in rates.vpn.tolist()]
         np.testing.assert_allclose(rates.relative_error, 1 / np.sqrt(np.array(accesses) + 0.5), rtol=ROUNDING)
-        last = [reference.pages[process, vpn].last_s for vpn in rates.vpn.tolist()]
-        np.testing.assert_allclose(rates.last_s, last, atol=2e-3)
 
 
 @settings(max_examples=150, deadline=None)
@@ -161,7 +158,6 @@ def test_a_batch_older_than_what_is_known_adds_less_and_moves_no_time_back() -> 
     table.arm(0, FIRST, FIRST + 1, 9.5)
     reference.arm(0, FIRST, FIRST + 1, 9.5)
     _assert_same(table, reference, 12.0)
-    assert table.rates(0, 12.0).last_s[0] == 10.0
 
 
 def test_scattered_pages_between_dense_chunks_are_listed_in_place() -> None:
@@ -183,13 +179,13 @@ def test_exposures_at_or_below_zero_are_one_microsecond() -> None:
     assert rate[0] == rate[1] == rate[2] == pytest.approx(1.5 / 11e-6, rel=0.01)
 
 
-def test_huge_weights_stay_finite() -> None:
+def test_more_accesses_than_a_float16_counts_stay_finite() -> None:
     table = HeatTable()
-    for second in range(50):
-        table.observe(0, FIRST, float(second), 1e-3, 50_000.0)
-    rates = table.rates(0, 50.0)
+    for second in range(20):
+        table.observe(0, np.full(50_000, FIRST), float(second), 1e-5)
+    rates = table.rates(0, 20.0)
     assert np.isfinite(rates.rate_hz).all() and np.isfinite(rates.rate_short_hz).all()
-    assert rates.rate_hz[0] == pytest.approx(50_000 / 1e-3, rel=0.02)
+    assert rates.rate_hz[0] == pytest.approx(1 / 1e-5, rel=0.02)
 
 
 def test_touched_pages_are_unknown_until_armed() -> None:
@@ -214,9 +210,9 @@ def test_pages_not_in_the_table_are_judged_by_their_arming() -> None:
     table = HeatTable()
     table.arm(7, 100, 200, 5.0)
     table.arm(7, 100, 150, 9.0)
-    rate = table.silent_rate_hz(7, [99, 100, 149, 150, 199, 200], 15.0)
+    rate = silent_rate_hz(table, 7, [99, 100, 149, 150, 199, 200], 15.0)
     np.testing.assert_allclose(rate, [np.nan, 0.05, 0.05, 0.05, 0.05, np.nan], rtol=1e-3)
-    assert np.isnan(table.silent_rate_hz(8, [100], 15.0)).all()
+    assert np.isnan(silent_rate_hz(table, 8, [100], 15.0)).all()
 
 
 def test_an_unwatched_page_keeps_its_rate_and_loses_certainty() -> None:

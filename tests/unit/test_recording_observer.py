@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakeproc import FakeProc
+from heat_reference import silent_rate_hz
 from recorded import PID, arm, batch, fault, hint, record, scan, scan_end
 
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
@@ -60,12 +61,12 @@ def test_pages_that_scans_pass_over_stay_unknown(observer: Observer) -> None:
     observer.take(batch(arm(100, 50, 1000), fault(110, 1001)), {})
     observer.leave_out(0, [(105, 120), (140, 160)])
     observer.take(batch(arm(100, 50, 2000)), {})
-    silent = np.isfinite(observer.table.silent_rate_hz(0, np.arange(100, 150), 3.0))
+    silent = np.isfinite(silent_rate_hz(observer.table, 0, np.arange(100, 150), 3.0))
     assert (np.flatnonzero(silent) + 100).tolist() == [*range(100, 105), *range(120, 140)]
     assert np.isnan(rates(observer, 3.0)[110])
     observer.leave_out(0, [])
     observer.take(batch(arm(100, 50, 4000)), {})
-    assert np.isfinite(observer.table.silent_rate_hz(0, np.arange(100, 150), 5.0)).all()
+    assert np.isfinite(silent_rate_hz(observer.table, 0, np.arange(100, 150), 5.0)).all()
 
 
 def test_a_page_armed_before_the_session_is_known_without_a_rate(observer: Observer) -> None:
