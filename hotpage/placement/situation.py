@@ -147,14 +147,13 @@ def _with_silent(snapshot: Snapshot, index: int, pid: int) -> Pages:
     known = Pages(rows.vpn, rows.rate_hz, rows.rate_short_hz, rows.relative_error).take(inside)
     if index not in snapshot.armed:
         return known
-    run = snapshot.run
     silent = silent_pages(
         snapshot.armed[index],
         spans,
         known.vpn,
         np.ones(known.vpn.size, np.int32),
         snapshot.time_s,
-        rate_hz=lambda silent_s: (run.prior_count / (run.prior_exposure_s + silent_s)).astype(np.float32),
+        rate_hz=lambda silent_s: snapshot.run.silent_rate_hz(silent_s).astype(np.float32),
     )
     order = np.argsort(np.concatenate((known.vpn, silent.vpn)), kind="stable")
     columns = ("vpn", "rate_hz", "rate_short_hz", "relative_error")

@@ -94,6 +94,6 @@ def _silence(
         record = snapshot.processes.get(process)
         until_s = snapshot.time_s if record is None or record.exited_s is None else record.exited_s
         watched_s = np.maximum(until_s - coverage.mean_first_s(*spans), 0.0)
-        rate_hz = snapshot.run.prior_count / (snapshot.run.prior_exposure_s + watched_s)
+        rate_hz = snapshot.run.silent_rate_hz(watched_s)
     unseen = np.maximum(resident - rows, 0) - silent
     return silent * PAGE_BYTES, rate_hz, unseen * PAGE_BYTES

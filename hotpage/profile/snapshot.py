@@ -53,6 +53,11 @@ class RunInfo:
         arms = self.armed or bool(self.numa_balancing)
         return "sample" in self.rungs or (arms and "hint" in self.rungs)
 
+    def silent_rate_hz(self, silent_s: Float64s) -> Float64s:
+        """The highest rate of pages that were armed and have stayed silent for so long; NaN stays NaN."""
+        rate_hz: Float64s = self.prior_count / (self.prior_exposure_s + silent_s)
+        return rate_hz
+
 
 @dataclass(frozen=True)
 class RunEnd:

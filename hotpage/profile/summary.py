@@ -302,10 +302,8 @@ def _mappings(snapshot: Snapshot, found: Attribution, threshold: Threshold) -> l
     rate = np.nan_to_num(pages.rate_hz.astype(np.float64))
     accesses = np.bincount(owner, weights=rate, minlength=count)
     uncertain = np.bincount(owner, weights=rate * np.nan_to_num(pages.relative_error), minlength=count)
-    # Armed so shortly ago that even a hot page could have stayed silent: nothing is known yet.
-    too_short = ~(found.silent_rate_hz < threshold.warm_hz) & (threshold.warm_hz > 0)
-    silent = np.where(too_short, 0.0, found.silent_bytes)
-    unseen = found.unseen_bytes + np.where(too_short, found.silent_bytes, 0.0)
+    silent = np.where(threshold.is_told_by(found.silent_rate_hz), found.silent_bytes, 0.0)
+    unseen = found.unseen_bytes + found.silent_bytes - silent
     by_owner = np.argsort(owner, kind="stable")
     bounds = np.concatenate(([0], np.cumsum(kinds.sum(axis=1))))
     result = []

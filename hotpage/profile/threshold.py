@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Float32s
+from hotpage.arrays import Bools, Float32s, Float64s
 from hotpage.heat.estimator import capacity_threshold, natural_threshold
 from hotpage.heat.histogram import RateHistogram
 from hotpage.profile.snapshot import NodeRecord
@@ -46,6 +46,15 @@ class Threshold:
         classes += rate_hz >= self.warm_hz
         classes += rate_hz >= self.hot_hz
         return classes
+
+    def is_told_by(self, silent_rate_hz: Float64s) -> Bools:
+        """Whether memory that stayed silent, and has such a rate at most, is known to be cold.
+
+        Not where it was armed so shortly ago that even a warm page could have stayed silent: nothing is known
+        of it yet.
+        """
+        is_told: Bools = (silent_rate_hz < self.warm_hz) | (self.warm_hz <= 0)
+        return is_told
 
 
 def choose_threshold(

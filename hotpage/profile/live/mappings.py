@@ -190,5 +190,5 @@ def silence(mappings: MappingTable, pages: LivePages, run: RunInfo, now_s: float
     silent = silent_counts(
         resident, whole_rows, table.end - table.start, armed, armed_rows.round().astype(np.int64)
     )
-    rate_hz = run.prior_count / (run.prior_exposure_s + np.maximum(now_s - first_s, 0.0))
+    rate_hz = run.silent_rate_hz(np.maximum(now_s - first_s, 0.0))
     return Silence(rows, silent, rate_hz, np.maximum(resident - whole_rows, 0) - silent)

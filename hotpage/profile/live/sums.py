@@ -102,9 +102,8 @@ def _surplus_by_bin(pages: LivePages, table: Table, found: Silence, counted: Cou
 
 
 def settle(found: Silence, threshold: Threshold) -> Settled:
-    """Armed so shortly ago that even a warm page could have stayed silent: nothing is known yet."""
-    is_known = found.silent_rate_hz < threshold.warm_hz
-    silent = np.where(is_known, found.silent_pages, 0.0)
+    """Tell silent memory that is known to be cold from that armed too shortly ago to know."""
+    silent = np.where(threshold.is_told_by(found.silent_rate_hz), found.silent_pages, 0.0)
     return Settled(found.rows, silent, found.unseen_pages + found.silent_pages - silent)
 
 
