@@ -9,13 +9,16 @@ on a node. Where all map the same that is exact, else it is too little, but neve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from hotpage.arrays import Bools, Float64s, Int64s
 from hotpage.heat.grouping import first_of_runs
 from hotpage.machine.vmas import Vma
 
+_T = TypeVar("_T", np.int64, np.float64)
 _POSITIVE = (1 << 63) - 1
 
 
@@ -45,9 +48,18 @@ class Repeated:
         """The same of sizes by class, the coldest first."""
         surplus = np.zeros(sizes.shape[1])
         used = np.flatnonzero(sizes.any(axis=0))[::-1]
-        upto: Float64s = np.cumsum(sizes[:, used], axis=1)
-        surplus[used] = np.diff(self.surplus(upto), prepend=0.0)
+        some: Float64s = sizes[:, used]
+        surplus[used] = some.sum(axis=0) - seen_by_class(some, self.first).sum(axis=0)
         return surplus
+
+
+def seen_by_class(sizes: npt.NDArray[_T], first: Int64s | list[int]) -> npt.NDArray[_T]:
+    """What there is of each memory, by class as the sizes of its mappings are, the hottest class first.
+
+    ``first``: of each memory, where its mappings begin.
+    """
+    upto: npt.NDArray[_T] = np.maximum.reduceat(np.cumsum(sizes, axis=1), first, axis=0)
+    return np.diff(upto, axis=1, prepend=0)
 
 
 def repeated(memory: Int64s, is_counted: Bools) -> Repeated:

@@ -16,7 +16,7 @@ from hotpage.heat.histogram import BIN_COUNT, RateHistogram, bin_edges_hz, rate_
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.attribution import Attribution, attribute
 from hotpage.profile.runs import PageRuns, join_neighbours
-from hotpage.profile.sharing import memory_of, repeated
+from hotpage.profile.sharing import memory_of, repeated, seen_by_class
 from hotpage.profile.snapshot import NodeRecord, ProcessRecord, Snapshot, VmaRecord
 from hotpage.profile.threshold import HeatClass, Threshold, choose_threshold
 
@@ -253,8 +253,8 @@ def _once(mappings: Sequence[MappingHeat]) -> list[MappingHeat]:
 
 def _seen_together(heats: Sequence[Heat]) -> Heat:
     """The heat of one piece of memory that several processes map (profile.sharing); accesses add up."""
-    upto = np.cumsum([(h.hot_bytes, h.warm_bytes, h.cold_bytes, h.unknown_bytes) for h in heats], axis=1)
-    hot, warm, cold, unknown = np.diff(upto.max(axis=0), prepend=0).tolist()
+    sizes = np.array([(h.hot_bytes, h.warm_bytes, h.cold_bytes, h.unknown_bytes) for h in heats], np.int64)
+    hot, warm, cold, unknown = seen_by_class(sizes, [0])[0].tolist()
     nodes = {node for heat in heats for node in heat.resident_bytes_by_node}
     return Heat(
         hot,
