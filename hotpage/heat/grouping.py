@@ -9,6 +9,7 @@ by CPU model (10 or 50 ns).
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,13 +27,14 @@ def to_ticks(time_s: float) -> int:
 
 @dataclass(frozen=True)
 class Horizon:
-    """One half-life, and the scale that makes its exposures fit a float16.
+    """One half-life, and the scale that makes its exposures fit a float16; ``name`` as in columns.py.
 
     A page's decayed exposure is below half_life_s/ln 2 (estimator), 2885 units of half_life_s/2000. float16
     ends at 65504, so that even twenty overlapping exposures of one page fit, and has full precision from 3e-8
     half-lives on: below EXPOSURE_FLOOR_S for half-lives up to 30 s.
     """
 
+    name: Literal["long", "short"]
     half_life_s: float
 
     @property

@@ -99,7 +99,7 @@ class PieceRates:
         sampled: Mapping[int, SampledPages],
     ) -> None:
         self.piece = piece
-        self._horizons = horizons
+        self._long, self._short = horizons
         self._now = np.uint32(to_ticks(now_s))
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self.last: Ticks = self.read("last")
@@ -136,7 +136,7 @@ class PieceRates:
         if sampled:
             self.is_sampled = np.isin(scatter.process, list(sampled))
             found = [
-                (low, sampled[owner].evidence(scatter.vpn[low:high], now_s, self._horizons))
+                (low, sampled[owner].evidence(scatter.vpn[low:high], now_s, (self._long, self._short)))
                 for owner, (low, high) in zip(owners, pairwise(bounds), strict=True)
                 if owner in sampled
             ]
@@ -166,17 +166,17 @@ class PieceRates:
 
     def long(self) -> Float32s:
         """Long-horizon rates in Hz, NaN where unknown."""
-        rate = self._rate(self._horizons[0], "long")
+        rate = self._rate(self._long)
         if (seen := self._samples) is not None:
-            hints = self._hint_accesses(self._horizons[0], "long")[seen.place]
+            hints = self._hint_accesses(self._long)[seen.place]
             rate[seen.place] = mixed_rate(rate[seen.place], hints, seen.samples, seen.exposure_s)
         return rate
 
     def short(self) -> Float32s:
         """Short-horizon rates in Hz, NaN where unknown."""
-        rate = self._rate(self._horizons[1], "short")
+        rate = self._rate(self._short)
         if (seen := self._samples) is not None:
-            hints = self._hint_accesses(self._horizons[1], "short")[seen.place]
+            hints = self._hint_accesses(self._short)[seen.place]
             alone = rate[seen.place]
             mixed = mixed_rate(alone, hints, seen.samples_short, seen.exposure_short_s)
             # Samples that this horizon has forgotten observe nothing, and pull no rate down.
@@ -186,7 +186,7 @@ class PieceRates:
 
     def accesses(self, short: bool = False) -> Float32s:
         """Accesses and samples that the rates of a horizon rest on, decayed to now."""
-        accesses = self._hint_accesses(self._horizons[short], "short" if short else "long")
+        accesses = self._hint_accesses(self._short if short else self._long)
         if (seen := self._samples) is not None:
             accesses[seen.place] += seen.samples_short if short else seen.samples
         return accesses
@@ -204,12 +204,12 @@ class PieceRates:
         rate[changed], accesses[changed] = short.take(changed), few.take(changed)
         return rate, accesses
 
-    def _hint_accesses(self, horizon: Horizon, name: str) -> Float32s:
-        return float32s(self.read(f"accesses_{name}")) * self._decay(horizon)
+    def _hint_accesses(self, horizon: Horizon) -> Float32s:
+        return float32s(self.read(f"accesses_{horizon.name}")) * self._decay(horizon)
 
-    def _rate(self, horizon: Horizon, name: str) -> Float32s:
-        accesses = float32s(self.read(f"accesses_{name}"))
-        exposure = widened(self.read(f"exposure_{name}"))
+    def _rate(self, horizon: Horizon) -> Float32s:
+        accesses = float32s(self.read(f"accesses_{horizon.name}"))
+        exposure = widened(self.read(f"exposure_{horizon.name}"))
         exposure *= np.float32(horizon.unit_s)
         if self._silence_s is None:
             rate = posterior_rate(accesses, exposure)

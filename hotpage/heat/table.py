@@ -108,7 +108,7 @@ class HeatTable:
         short_s, long_s = horizons_s
         if not 0 < short_s <= long_s:
             raise ValueError("horizons are two half-lives in seconds, 0 < short <= long")
-        self._horizons = (Horizon(long_s), Horizon(short_s))
+        self._horizons = (Horizon("long", long_s), Horizon("short", short_s))
         self._keys = PageKeys()
         self._dense = DenseChunks()
         self._sparse = SparsePages()
