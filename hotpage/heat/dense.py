@@ -7,9 +7,8 @@ columns grow by 1/16 at a time, so that the spare room stays below one byte per 
 
 import numpy as np
 
-from hotpage.arrays import Bools, Int64s
+from hotpage.arrays import Bools, Int64s, first_of_runs
 from hotpage.heat.columns import PageColumns
-from hotpage.heat.grouping import first_of_runs
 
 CHUNK_BITS = 9
 CHUNK_PAGES = 1 << CHUNK_BITS

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from hotpage.arrays import Bools, Float32s, Int32s, Int64s, Ticks
+from hotpage.arrays import Bools, Float32s, Int64s, Ticks, first_of_runs
 from hotpage.heat.estimator import accrued_exposure
 
 TICKS_PER_S = 1024
@@ -74,14 +74,6 @@ class PageSums:
             (self.accesses[0][keep], self.accesses[1][keep]),
             (self.exposure[0][keep], self.exposure[1][keep]),
         )
-
-
-def first_of_runs(values: Int32s | Int64s) -> Int64s:
-    """Where each run of equal neighbours begins."""
-    is_first = np.empty(len(values), bool)
-    is_first[:1] = True
-    np.not_equal(values[1:], values[:-1], out=is_first[1:])
-    return np.flatnonzero(is_first)
 
 
 def sort_order(key: Int64s) -> Int64s:

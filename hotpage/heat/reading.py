@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float32s, Int32s, Int64s, Ticks
+from hotpage.arrays import Bools, Float32s, Int32s, Int64s, Ticks, first_of_runs
 from hotpage.heat.arming import ArmedPages, silence_of_many
 from hotpage.heat.columns import PageColumns, float32s
 from hotpage.heat.dense import CHUNK_BITS, CHUNK_PAGES, DenseChunks
 from hotpage.heat.estimator import OBSERVED_SAMPLES, contradicts, mixed_rate, posterior_rate
-from hotpage.heat.grouping import Horizon, first_of_runs, to_ticks
+from hotpage.heat.grouping import Horizon, to_ticks
 from hotpage.heat.halves import widened
 from hotpage.heat.keys import SPACE_BITS, PageKeys
 from hotpage.heat.sampling import Evidence, SampledPages

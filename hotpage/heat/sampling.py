@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Bools, Float32s, Int64s, Ticks
+from hotpage.arrays import Bools, Float32s, Int64s, Ticks, find, first_of_runs
 from hotpage.heat.columns import interleave
 from hotpage.heat.estimator import OBSERVED_SAMPLES, effective_samples
-from hotpage.heat.grouping import TICKS_PER_S, Horizon, first_of_runs, sort_order, to_ticks
+from hotpage.heat.grouping import TICKS_PER_S, Horizon, sort_order, to_ticks
 
 _FRESH_MIN = 4096
 _FRESH_SHARE = 8
@@ -54,10 +54,7 @@ class _Samples:
 
     def locate(self, vpn: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of pages; a position not found is undefined."""
-        if not self.vpn.size:
-            return np.zeros(vpn.size, dtype=np.int64), np.zeros(vpn.size, dtype=np.bool_)
-        place = np.minimum(np.searchsorted(self.vpn, vpn), self.vpn.size - 1)
-        return place, self.vpn.take(place) == vpn
+        return find(self.vpn, vpn)
 
     def fold(self, place: Int64s, new: "_Samples", horizons: tuple[Horizon, Horizon]) -> None:
         """Add a batch's sums to the pages at ``place`` (unique)."""
@@ -110,10 +107,7 @@ class Evidence:
 
     def among(self, place: Int64s) -> "Evidence | None":
         """That of the pages at ``place`` (ascending) of those asked for; None if there is none."""
-        if not place.size:
-            return None
-        new = np.minimum(np.searchsorted(place, self.place), place.size - 1)
-        kept = place.take(new) == self.place
+        new, kept = find(place, self.place)
         names = ("samples", "samples_short", "exposure_s", "exposure_short_s")
         columns = (getattr(self, name)[kept] for name in names)
         return Evidence(new[kept], *columns) if kept.any() else None

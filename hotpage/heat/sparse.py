@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hotpage.arrays import Bools, Int64s
+from hotpage.arrays import Bools, Int64s, find, first_of_runs
 from hotpage.heat.columns import PageColumns, interleave
 from hotpage.heat.dense import CHUNK_BITS
-from hotpage.heat.grouping import first_of_runs
 
 CROWDED_PAGES = 192
 """Pages from which a chunk is better off dense: 15 * 512 bytes over 192 pages is 40 bytes a page."""
 ROW_BITS = 9
 _FRESH_MIN = 16384
 _FRESH_SHARE = 8
+
+
+def crowded_chunks(key: Int64s) -> Int64s:
+    """Chunks of which ascending page keys hold enough pages to be dense."""
+    chunk = key >> CHUNK_BITS
+    first = first_of_runs(chunk)
+    return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
 
 
 @dataclass(slots=True)
@@ -36,11 +42,7 @@ class SortedPages:
 
     def locate(self, key: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of ascending keys; a position not found is undefined."""
-        if not self.key.size:
-            return np.zeros(key.size, dtype=np.int64), np.zeros(key.size, dtype=np.bool_)
-        place = np.searchsorted(self.key, key)
-        np.minimum(place, self.key.size - 1, out=place)
-        return place, self.key.take(place) == key
+        return find(self.key, key)
 
     def insert(self, key: Int64s, columns: PageColumns) -> None:
         """Add pages (ascending, none of them present)."""
@@ -95,17 +97,13 @@ class SparsePages:
         """Merge the fresh part into the settled one; the chunks that are crowded now, ascending."""
         self.settled.insert(self.fresh.key, self.fresh.columns)
         self.fresh = SortedPages()
-        chunk = self.settled.key >> CHUNK_BITS
-        first = first_of_runs(chunk)
-        return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]
+        return crowded_chunks(self.settled.key)
 
     def extract(self, chunks: Int64s) -> list[SortedPages]:
         """Take all pages of the given chunks (ascending) out, as one set per part."""
         taken = []
         for part in self.parts:
-            chunk = part.key >> CHUNK_BITS
-            place = np.minimum(np.searchsorted(chunks, chunk), chunks.size - 1)
-            leaving = chunks.take(place) == chunk
+            _, leaving = find(chunks, part.key >> CHUNK_BITS)
             if leaving.any():
                 taken.append(SortedPages(part.key[leaving], part.columns.take(leaving)))
                 part.keep(~leaving)

@@ -53,7 +53,7 @@ from hotpage.heat.reading import (
 from hotpage.heat.results import ArmedRanges, Changes, Rates
 from hotpage.heat.sampling import SampledPages
 from hotpage.heat.sampling import sum_by_page as sum_samples
-from hotpage.heat.sparse import CROWDED_PAGES, ROW_BITS, SparsePages
+from hotpage.heat.sparse import ROW_BITS, SparsePages, crowded_chunks
 from hotpage.heat.written import PageLog
 
 EVENTS_AT_ONCE = 1 << 19
@@ -359,7 +359,7 @@ class HeatTable:
         if is_dense.all():
             self._dense.pages += update(self._dense.columns, position, sums)
             return
-        crowded = _crowded_chunks(sums.key[~is_dense])
+        crowded = crowded_chunks(sums.key[~is_dense])
         if crowded.size:
             self._promote(crowded)
             position, is_dense = self._dense.locate(sums.key)
@@ -448,10 +448,3 @@ def _by_process_and_page(process: Int32s, vpn: Int64s) -> Int64s:
     if int(process.max()) >> (63 - bits):
         return np.lexsort((vpn, process))
     return np.argsort(process.astype(np.int64) << bits | vpn, kind="stable")
-
-
-def _crowded_chunks(key: Int64s) -> Int64s:
-    """Chunks of which ascending page keys hold enough pages to be dense."""
-    chunk = key >> CHUNK_BITS
-    first = np.flatnonzero(np.diff(chunk, prepend=-1))
-    return chunk[first[np.diff(first, append=chunk.size) >= CROWDED_PAGES]]

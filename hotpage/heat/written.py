@@ -3,8 +3,7 @@
 
 import numpy as np
 
-from hotpage.arrays import Int64s
-from hotpage.heat.grouping import first_of_runs
+from hotpage.arrays import Int64s, first_of_runs
 
 
 class PageLog:

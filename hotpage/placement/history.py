@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float64s, Int32s, Int64s
+from hotpage.arrays import Bools, Float64s, Int32s, Int64s, find
 
 _VPN_BITS = 45  # 57-bit addresses in 4 KiB pages
 MOST_PROCESSES = 1 << (63 - _VPN_BITS)
@@ -51,14 +51,14 @@ class History:
 
     def moved_lately(self, keys: Int64s, now_s: float, within_s: Float64s | float = BOUNCE_S) -> Bools:
         """Whether each page was moved less than ``within_s`` ago, of one or of each; at most ``BOUNCE_S``."""
-        place, found = _find(self.moved, keys)
+        place, found = find(self.moved, keys)
         since_s = now_s - np.minimum(within_s, BOUNCE_S)
         found[found] = self.moved_s[place[found]] > np.broadcast_to(since_s, found.shape)[found]
         return found
 
     def is_waiting(self, keys: Int64s, now_s: float) -> Bools:
         """Whether each page failed to move and is to be left alone for a while longer."""
-        place, found = _find(self.failed, keys)
+        place, found = find(self.failed, keys)
         found[found] = self.failed_until_s[place[found]] > now_s
         return found
 
@@ -72,7 +72,7 @@ class History:
 
         A page that fails again waits twice as long, from ``FIRST_WAIT_S`` up to ``LONGEST_WAIT_S``.
         """
-        place, again = _find(self.failed, failed)
+        place, again = find(self.failed, failed)
         wait_s = np.full(failed.size, FIRST_WAIT_S)
         wait_s[again] = np.minimum(2 * self.wait_s[place[again]], LONGEST_WAIT_S)
         settled = np.concatenate((moved, failed))
@@ -87,14 +87,6 @@ class History:
             (failed, now_s + wait_s, wait_s),
         )
         return History(moved_key, moved_s, failed_key, until_s, wait_s)
-
-
-def _find(known: Int64s, keys: Int64s) -> tuple[Int64s, Bools]:
-    """The place of each key in ``known``, and whether it is there."""
-    if not known.size:
-        return np.zeros(keys.size, np.int64), np.zeros(keys.size, np.bool_)
-    place = np.minimum(np.searchsorted(known, keys), known.size - 1)
-    return place, known[place] == keys
 
 
 def _merged(*parts: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:

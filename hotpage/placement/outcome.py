@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from hotpage.arrays import Int64s, Uint8s
+from hotpage.arrays import Int64s, Uint8s, offsets
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.plan import Move
 
@@ -87,8 +87,7 @@ class MoveOutcome:
 
     def vpns(self, kinds: frozenset[Result]) -> Int64s:
         """First pages of the folios whose first page has one of these results."""
-        first = np.cumsum(self.move.pages, dtype=np.int64) - self.move.pages
-        return self.move.vpn[np.isin(self.results[first], list(kinds))]
+        return self.move.vpn[np.isin(self.results[offsets(self.move.pages)], list(kinds))]
 
     def to_wait(self) -> Int64s:
         """First pages of the folios that are to be left alone for a while (history.py).

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hotpage.arrays import Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s
+from hotpage.arrays import Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s, aranges
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.history import History
 
@@ -232,10 +232,7 @@ class Move:
         """Each base page of all its folios, in order."""
         if (self.pages == 1).all():
             return self.vpn
-        ends = np.cumsum(self.pages, dtype=np.int64)
-        starts = self.vpn - (ends - self.pages)
-        every: Int64s = np.repeat(starts, self.pages) + np.arange(int(ends[-1]) if ends.size else 0)
-        return every
+        return aranges(self.vpn, self.pages)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hotpage.arrays import Float32s
+from hotpage.arrays import Float32s, offsets
 from hotpage.errors import ProfileError
 from hotpage.heat.estimator import HEADROOM_SHARE
 from hotpage.machine.folios import HUGE_PAGES, PAGE_BYTES, huge_blocks
@@ -171,7 +171,7 @@ def fold(index: int, pid: int, pages: Pages, node: np.ndarray[tuple[int], np.dty
     in_huge = np.repeat(is_huge, counts)
     single = ~in_huge
     first, counts, blocks = first[is_huge], counts[is_huge], blocks[is_huge]
-    starts = np.cumsum(counts) - counts  # among the rows in huge pages
+    starts = offsets(counts)  # among the rows in huge pages
 
     def mean(values: Float32s) -> Float32s:
         inside = values[in_huge]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hotpage.arrays import Float64s, Int32s, Int64s
+from hotpage.arrays import Float64s, Int32s, Int64s, aranges
 from hotpage.heat.results import Changes
 from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import ClearedRange, PageTable
@@ -44,14 +44,12 @@ class PageFold:
     def add_runs(self, runs: PageRuns, time_s: Float64s) -> None:
         """Add runs of pages, each with its own time."""
         pages = runs.pages
-        total = int(pages.sum())
-        if total == len(pages):
+        if (pages == 1).all():
             vpn = runs.start_vpn
             row: slice | Int64s = slice(None)
         else:
+            vpn = aranges(runs.start_vpn, pages)
             row = np.repeat(np.arange(len(pages)), pages)
-            within = np.arange(total) - np.repeat(np.cumsum(pages, dtype=np.int64) - pages, pages)
-            vpn = runs.start_vpn[row] + within
         self._add(
             PageTable(
                 runs.process[row],

@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float64s, Int64s
-from hotpage.heat.grouping import first_of_runs
+from hotpage.arrays import Bools, Float64s, Int64s, first_of_runs
 from hotpage.machine.vmas import Vma
 
 _T = TypeVar("_T", np.int64, np.float64)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hotpage.arrays import aranges
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
@@ -194,9 +195,8 @@ class Observer:
         if (pages == 1).all():
             return changes
         row = np.repeat(np.arange(len(changes)), pages)
-        step = np.arange(len(row)) - np.repeat(np.cumsum(pages) - pages, pages)
         share = pages[row].astype(np.float32)
-        vpn = changes.vpn[row] + step
+        vpn = aranges(changes.vpn, pages)
         order = np.lexsort((vpn, changes.process[row]))
         row, share, vpn = row[order], share[order], vpn[order]
         return Changes(

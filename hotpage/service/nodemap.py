@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Int16s, Int64s
-from hotpage.heat.grouping import first_of_runs
+from hotpage.arrays import Int16s, Int64s, find, first_of_runs
 from hotpage.placement.plan import ABSENT
 from hotpage.placement.ranking import SMALL_CHUNK, chunks
 
@@ -55,7 +54,7 @@ class NodeMap:
 
     def put(self, vpn: Int64s, node: int) -> None:
         """These pages are there now."""
-        row, found = self._rows(vpn)
+        row, found = find(self._chunk, vpn >> _BITS)
         self._node[row[found], vpn[found] & (_PAGES - 1)] = node
 
     def doubt(self, vpn: Int64s) -> None:
@@ -70,14 +69,6 @@ class NodeMap:
         if self._turn >= 1.0:
             self._turn = 0.0
 
-    def _rows(self, vpn: Int64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
-        chunk = vpn >> _BITS
-        row = np.searchsorted(self._chunk, chunk)
-        found = np.zeros(vpn.size, np.bool_)
-        inside = row < self._chunk.size
-        found[inside] = self._chunk[row[inside]] == chunk[inside]
-        return row, found
-
     def _cover(self, vpn: Int64s) -> None:
         parts = [vpn[part] >> _BITS for part in chunks(vpn.size, SMALL_CHUNK)]
         parts = [chunk[first_of_runs(chunk)] for chunk in parts]
@@ -86,6 +77,6 @@ class NodeMap:
         if np.array_equal(wanted, self._chunk):
             return
         node = np.full((wanted.size, _PAGES), _UNASKED, np.int8)
-        row, found = self._rows(wanted << _BITS)
+        row, found = find(self._chunk, wanted)
         node[found] = self._node[row[found]]
         self._chunk, self._node = wanted, node

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Int64s, Uint8s
+from hotpage.arrays import Int64s, Uint8s, aranges, offsets
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.identity import ProcessHandle
 from hotpage.machine.numa import MPOL_MF_MOVE, MovePages, Statuses, measure_call_s
@@ -83,7 +83,7 @@ class _Work:
         self.largest_bytes = int(move.pages.max(initial=1)) * PAGE_BYTES
         self.first = self.pending = np.arange(move.vpn.size)
         if not self.is_single:
-            self.first = np.cumsum(move.pages, dtype=np.int64) - move.pages
+            self.first = offsets(move.pages)
             # Base pages first: huge pages take another batch size.
             self.pending = np.argsort(move.pages > 1, kind="stable")
 
@@ -91,9 +91,7 @@ class _Work:
         """Places in ``vpn`` of all pages of some folios."""
         if self.is_single:
             return folios
-        pages = self.move.pages.take(folios)
-        ends = np.cumsum(pages, dtype=np.int64)
-        return np.repeat(self.first.take(folios) - (ends - pages), pages) + np.arange(int(pages.sum()))
+        return aranges(self.first.take(folios), self.move.pages.take(folios))
 
     def first_of(self, folios: Int64s, most_bytes: float) -> Int64s:
         """The first of some folios that are no more than so many bytes."""
@@ -369,7 +367,7 @@ class MovePagesMover:
         self._note_moved(work, there, cgroup)
         if there.size == places.size:
             return folios[:0]
-        heads = now[np.cumsum(move.pages[folios], dtype=np.int64) - move.pages[folios]]
+        heads = now[offsets(move.pages[folios])]
         rest = heads != move.target
         # One that is just ending, without memory already, is EINVAL to the kernel.
         result = _OF_CALL.get(-returned, Result.REFUSED) if is_same else Result.GONE

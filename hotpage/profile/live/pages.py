@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
-from hotpage.heat.grouping import first_of_runs
+from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s, aranges, first_of_runs
 from hotpage.heat.halves import narrowed, widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 
@@ -176,9 +175,8 @@ class LivePages:
         count = np.zeros((len(start), BIN_COUNT + 1))
         low = np.searchsorted(self._directory, start >> _BLOCK_BITS)
         blocks = np.searchsorted(self._directory, (end - 1) >> _BLOCK_BITS, side="right") - low
-        before = np.cumsum(blocks) - blocks
         owner = np.repeat(np.arange(len(start)), blocks)
-        place = np.arange(len(owner)) + (low - before)[owner]
+        place = aranges(low, blocks)
         bins = self._bins.reshape(-1, _BLOCK)
         for first in range(0, len(owner), _AT_ONCE):
             part, of = place[first : first + _AT_ONCE], owner[first : first + _AT_ONCE]

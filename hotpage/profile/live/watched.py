@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hotpage.arrays import Int32s, Int64s
+from hotpage.arrays import Int32s, Int64s, first_of_runs
 from hotpage.errors import ProfileError
-from hotpage.heat.grouping import first_of_runs
 from hotpage.heat.results import Changes
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.profile.live.fromnow import RecordingFromNow
