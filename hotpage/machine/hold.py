@@ -13,7 +13,6 @@ import selectors
 import socket
 import subprocess
 import sys
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +46,6 @@ class MmHolder:
 
     def __init__(self) -> None:
         self._held: set[int] = set()
-        self._reports: deque[HoldEvent] = deque()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         with theirs:

@@ -21,7 +21,6 @@ from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.proc import PROC, read_lines
 
 MPOL_MF_MOVE: Final = 2
-MPOL_MF_MOVE_ALL: Final = 4
 
 # Of asm/unistd.h; riscv64 uses the generic table as arm64 does.
 _MOVE_PAGES_NUMBER: Final = {"x86_64": 279, "aarch64": 239, "riscv64": 239}

@@ -90,7 +90,6 @@ class Progress:
     """Whether pages are armed at the moment: not while the budget forbids it."""
     tracked_pages: int = 0
     first_event_s: float | None = None
-    rss_before_events_bytes: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -164,7 +163,6 @@ class Session:
         on_progress: Callable[[Progress], None],
     ) -> RunEnd:
         """The loop; see Recorder.run."""
-        self._progress.rss_before_events_bytes = resident_bytes()
         self._processes.aim()
         self._progress.start_up_cpu_s = time.process_time()
         self._steered = replace(self._progress)

@@ -35,7 +35,6 @@ class ServiceMetrics(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._heat: dict[int, TierHeat] = {}
-        self._step: Step | None = None
 
     def note(self, step: Step) -> dict[int, TierHeat]:
         """Take a round; what it comes to."""

@@ -12,8 +12,6 @@ from hotpage.placement.plan import Aim, Plan, Situation
 
 Policy = Callable[[Situation, Aim], Plan]
 
-DEFAULT = "fit"
-
 
 def names() -> list[str]:
     """The policies that there are."""
