@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The array types that are passed around (of one dimension, unless said otherwise) and steps numpy lacks."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import Field, fields, replace
+from typing import Any, ClassVar, Self
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +20,41 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 Ticks = npt.NDArray[np.uint32]
 """Times in 1/1024 s since the session's start, plus one: 0 means "never"."""
+
+
+class Columns:
+    """A dataclass of arrays of one length: what stands at a place of one belongs to that of the others."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(column.nbytes for column in self.columns())
+
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of them, in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def take(self, which: slice | Bools | Int64s) -> Self:
+        """The rows at some places, or of a mask; copied, but for a slice."""
+        if isinstance(which, np.ndarray) and which.dtype != np.bool_:  # take is faster than an index
+            return self.with_columns(column.take(which) for column in self.columns())
+        return self.with_columns(column[which] for column in self.columns())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """One after the other; at least one."""
+        by_column = zip(*(part.columns() for part in parts), strict=True)
+        return parts[0].with_columns(np.concatenate(column) for column in by_column)
+
+    def with_columns(self, columns: Iterable[npt.NDArray[Any]]) -> Self:
+        """These in place of its columns, in the order of the fields."""
+        return replace(self, **dict(zip((field.name for field in fields(self)), columns, strict=True)))
 
 
 def find(known: Int64s, wanted: Int64s) -> tuple[Int64s, Bools]:

@@ -120,7 +120,7 @@ def _judge(
 ) -> Verdict:
     snapshot = summary.snapshot
     first = workload.base >> 12
-    pages = snapshot.pages.rows((snapshot.pages.vpn >= first) & (snapshot.pages.vpn < first + workload.pages))
+    pages = snapshot.pages.take((snapshot.pages.vpn >= first) & (snapshot.pages.vpn < first + workload.pages))
     called_hot = summary.threshold.classes(pages.rate_hz) == HeatClass.HOT
     is_hot = np.isin(pages.vpn, workload.hot_vpns)
     right = int((called_hot & is_hot).sum())

@@ -13,14 +13,13 @@ used. The other way, counts scaled by 2^(t/τ) against a moving origin, saves th
 for its range, 21 bytes a page, a rescaling pass, and still ``last`` for the exposure since.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float16s, Float32s, Int64s, Ticks, Uint8s
+from hotpage.arrays import Bools, Columns, Float16s, Float32s, Int64s, Ticks, Uint8s
 from hotpage.heat.estimator import ALPHA, BETA_S, EXPOSURE_FLOOR_S
 from hotpage.heat.grouping import Horizon, PageSums
 from hotpage.heat.halves import narrowed, widened
@@ -29,7 +28,7 @@ Index = Int64s | Bools | slice
 
 
 @dataclass(slots=True)
-class PageColumns:
+class PageColumns(Columns):
     """State of pages by position; which page a position belongs to is the owner's knowledge."""
 
     accesses_long: Float32s
@@ -63,26 +62,14 @@ class PageColumns:
             np.zeros(sums.key.size, dtype=np.uint8),
         )
 
-    def __len__(self) -> int:
-        return self.last.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all columns."""
-        return sum(column.nbytes for column in self._columns())
-
-    def take(self, index: Index) -> "PageColumns":
-        """The state at ``index``, copied (a view for a slice)."""
-        return PageColumns(*(column[index] for column in self._columns()))
-
     def put(self, index: Index, state: "PageColumns") -> None:
         """Overwrite the state at ``index``."""
-        for column, values in zip(self._columns(), state._columns(), strict=True):
+        for column, values in zip(self.columns(), state.columns(), strict=True):
             column[index] = values
 
     def clear(self, index: Index) -> None:
         """Make the positions at ``index`` pageless."""
-        for column in self._columns():
+        for column in self.columns():
             column[index] = 0
 
     def resized(self, count: int) -> None:
@@ -163,9 +150,6 @@ class PageColumns:
             exposure_column[index] = narrowed(left_s / np.float32(horizon.unit_s))
         self.last[index] = newest
         return int(last.size - np.count_nonzero(last))
-
-    def _columns(self) -> Iterator[npt.NDArray[Any]]:
-        return (getattr(self, field.name) for field in fields(self))
 
 
 def float32s(values: Float16s | Float32s) -> Float32s:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -135,12 +135,14 @@ class PieceRates:
         self._silence_s = silence_of_many(silent, bounds, scatter.vpn, self.last, now_s)
         if sampled:
             self.is_sampled = np.isin(scatter.process, list(sampled))
+            horizons = self._long, self._short
             found = [
-                (low, sampled[owner].evidence(scatter.vpn[low:high], now_s, (self._long, self._short)))
+                replace(one, place=low + one.place)
                 for owner, (low, high) in zip(owners, pairwise(bounds), strict=True)
                 if owner in sampled
+                and (one := sampled[owner].evidence(scatter.vpn[low:high], now_s, horizons)) is not None
             ]
-            self._samples = Evidence.joined([(low, one) for low, one in found if one is not None])
+            self._samples = Evidence.joined(found) if found else None
 
     def some(self, place: Int64s, pages: Scatter) -> "PieceRates":
         """Those of ``pages``, which are at ``place`` (ascending); what has been looked up serves again."""

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a heat table answers: immutable sets of parallel arrays, one entry per page or range."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hotpage.arrays import Float32s, Float64s, Int32s, Int64s
+from hotpage.arrays import Columns, Float32s, Float64s, Int32s, Int64s
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Columns):
     """Every tracked page of one process, ascending by ``vpn``.
 
     Rates are accesses per second over the long and the short horizon, NaN where neither accesses nor exposure
@@ -22,12 +21,9 @@ class Rates:
     rate_short_hz: Float32s
     relative_error: Float32s
 
-    def __len__(self) -> int:
-        return self.vpn.size
-
 
 @dataclass(frozen=True)
-class Folios:
+class Folios(Columns):
     """What is tracked of one process as the kernel maps it, ascending by ``vpn``, the first page of each.
 
     ``pages``: base pages that move as one. Rates are of one base page: a huge page's accesses are shared out
@@ -40,12 +36,9 @@ class Folios:
     rate_short_hz: Float32s
     relative_error: Float32s
 
-    def __len__(self) -> int:
-        return self.vpn.size
-
 
 @dataclass(frozen=True)
-class Changes:
+class Changes(Columns):
     """Pages whose rate moved by half an octave or more since they were last taken, or that began or ceased to
     warm up, by (process, vpn).
     """
@@ -56,21 +49,6 @@ class Changes:
     rate_short_hz: Float32s
     relative_error: Float32s
 
-    def __len__(self) -> int:
-        return self.vpn.size
-
-    def take(self, place: Int64s) -> "Changes":
-        """The rows at ``place``."""
-        return Changes(*(getattr(self, one.name).take(place) for one in fields(self)))
-
-    @staticmethod
-    def joined(parts: Sequence["Changes"]) -> "Changes":
-        """One after the other."""
-        parts = [Changes.none(), *parts]
-        return Changes(
-            *(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Changes))
-        )
-
     @staticmethod
     def none() -> "Changes":
         """No pages."""
@@ -79,7 +57,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Latencies:
+class Latencies(Columns):
     """Accesses in order of time, and how long after arming they came."""
 
     process: Int32s
@@ -88,7 +66,7 @@ class Latencies:
 
 
 @dataclass(frozen=True)
-class ArmedRanges:
+class ArmedRanges(Columns):
     """Disjoint page ranges [start_vpn, end_vpn) that were armed, ascending.
 
     ``first_s`` and ``last_s`` are the first and the latest arm time in session seconds, ``passes`` counts
@@ -101,16 +79,11 @@ class ArmedRanges:
     last_s: Float64s
     passes: Int32s
 
-    def __len__(self) -> int:
-        return self.start_vpn.size
-
     def within(self, start_vpn: int, end_vpn: int) -> "ArmedRanges":
         """What of them lies in [start_vpn, end_vpn)."""
-        some = (self.start_vpn < end_vpn) & (self.end_vpn > start_vpn)
-        return ArmedRanges(
-            np.maximum(self.start_vpn[some], start_vpn),
-            np.minimum(self.end_vpn[some], end_vpn),
-            self.first_s[some],
-            self.last_s[some],
-            self.passes[some],
+        some = self.take((self.start_vpn < end_vpn) & (self.end_vpn > start_vpn))
+        return replace(
+            some,
+            start_vpn=np.maximum(some.start_vpn, start_vpn),
+            end_vpn=np.minimum(some.end_vpn, end_vpn),
         )

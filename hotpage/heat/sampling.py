@@ -12,12 +12,11 @@
 As in columns.py sums stay as they were at the last sample, and are decayed when they are used.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hotpage.arrays import Bools, Float32s, Int64s, Ticks, find, first_of_runs
+from hotpage.arrays import Bools, Columns, Float32s, Int64s, Ticks, find, first_of_runs
 from hotpage.heat.columns import interleave
 from hotpage.heat.estimator import OBSERVED_SAMPLES, effective_samples
 from hotpage.heat.grouping import TICKS_PER_S, Horizon, sort_order, to_ticks
@@ -27,7 +26,7 @@ _FRESH_SHARE = 8
 
 
 @dataclass(slots=True)
-class _Samples:
+class _Samples(Columns):
     """Parallel arrays, ascending by page; sums as of ``last``."""
 
     vpn: Int64s
@@ -40,17 +39,6 @@ class _Samples:
     def none(cls) -> "_Samples":
         f32 = np.empty(0, dtype=np.float32)
         return cls(np.empty(0, dtype=np.int64), f32, f32, f32, np.empty(0, dtype=np.uint32))
-
-    @property
-    def nbytes(self) -> int:
-        return (
-            self.vpn.nbytes + self.weight.nbytes + self.squares.nbytes + self.short.nbytes + self.last.nbytes
-        )
-
-    def take(self, index: Int64s | Bools) -> "_Samples":
-        return _Samples(
-            self.vpn[index], self.weight[index], self.squares[index], self.short[index], self.last[index]
-        )
 
     def locate(self, vpn: Int64s) -> tuple[Int64s, Bools]:
         """(position, found) of pages; a position not found is undefined."""
@@ -73,17 +61,12 @@ class _Samples:
         place = np.searchsorted(self.vpn, others.vpn) + np.arange(others.vpn.size)
         is_old = np.ones(self.vpn.size + place.size, dtype=np.bool_)
         is_old[place] = False
-        return _Samples(
-            interleave(self.vpn, others.vpn, place, is_old),
-            interleave(self.weight, others.weight, place, is_old),
-            interleave(self.squares, others.squares, place, is_old),
-            interleave(self.short, others.short, place, is_old),
-            interleave(self.last, others.last, place, is_old),
-        )
+        both = zip(self.columns(), others.columns(), strict=True)
+        return self.with_columns(interleave(old, new, place, is_old) for old, new in both)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Columns):
     """What samples say now of some of the pages asked for, those that they still observe.
 
     ``place`` are their positions among those asked for; the rest is parallel to it: the samples left on each
@@ -96,21 +79,10 @@ class Evidence:
     exposure_s: Float32s
     exposure_short_s: Float32s
 
-    @classmethod
-    def joined(cls, parts: Sequence[tuple[int, "Evidence"]]) -> "Evidence | None":
-        """That of pages of several processes, one after the other: each with the place of its first page."""
-        if not parts:
-            return None
-        place = np.concatenate([low + part.place for low, part in parts])
-        names = ("samples", "samples_short", "exposure_s", "exposure_short_s")
-        return cls(place, *(np.concatenate([getattr(part, name) for _, part in parts]) for name in names))
-
     def among(self, place: Int64s) -> "Evidence | None":
         """That of the pages at ``place`` (ascending) of those asked for; None if there is none."""
         new, kept = find(place, self.place)
-        names = ("samples", "samples_short", "exposure_s", "exposure_short_s")
-        columns = (getattr(self, name)[kept] for name in names)
-        return Evidence(new[kept], *columns) if kept.any() else None
+        return replace(self, place=new).take(kept) if kept.any() else None
 
 
 def sum_by_page(vpn: Int64s, tick: Ticks, weight: Float32s, horizons: tuple[Horizon, Horizon]) -> _Samples:
@@ -177,22 +149,14 @@ class SampledPages:
         if not parts:
             return None
         place = np.concatenate(places)
-        weight, squares, weight_short, last = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("weight", "squares", "short", "last")
-        )
-        age = np.maximum(np.uint32(to_ticks(now_s)), last) - last
-        samples = effective_samples(weight, squares) * horizons[0].decay(age)
-        mean_weight = squares / weight
-        samples_short = weight_short / mean_weight * horizons[1].decay(age)
+        known = _Samples.joined(parts)
+        age = np.maximum(np.uint32(to_ticks(now_s)), known.last) - known.last
+        samples = effective_samples(known.weight, known.squares) * horizons[0].decay(age)
+        mean_weight = known.squares / known.weight
+        samples_short = known.short / mean_weight * horizons[1].decay(age)
         watched_s = max(now_s - self._since_s, 1 / TICKS_PER_S)
         seen = samples >= np.float32(OBSERVED_SAMPLES)
         if not seen.any():
             return None
-        return Evidence(
-            place[seen],
-            samples[seen],
-            samples_short[seen],
-            (np.float32(horizons[0].window_s(watched_s)) / mean_weight)[seen],
-            (np.float32(horizons[1].window_s(watched_s)) / mean_weight)[seen],
-        )
+        exposures_s = (np.float32(horizon.window_s(watched_s)) / mean_weight for horizon in horizons)
+        return Evidence(place, samples, samples_short, *exposures_s).take(seen)

@@ -326,7 +326,7 @@ class HeatTable:
             codes[is_warming] |= _WARMING_BIT
             pages.home.reported[pages.position] = codes
             found.append(Changes(pages.process, pages.vpn, rate, short, relative_error(some.accesses())))
-        changes = Changes.joined(found)
+        changes = Changes.joined([Changes.none(), *found])
         return changes.take(_by_process_and_page(changes.process, changes.vpn))
 
     def histogram(self, now_s: float) -> RateHistogram:

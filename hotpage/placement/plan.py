@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hotpage.arrays import Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s, aranges
+from hotpage.arrays import Columns, Float32s, Float64s, Int16s, Int32s, Int64s, Uint8s, Uint32s, aranges
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.history import History
 
@@ -23,7 +23,7 @@ ABSENT = -1
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Columns):
     """The pages to decide about, ascending by (process, vpn).
 
     ``pages``: base pages of the folio that begins at ``vpn``. ``node``: where it is, or ``ABSENT``. Rates are
@@ -37,9 +37,6 @@ class Candidates:
     rate_hz: Float32s
     rate_short_hz: Float32s
     relative_error: Float32s
-
-    def __len__(self) -> int:
-        return len(self.vpn)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
+from hotpage.arrays import Bools, Columns, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.estimator import silent_rate
 from hotpage.heat.results import ArmedRanges
 from hotpage.placement.ranking import SMALL_CHUNK
@@ -19,17 +19,13 @@ SILENT_ERROR = 2**0.5
 
 
 @dataclass(frozen=True)
-class Pages:
+class Pages(Columns):
     """Some pages of one process."""
 
     vpn: Int64s
     rate_hz: Float32s
     rate_short_hz: Float32s
     relative_error: Float32s
-
-    def take(self, mask: Bools) -> Pages:
-        """Those of the mask."""
-        return Pages(self.vpn[mask], self.rate_hz[mask], self.rate_short_hz[mask], self.relative_error[mask])
 
 
 _NONE = np.empty(0, np.float32)

@@ -155,10 +155,8 @@ def _with_silent(snapshot: Snapshot, index: int, pid: int) -> Pages:
         snapshot.time_s,
         rate_hz=lambda silent_s: snapshot.run.silent_rate_hz(silent_s).astype(np.float32),
     )
-    order = np.argsort(np.concatenate((known.vpn, silent.vpn)), kind="stable")
-    columns = ("vpn", "rate_hz", "rate_short_hz", "relative_error")
-    both = (np.concatenate((getattr(known, name), getattr(silent, name)))[order] for name in columns)
-    return Pages(*both)
+    both = Pages.joined([known, silent])
+    return both.take(np.argsort(both.vpn, kind="stable"))
 
 
 def fold(index: int, pid: int, pages: Pages, node: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Candidates:
@@ -199,7 +197,4 @@ def joined(tables: Sequence[Candidates]) -> Candidates:
         f32 = np.empty(0, np.float32)
         empty = np.empty(0, np.int32)
         return Candidates(empty, np.empty(0, np.int64), empty, np.empty(0, np.int16), f32, f32, f32)
-    if len(tables) == 1:
-        return tables[0]
-    columns = ("process", "vpn", "pages", "node", "rate_hz", "rate_short_hz", "relative_error")
-    return Candidates(*(np.concatenate([getattr(table, name) for table in tables]) for name in columns))
+    return tables[0] if len(tables) == 1 else Candidates.joined(tables)

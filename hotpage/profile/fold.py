@@ -77,18 +77,15 @@ class PageFold:
         if self._waiting:
             tables = [self._state, *self._waiting]
             self._waiting, self._waiting_rows = [], 0
-            columns = [
-                np.concatenate(parts) for parts in zip(*(table.columns() for table in tables), strict=True)
-            ]
-            merged = PageTable(*columns)
-            del tables, columns
+            merged = PageTable.joined(tables)
+            del tables
             keys = _keys(merged.process, merged.vpn)
             # numpy's stable sort is timsort here: it finds each interval sorted already and only merges
             order = np.argsort(keys, kind="stable")
             keys = keys[order]
             last = np.ones(len(keys), np.bool_)
             last[:-1] = keys[1:] != keys[:-1]
-            self._state = merged.rows(order[last])
+            self._state = merged.take(order[last])
         if self._cleared:
             self._drop_cleared()
 
@@ -101,7 +98,7 @@ class PageFold:
             keep[low:high] &= self._state.time_s[low:high] >= time_s
         self._cleared = []
         if not keep.all():
-            self._state = self._state.rows(keep)
+            self._state = self._state.take(keep)
 
 
 def _keys(process: Int32s, vpn: Int64s) -> Int64s:

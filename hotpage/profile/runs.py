@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
+from hotpage.arrays import Bools, Columns, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.results import Changes
 from hotpage.profile.snapshot import PageTable
 
@@ -15,7 +15,7 @@ SIMILAR_OCTAVES = 0.5
 
 
 @dataclass(frozen=True)
-class PageRuns:
+class PageRuns(Columns):
     """Consecutive pages of one process whose rates lie within half an octave of each other.
 
     Rates are arithmetic means, so that accesses/s x pages stays what it was.
@@ -27,20 +27,6 @@ class PageRuns:
     rate_hz: Float32s
     rate_short_hz: Float32s
     relative_error: Float32s
-
-    def __len__(self) -> int:
-        return len(self.start_vpn)
-
-    def rows(self, selection: Bools) -> PageRuns:
-        """The selected runs."""
-        return PageRuns(
-            self.process[selection],
-            self.start_vpn[selection],
-            self.pages[selection],
-            self.rate_hz[selection],
-            self.rate_short_hz[selection],
-            self.relative_error[selection],
-        )
 
 
 def join_neighbours(

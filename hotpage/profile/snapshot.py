@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s
+from hotpage.arrays import Columns, Float32s, Float64s, Int32s, Int64s
 from hotpage.heat.results import ArmedRanges, Changes, Folios, Latencies
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.processes import Process
@@ -149,7 +147,7 @@ class SourceCounts:
 
 
 @dataclass(frozen=True)
-class PageTable:
+class PageTable(Columns):
     """The newest known state of every page seen, sorted by (process, vpn)."""
 
     process: Int32s
@@ -159,33 +157,15 @@ class PageTable:
     relative_error: Float32s
     time_s: Float64s  # when the row was written: its page has not moved by half an octave since
 
-    def __len__(self) -> int:
-        return len(self.vpn)
-
-    def rows(self, selection: slice | Bools | Int64s) -> PageTable:
-        """The selected rows."""
-        return PageTable(*(column[selection] for column in self.columns()))
-
-    def columns(self) -> tuple[npt.NDArray[Any], ...]:
-        """All columns in field order."""
-        return (
-            self.process,
-            self.vpn,
-            self.rate_hz,
-            self.rate_short_hz,
-            self.relative_error,
-            self.time_s,
-        )
-
     def of(self, process: int) -> PageTable:
         """One process's pages (a view)."""
         low, high = np.searchsorted(self.process, [process, process + 1])
-        return self.rows(slice(int(low), int(high)))
+        return self.take(slice(int(low), int(high)))
 
     def between(self, start_vpn: int, end_vpn: int) -> PageTable:
         """The pages of an address range (a view); only meaningful on one process's table."""
         low, high = np.searchsorted(self.vpn, [start_vpn, end_vpn])
-        return self.rows(slice(int(low), int(high)))
+        return self.take(slice(int(low), int(high)))
 
     @staticmethod
     def empty() -> PageTable:

@@ -158,7 +158,7 @@ class Summary:
     @cached_property
     def _runs(self) -> PageRuns:
         pages = self.snapshot.pages
-        return join_neighbours(pages.rows(np.isfinite(pages.rate_hz)), RANGE_OCTAVES, compare_short=False)
+        return join_neighbours(pages.take(np.isfinite(pages.rate_hz)), RANGE_OCTAVES, compare_short=False)
 
     def ranges(self, key: str = "accesses", count: int | None = None) -> list[RangeHeat]:
         """The first ``count`` ranges by a key of RANGE_KEYS; all of them with None."""
@@ -167,7 +167,7 @@ class Summary:
     def pages(self, key: str = "rate", count: int | None = None) -> list[RangeHeat]:
         """The first ``count`` pages of known rate by a key of RANGE_KEYS, each a range of its own."""
         pages = self.snapshot.pages
-        pages = pages.rows(np.isfinite(pages.rate_hz))
+        pages = pages.take(np.isfinite(pages.rate_hz))
         single = np.ones(len(pages), np.int32)
         rates = (pages.rate_hz, pages.rate_short_hz, pages.relative_error)
         return self._described(PageRuns(pages.process, pages.vpn, single, *rates), key, count)

@@ -231,11 +231,7 @@ class Observer:
         if not self._latencies:
             return None
         some, self._latencies = self._latencies, []
-        return Latencies(
-            np.concatenate([one.process for one in some]),
-            np.concatenate([one.vpn for one in some]),
-            np.concatenate([one.latency_s for one in some]),
-        )
+        return Latencies.joined(some)
 
     def take_migrated(self) -> dict[int, int]:
         """Base pages that the kernel moved in hint faults since the last call, by process."""

@@ -1,12 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps that numpy lacks, at their edges."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from hotpage.arrays import aranges, find, offsets
+from hotpage.arrays import Columns, Int32s, Int64s, aranges, find, offsets
 
 NOTHING = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages(Columns):
+    vpn: Int64s
+    pages: Int32s
+
+
+@pytest.mark.parametrize("which", [slice(1, 3), np.array([1, 2]), np.array([False, True, True])])
+def test_columns_are_taken_and_joined_together(which: slice | Int64s) -> None:
+    some = Pages(np.array([3, 5, 9]), np.array([1, 512, 1], np.int32)).take(which)
+    assert (len(some), some.nbytes, some.pages.dtype) == (2, 24, np.int32)
+    both = Pages.joined([some, Pages(np.array([7]), np.array([2], np.int32))])
+    assert [column.tolist() for column in both.columns()] == [[5, 9, 7], [512, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class ProfileReader:
             times = columns["time_s"]
             if until_s < np.inf:
                 past = times <= until_s
-                runs, times = runs.rows(past), times[past]
+                runs, times = runs.take(past), times[past]
             fold.add_runs(runs, times)
             latest_s = times.max(initial=-np.inf)
             while cleared and cleared[0][0] <= latest_s:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Bools, Float32s, Float64s, Int32s, Int64s, aranges, first_of_runs
+from hotpage.arrays import Bools, Columns, Float32s, Float64s, Int32s, Int64s, aranges, first_of_runs
 from hotpage.heat.halves import narrowed, widened
 from hotpage.heat.histogram import BIN_COUNT, rate_bins
 
@@ -38,16 +38,13 @@ Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class PageRows:
+class PageRows(Columns):
     """Pages of one process in order of address."""
 
     vpn: Int64s
     rate_hz: Float32s  # NaN: the page is there, its rate unknown
     relative_error: Float32s
     latency_s: Float32s  # from arming to the last access seen; NaN: none was
-
-    def __len__(self) -> int:
-        return len(self.vpn)
 
 
 class LivePages:
