@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotpage.arrays import Float32s, Float64s, Int64s, Uint8s, Uint16s
+from hotpage.arrays import Float32s, Float64s, Int64s, Uint8s, Uint16s, find
 from hotpage.placement.allotment import Allotment
 from hotpage.placement.history import pages_of
 from hotpage.placement.plan import ABSENT, Aim, NodeRoom, Situation
@@ -91,11 +91,8 @@ class Census:
         found = [np.empty(0, np.int64)]
         process, vpn = pages_of(keys)
         for one in np.unique(process).tolist():
-            mine, wanted = self._slice(one), vpn[process == one]
-            there = self._candidates.vpn[mine]
-            row = np.searchsorted(there, wanted)
-            is_there = row < there.size
-            is_there[is_there] = there[row[is_there]] == wanted[is_there]
+            mine = self._slice(one)
+            row, is_there = find(self._candidates.vpn[mine], vpn[process == one])
             found.append(row[is_there] + mine.start)
         rows = np.concatenate(found)
         return rows[np.isin(self.place.take(rows), places)]
