@@ -20,6 +20,7 @@ import fcntl
 import mmap
 import os
 import platform
+import resource
 import select
 import signal
 import struct
@@ -62,7 +63,7 @@ class Hold:
     """One process whose mm is held, or about to be."""
 
     def __init__(self, uffd: int, pid: int, start_time_ticks: bytes, address: int, wake: int) -> None:
-        """Raises OSError, or ValueError with the reason, if the process may not be held."""
+        """Raises OSError, or ValueError or RuntimeError with the reason, if the process cannot be held."""
         self.pid = pid
         self.reason = ""
         self.failure = ""
@@ -187,7 +188,7 @@ class Helper:
     def _hold(self, pid: int, start_time_ticks: bytes, address: int) -> None:
         try:
             hold = Hold(self._uffd, pid, start_time_ticks, address, self._wake)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last: no more threads
             why = getattr(error, "strerror", None) or str(error)
             self._outbox.append(f"failed {pid} {why}".encode())
             return
@@ -242,6 +243,8 @@ def main() -> None:
         return  # it died before prctl took effect
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.stack_size(_THREAD_STACK_BYTES)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # three for each process
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
         uffd = open_userfaultfd(libc)
     except OSError as error:

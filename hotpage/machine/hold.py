@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from hotpage.errors import HotpageError, PrivilegeError, UnsupportedError
-from hotpage.machine.proc import read_living
+from hotpage.machine.proc import Stat, read_living
 from hotpage.machine.processes import Process
 
 _HELPER: Final = Path(__file__).with_name("_holdchild.py")
@@ -92,8 +92,8 @@ class MmHolder:
         False, and nothing asked, if it has gone or has several threads (which needs no hold), or the helper
         is too busy to be asked now.
         """
-        stat = read_living(process.pid, start_time_ticks=process.start_time_ticks)
-        if stat is None or stat.threads != 1:
+        stat = _stat_to_hold(process)
+        if stat is None:
             return False
         # The words at the initial stack pointer (argc) are mapped in every process and were written by exec.
         return self._send(f"hold {process.pid} {stat.start_time_ticks} {stat.start_stack & ~7}")
@@ -149,7 +149,17 @@ class MmHolder:
         return True
 
     def _died(self) -> HotpageError:
-        return HotpageError("the helper that holds memory has died", "start hotpage again")
+        return HotpageError("the helper that holds memory has died")
+
+
+def needs_hold(process: Process) -> bool:
+    """Whether it lives and has one thread only."""
+    return _stat_to_hold(process) is not None
+
+
+def _stat_to_hold(process: Process) -> Stat | None:
+    stat = read_living(process.pid, start_time_ticks=process.start_time_ticks)
+    return stat if stat is not None and stat.threads == 1 else None
 
 
 def _parse(message: bytes) -> HoldEvent:

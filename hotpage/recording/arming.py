@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hotpage.errors import HotpageError, KnobError
-from hotpage.machine.hold import HoldEvent, MmHolder
+from hotpage.machine.hold import HoldEvent, MmHolder, needs_hold
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
 from hotpage.machine.tiering import ARMING_ONLY, arm_with, balancing_change, hold_promotion
@@ -19,9 +20,12 @@ from hotpage.recording.budget import ArmingAccount
 SCAN_PERIOD_MAX_MS = Path("/sys/kernel/debug/sched/numa_balancing/scan_period_max_ms")
 """The longest pause between two arming scans; in debugfs, which may be unmounted or closed."""
 _WANTED_PERIOD_MAX_MS = 2000
-_MOST_HOLDS = 256
+MOST_HOLDS = 256
+"""Processes held at once: each takes a thread of the helper."""
+_BEYOND = f"at most {MOST_HOLDS} are held at once"
 _ASK_AGAIN_S = 30.0
-"""After so long a process that could not be held is asked for again: the reason may have passed."""
+"""After so long a process that could not be held is asked for again: the reason may have passed. A helper
+that has died is not started again sooner, either."""
 
 
 def balancing_mode() -> int | None:
@@ -46,6 +50,7 @@ class Arming:
         # By index, of processes that live: when they were asked for, and why they could not be held.
         self._asked_s: dict[int, float] = {}
         self._refused: dict[int, str] = {}
+        self._unanswered: set[int] = set()
         self._not_held: Counter[str] = Counter()
         self._account = account
         found = balancing_mode()
@@ -70,9 +75,12 @@ class Arming:
             )
         self.is_on = False
         self._holder: MmHolder | None = None
+        self._deaths: Counter[str] = Counter()
+        self._start_again_s = math.inf
         try:
             self._holder = MmHolder()
-        except HotpageError as error:
+            self._start_again_s = 0.0
+        except (HotpageError, OSError) as error:
             self._notes.append(f"single-threaded processes will show no hint faults: {error}")
 
     def start(self) -> None:
@@ -98,26 +106,45 @@ class Arming:
         To be called again and again with all that live: a process with several threads is left alone as long
         as it has them.
         """
-        if self._holder is None:
-            return
-        living = {process.pid: process for process in processes}
+        now_s = time.monotonic()
+        try:
+            if self._holder is None and now_s >= self._start_again_s:
+                self._start_again_s = now_s + _ASK_AGAIN_S
+                self._holder = MmHolder()
+            if self._holder is not None:
+                self._ask(self._holder, {process.pid: process for process in processes}, now_s)
+        except (HotpageError, OSError) as error:
+            self._lose_holder(str(error))
+
+    def _ask(self, holder: MmHolder, living: Mapping[int, Process], now_s: float) -> None:
         indices = {process.index for process in living.values()}
         self._asked_s = {index: at_s for index, at_s in self._asked_s.items() if index in indices}
         self._refused = {index: why for index, why in self._refused.items() if index in indices}
-        room = _MOST_HOLDS - len(self._holder.held)
-        now_s = time.monotonic()
-        try:
-            for event in self._holder.poll():
-                if event.pid in living:
-                    self._note(living[event.pid].index, event)
-            for process in living.values():
-                if room > 0 and self._is_due(process.index, now_s) and self._holder.hold(process):
+        self._unanswered &= indices
+        for event in holder.poll():
+            if event.pid in living:
+                self._note(living[event.pid].index, event)
+        room = MOST_HOLDS - len(holder.held) - len(self._unanswered)
+        for process in living.values():
+            if not self._is_due(process.index, now_s):
+                continue
+            if room <= 0:
+                if needs_hold(process):
                     self._asked_s[process.index] = now_s
-                    room -= 1
-        except HotpageError as error:
-            self._notes.append(f"single-threaded processes show no hint faults from now on: {error}")
+                    self._note(process.index, HoldEvent("failed", process.pid, _BEYOND))
+            elif holder.hold(process):
+                self._asked_s[process.index] = now_s
+                self._unanswered.add(process.index)
+                room -= 1
+
+    def _lose_holder(self, why: str) -> None:
+        """All that was held is free: it is asked for anew once a helper is there again."""
+        self._deaths[why] += 1
+        if self._holder is not None:
             self._holder.close()
             self._holder = None
+        self._not_held.subtract(self._refused.values())
+        self._asked_s, self._refused, self._unanswered = {}, {}, set()
 
     def _is_due(self, index: int, now_s: float) -> bool:
         asked_s = self._asked_s.get(index)
@@ -125,6 +152,7 @@ class Arming:
 
     def _note(self, index: int, event: HoldEvent) -> None:
         """Each process counts once, however often it is asked for."""
+        self._unanswered.discard(index)
         before = self._refused.pop(index, None)
         if before is not None:
             self._not_held[before] -= 1
@@ -137,11 +165,19 @@ class Arming:
     @property
     def notes(self) -> list[str]:
         """What could not be had so far."""
-        return self._notes + [
-            f"{count} single-threaded processes could not be held, and show no hint faults: {reason}"
-            for reason, count in self._not_held.items()
-            if count
+        lost = [
+            f"{count} times single-threaded processes showed no hint faults for a while: {why}"
+            for why, count in self._deaths.items()
         ]
+        return (
+            self._notes
+            + lost
+            + [
+                f"{count} single-threaded processes could not be held, and show no hint faults: {reason}"
+                for reason, count in self._not_held.items()
+                if count
+            ]
+        )
 
     @property
     def is_arming(self) -> bool:

@@ -152,6 +152,7 @@ class Session:
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
         self._events_cpu_s = 0.0
+        self._arming_notes: list[str] = []
         self._sampled = (0.0, 0.0)
         self._written = replace(progress, received={}, lost={}, missed_runs={}, sampled_out={})
         self._steered = replace(progress)
@@ -195,8 +196,6 @@ class Session:
         self._capture.set_target(Target.nothing())
         self._tick(last=True)
         self._write_interval(last=True)
-        if self._arming is not None:
-            self._progress.notes += self._arming.notes
         end = RunEnd(self._progress.elapsed_s, status, exit_status, self._progress.first_event_s)
         self._sink.close(end)
         return end
@@ -306,6 +305,13 @@ class Session:
             self._arming.hold(self._processes.table.live())
             self._arming.steer()
             self._progress.is_arming = self._arming.is_arming
+            self._tell_of_arming(self._arming.notes)
+
+    def _tell_of_arming(self, notes: list[str]) -> None:
+        """What could not be had so far takes the place of what was said of that before."""
+        if notes != self._arming_notes:
+            others = [note for note in self._progress.notes if note not in self._arming_notes]
+            self._progress.notes, self._arming_notes = others + notes, notes
 
     def _sample(self) -> None:
         """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -53,6 +54,7 @@ RING_BYTES = 2 << 20
 _LONGEST_SESSION_S = 30 * 86400.0
 """A heat table's times end after 48 days: then another session begins, with what was learned."""
 _ALL_GONE = "all that was looked after has exited"
+_LEADING_COUNT = re.compile(r"^[\d,]+ ")
 _POLL_S = 0.1
 _TRIM_S = 30.0
 
@@ -155,6 +157,7 @@ class Service:
         self._trimmed_s = 0.0
         self._footprint = Footprint()
         self._footprint.tighten()
+        self._said_notes: dict[str, str] = {}
         self._beat: tuple[float, float] = (0.0, 0.0)
         self._question: Question | None = None
         """To be answered; it may outlive a session."""
@@ -198,9 +201,9 @@ class Service:
                 if feed is None:  # why is raised on leaving
                     return After.STOP
                 self._announce(feed)
+                self._said_notes = {}
                 after = self._rounds(session, feed, control, once_after_s)
-            for note in session.progress.notes:
-                self._say(note)
+            self._say_notes(session.progress.notes, finally_=True)
             return after
 
     @contextlib.contextmanager
@@ -285,11 +288,20 @@ class Service:
 
     def _heartbeat(self, session: HeatSession) -> None:
         """A sign of life for systemd, as long as the session's thread gives one, too."""
+        self._say_notes(session.progress.notes)
         elapsed_s, now_s = session.progress.elapsed_s, time.monotonic()
         if elapsed_s != self._beat[0]:
             self._beat = elapsed_s, now_s
         if now_s - self._beat[1] < max(10.0, 3 * self.configuration.interval):
             self._notifier.alive()
+
+    def _say_notes(self, notes: Sequence[str], finally_: bool = False) -> None:
+        """Each as it arises, and once, however its count grows; ``finally_`` how it has turned out."""
+        for note in notes:
+            said = self._said_notes.get(kind := _LEADING_COUNT.sub("", note))
+            if said is None or (finally_ and said != note):
+                self._said_notes[kind] = note
+                self._say(note)
 
     def _save(self, step: Step) -> None:
         """Write down what was learned, as often as that is cheap: after each plan, mostly."""

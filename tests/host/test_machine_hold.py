@@ -13,6 +13,7 @@ import pytest
 from toucher import minor_faults, stop, stop_first_thread, vmstat, wait_for
 
 from hotpage.errors import HotpageError
+from hotpage.machine import hold as hold_module
 from hotpage.machine.hold import HoldEvent, MmHolder
 from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.proc import read_stat
@@ -303,3 +304,36 @@ def test_a_dead_helper_is_an_error_of_one_line(holder: MmHolder) -> None:
         return False
 
     wait_for(poll_fails, "an error")
+
+
+HELPER_WITHIN_LIMITS = """
+import resource, runpy, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+begin, left = threading.Thread.start, [{threads}]
+def start(thread):
+    left[0] -= 1
+    if left[0] < 0:
+        raise RuntimeError("can't start new thread")
+    begin(thread)
+threading.Thread.start = start
+runpy.run_path({helper!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("files", "threads", "held"), [(64, 2, 2), (9, 9, 4)])
+def test_a_helper_within_limits(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int, threads: int, held: int
+) -> None:
+    """One that may start no more threads keeps what it has; open files are limited as little as may be."""
+    script = tmp_path / "helper.py"
+    helper = str(hold_module._HELPER)
+    script.write_text(HELPER_WITHIN_LIMITS.format(files=files, threads=threads, helper=helper))
+    monkeypatch.setattr(hold_module, "_HELPER", script)
+    children = [target(start) for _ in range(4)]
+    events: list[HoldEvent] = []
+    with MmHolder() as holder:
+        assert all(holder.hold(process_of(child.pid)) for child in children)
+        wait_for(lambda: events.extend(holder.poll()) or len(events) == 4, "what became of each")
+        assert len(holder.held) == held
+    failed = [event.reason for event in events if event.kind == "failed"]
+    assert failed == ["can't start new thread"] * (4 - held)

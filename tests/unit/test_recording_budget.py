@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import process
 
+from hotpage.errors import HotpageError
 from hotpage.machine.hold import HoldEvent
 from hotpage.machine.processes import Process
 from hotpage.recording import arming, budget
@@ -170,8 +171,13 @@ class Holder:
         self.asked: list[int] = []
         self.told: list[HoldEvent] = []
         self.held: frozenset[int] = frozenset()
+        self.is_dead = False
 
     def hold(self, process: Process) -> bool:
+        if self.is_dead:
+            raise HotpageError("the helper has died")
+        if process.comm == "threads":
+            return False
         self.asked.append(process.index)
         return True
 
@@ -190,6 +196,7 @@ def holder(monkeypatch: pytest.MonkeyPatch) -> Holder:
     monkeypatch.setattr(arming, "pending", list)
     monkeypatch.setattr(arming, "read_knob", lambda path: "1000")
     monkeypatch.setattr(arming, "MmHolder", lambda: found)
+    monkeypatch.setattr(arming, "needs_hold", lambda process: process.comm != "threads")
     return found
 
 
@@ -235,6 +242,50 @@ def test_a_process_that_was_met_in_its_exec_is_asked_for_again(holder: Holder) -
         holder.told = [HoldEvent("held", one.pid), HoldEvent("released", one.pid, "exec")]
         session.hold([one])
         assert holder.asked == [3, 3]
+
+
+def test_beyond_the_limit_nobody_is_asked_for_and_that_is_said(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked and not answered counts, and what was answered meanwhile as well."""
+    monkeypatch.setattr(arming, "MOST_HOLDS", 3)
+    some = [process(number, "one").process for number in range(5)]
+    threads = process(9, "threads").process
+    with closing(armed()) as session:
+        session.hold([*some[:2], threads])
+        session.hold([threads, *some])
+        assert holder.asked == [0, 1, 2]
+        holder.told = [HoldEvent("held", one.pid) for one in some[:2]]
+        holder.held = frozenset(one.pid for one in some[:2])
+        session.hold([*some, threads])
+        assert len(holder.asked) == 3
+        assert "2 single-threaded processes could not be held" in session.notes[-1]
+        monkeypatch.setattr(arming, "_ASK_AGAIN_S", 0.0)
+        holder.told = [HoldEvent("released", some[0].pid, "exit")]
+        holder.held = frozenset({some[1].pid})
+        session.hold(some[1:])
+        assert holder.asked == [0, 1, 2, 3], "one has made room"
+
+
+def test_a_helper_that_died_is_started_again(holder: Holder) -> None:
+    some = [process(number, "one").process for number in range(2)]
+    with closing(armed()) as session:
+        session.hold(some)
+        holder.told = [HoldEvent("failed", some[0].pid, "Too many open files")]
+        session.hold(some)
+        holder.is_dead = True
+        session.hold([*some, process(3, "one").process])
+        assert session.notes == [
+            "1 times single-threaded processes showed no hint faults for a while: the helper has died"
+        ]
+        holder.is_dead, holder.asked = False, []
+        session.hold(some)
+        assert holder.asked == [0, 1]
+        holder.is_dead = True
+        session.hold([*some, process(4, "one").process])
+        holder.is_dead, holder.asked = False, []
+        session.hold(some)
+        assert holder.asked == [], "not again and again"
 
 
 def test_the_kernel_does_not_promote_for_a_moment_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from serviceworld import World
 
 from hotpage.errors import UsageError
+from hotpage.recording.arming import MOST_HOLDS
 from hotpage.recording.session import Progress
 from hotpage.service.configuration import ConfigError, Configuration, parse
 from hotpage.service.loop import NEEDED, NoTiersError
@@ -158,6 +159,7 @@ def unit(text: str) -> configparser.ConfigParser:
 
 def test_the_unit_agrees_with_the_code() -> None:
     service = unit(UNIT.read_text())["Service"]
+    assert int(service["TasksMax"]) > MOST_HOLDS + 64, "a thread each"
     assert service["Type"] == "notify" and int(service["WatchdogSec"]) > 0
     capabilities = {f"CAP_{capability.name}" for capability in NEEDED}
     assert set(service["CapabilityBoundingSet"].split()) == capabilities

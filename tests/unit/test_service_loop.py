@@ -38,7 +38,7 @@ def service(
 
 def rounds(one: Service, control: Control, picture: Callable[[Callable[[], object], Any], Any]) -> After:
     """A session in which ``picture`` (should_stop, session) is what each wait for a picture comes to."""
-    progress = SimpleNamespace(elapsed_s=1.0)
+    progress = SimpleNamespace(elapsed_s=1.0, notes=[])
     session: Any = SimpleNamespace(is_over=threading.Event(), progress=progress, error=None)
     feed: Any = SimpleNamespace(events=0, picture=lambda should_stop: picture(should_stop, session))
     return one._rounds(session, feed, control, None)
@@ -178,3 +178,24 @@ def test_a_zombie_has_gone(tmp_path: Path) -> None:
         one.configuration = replace(one.configuration, targets=targets)
         assert one._drop_gone_pids() and one.configuration.targets.pids == [os.getpid()]
         session_options(one.configuration)  # which refuses zombies
+
+
+def test_what_a_session_cannot_have_is_said_when_that_shows(tmp_path: Path) -> None:
+    said: list[str] = []
+    one = service(World(), tmp_path)
+    one._say = said.append
+    notes = ["the pace cannot be set"]
+
+    def picture(should_stop: Callable[[], object], session: Any) -> None:
+        session.progress.notes = list(notes)
+        should_stop()
+        if len(notes) == 4:
+            session.is_over.set()
+        notes[1:] = [f"{len(notes)} could not be held", "another"][: len(notes)]
+        if len(said) > 1:
+            notes.append("the last")
+
+    assert rounds(one, Control(tmp_path), picture) is After.STOP
+    assert said[:4] == ["the pace cannot be set", "1 could not be held", "another", "the last"]
+    one._say_notes(["the pace cannot be set", "7 could not be held", "another"], finally_=True)
+    assert said[5:] == ["7 could not be held"], "after that all has exited"
