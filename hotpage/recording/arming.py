@@ -13,7 +13,12 @@ from hotpage.errors import HotpageError, KnobError
 from hotpage.machine.hold import HoldEvent, MmHolder, needs_hold
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, read_knob
 from hotpage.machine.processes import Process
-from hotpage.machine.tiering import ARMING_ONLY, arm_with, balancing_change, hold_promotion
+from hotpage.machine.tiering import (
+    ARMING_ONLY,
+    arm_with,
+    balancing_change,
+    hold_promotion,
+)
 from hotpage.machine.topology import Topology
 from hotpage.recording.budget import ArmingAccount
 
@@ -36,13 +41,35 @@ def balancing_mode() -> int | None:
         return None
 
 
+class _Brake:
+    """A setting with one value to arm by, and one for when that cannot be afforded."""
+
+    def __init__(self, knob: Knob, on_value: str | int, off_value: str | int) -> None:
+        self.knob = knob
+        self.is_on = False
+        self._on_value, self._off_value = str(on_value), str(off_value)
+
+    def set(self, on: bool) -> bool:
+        """Whether this has changed it."""
+        if not self.knob.steering:
+            # What another session has set lasts when that ends: this one relies on it.
+            steers = self.knob.try_steer()
+            self.is_on = read_knob(self.knob.path) != self._off_value
+            if not steers:
+                return False
+        if on == self.is_on or not self.knob.set(self._on_value if on else self._off_value):
+            return False
+        self.is_on = on
+        return True
+
+
 class Arming:
     """Turns NUMA hint faults on for a session; ``notes`` says what could not be had.
 
-    Where the kernel already arms, the switch is left alone and so is the pace. Otherwise the switch is the
-    brake: it is off whenever the next scan would overdraw the account. Between several memory tiers the mode
-    that arms without migrating is taken (mode 3 with a promotion limit of 0), so that profiling does not move
-    pages.
+    Where balancing is off, its switch is the brake: it is off whenever the next scan would overdraw the
+    account. Where the kernel already arms, the switch is left alone, and the pace is the brake: it is the
+    kernel's own meanwhile. Between several memory tiers the mode that arms without migrating is taken (mode 3
+    with a promotion limit of 0), so that profiling does not move pages.
     """
 
     def __init__(self, knobs: KnobSession, topology: Topology, account: ArmingAccount) -> None:
@@ -56,24 +83,29 @@ class Arming:
         found = balancing_mode()
         if found is None:
             raise KnobError("this kernel cannot arm pages", "it lacks CONFIG_NUMA_BALANCING: leave out --arm")
-        self._switch: Knob | None = None
-        self._on_value = 1
-        # Another session's switch may be on: then this one relies on it, and takes over when that ends.
-        if found == 0 or str(NUMA_BALANCING) in {knob.path for knob in pending() if knob.saved == "0"}:
+        # Another session may have set a knob: then this one relies on that, and takes over when it ends.
+        saved = {knob.path: knob.saved for knob in pending()}
+        before = saved.get(str(NUMA_BALANCING))
+        self._switch: _Brake | None = None
+        if found == 0 or before == "0":
+            on_value = 1
             # The limit before the switch: what is taken last goes back first.
             if len(topology.tiers) > 1 and hold_promotion(knobs):
-                self._on_value = ARMING_ONLY
-            self._switch = knobs.knob(NUMA_BALANCING)
-        arm_with(self._switch)
+                on_value = ARMING_ONLY
+            self._switch = _Brake(knobs.knob(NUMA_BALANCING), on_value, 0)
+        arm_with(self._switch.knob if self._switch else None)
+        self._pace: _Brake | None = None
         try:
-            if int(read_knob(SCAN_PERIOD_MAX_MS)) > _WANTED_PERIOD_MAX_MS:
-                knobs.write(SCAN_PERIOD_MAX_MS, _WANTED_PERIOD_MAX_MS)
+            own = saved.get(str(SCAN_PERIOD_MAX_MS)) or read_knob(SCAN_PERIOD_MAX_MS)
+            if int(own) > _WANTED_PERIOD_MAX_MS:
+                self._pace = _Brake(knobs.knob(SCAN_PERIOD_MAX_MS), _WANTED_PERIOD_MAX_MS, own)
+                self._pace.set(True)
         except (KnobError, ValueError):
             self._notes.append(
                 "the arming pace cannot be set here (debugfs sched/numa_balancing is closed): "
                 "the kernel slows its scans down, to a minute apart at most"
+                + ("" if self._switch else ", and the budget does not bound what they cost")
             )
-        self.is_on = False
         self._holder: MmHolder | None = None
         self._deaths: Counter[str] = Counter()
         self._start_again_s = math.inf
@@ -92,13 +124,14 @@ class Arming:
         self._set(self._account.affordable)
 
     def _set(self, on: bool) -> None:
-        if self._switch is None or on == self.is_on:
-            return
-        with balancing_change() as may:
-            if may and self._switch.set(self._on_value if on else 0):
-                self.is_on = on
-                if on:
-                    self._account.begin_scan()
+        has_changed = False
+        if self._switch is not None:
+            with balancing_change() as may:
+                has_changed = may and self._switch.set(on)
+        elif self._pace is not None:
+            has_changed = self._pace.set(on)
+        if on and has_changed:
+            self._account.begin_scan()
 
     def hold(self, processes: Iterable[Process]) -> None:
         """Make single-threaded processes armable: the kernel passes over memory that has one user only.
@@ -182,7 +215,7 @@ class Arming:
     @property
     def is_arming(self) -> bool:
         """Whether the kernel arms pages now, on this session's behalf or by itself."""
-        return self.is_on or self._switch is None
+        return self._switch is None or self._switch.is_on
 
     @property
     def held(self) -> frozenset[int]:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``--arm`` sets while it runs, beside other sessions and other people, and what it leaves behind."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hotpage.machine import tiering
+from hotpage.machine.knobs import KnobSession
+from hotpage.recording import arming
+from hotpage.recording.arming import Arming
+from hotpage.recording.budget import ArmingAccount
+
+
+class Kernel:
+    """Three settings of a machine with tiers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.balancing = directory / "numa_balancing"
+        self.limit = directory / "promote_rate_limit"
+        self.pace = directory / "debug/sched/numa_balancing/scan_period_max_ms"
+        self.pace.parent.mkdir(parents=True)
+        self.set("0")
+
+    def set(self, mode: str) -> None:
+        self.balancing.write_text(mode + "\n")
+        self.limit.write_text("65536\n")
+        self.pace.write_text("60000\n")
+
+    @property
+    def now(self) -> tuple[str, str, str]:
+        return tuple(file.read_text().strip() for file in (self.balancing, self.limit, self.pace))  # type: ignore[return-value]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    found = Kernel(tmp_path)
+    monkeypatch.setenv("HOTPAGE_STATE_DIR", str(tmp_path / "state"))
+    for module in (arming, tiering):
+        monkeypatch.setattr(module, "NUMA_BALANCING", found.balancing)
+    monkeypatch.setattr(tiering, "PROMOTE_RATE_LIMIT", found.limit)
+    monkeypatch.setattr(arming, "SCAN_PERIOD_MAX_MS", found.pace)
+    monkeypatch.setattr(arming, "MmHolder", lambda: SimpleNamespace(close=lambda: None))
+    return found
+
+
+@contextmanager
+def session(tiers: int = 2) -> Iterator[tuple[Arming, Any]]:
+    """One that arms, with an account that says what it is told to."""
+    account: Any = SimpleNamespace(affordable=True, begin_scan=lambda: None)
+    topology: Any = SimpleNamespace(tiers=[()] * tiers)
+    with KnobSession() as knobs:
+        one = Arming(knobs, topology, account)
+        one.start()
+        try:
+            yield one, account
+        finally:
+            one.close()
+
+
+def test_the_switch_is_the_brake_where_balancing_is_off(kernel: Kernel) -> None:
+    with session() as (one, account):
+        assert kernel.now == ("3", "0", "2000") and one.is_arming
+        account.affordable = False
+        one.steer()
+        assert kernel.now == ("0", "0", "2000") and not one.is_arming
+    assert kernel.now == ("0", "65536", "60000")
+
+
+def test_who_takes_the_switch_over_brakes_with_it(kernel: Kernel) -> None:
+    first, second = session(), session()
+    first.__enter__()
+    one, account = second.__enter__()
+    account.affordable = False
+    one.steer()
+    assert kernel.now[0] == "3" and one.is_arming, "by the other session"
+    first.__exit__(None, None, None)
+    assert kernel.now[0] == "3"
+    one.steer()
+    assert kernel.now[0] == "0" and not one.is_arming
+    account.affordable = True
+    one.steer()
+    assert kernel.now[0] == "3" and one.is_arming
+    second.__exit__(None, None, None)
+    assert kernel.now == ("0", "65536", "60000")
+
+
+@pytest.mark.parametrize("mode", ["1", "3"])
+def test_the_pace_is_the_brake_where_the_kernel_arms_by_itself(kernel: Kernel, mode: str) -> None:
+    kernel.set(mode)
+    with session() as (one, account):
+        assert kernel.now == (mode, "65536", "2000") and one.is_arming
+        account.affordable = False
+        one.steer()
+        assert kernel.now == (mode, "65536", "60000") and one.is_arming
+        account.affordable = True
+        one.steer()
+        assert kernel.now[2] == "2000"
+    assert kernel.now == (mode, "65536", "60000")
+
+
+def test_a_pace_that_another_session_has_set_is_taken_over(kernel: Kernel) -> None:
+    kernel.set("1")
+    first, second = session(), session()
+    first.__enter__()
+    one, account = second.__enter__()
+    first.__exit__(None, None, None)
+    assert kernel.now[2] == "2000"
+    account.affordable = False
+    one.steer()
+    assert kernel.now[2] == "60000"
+    second.__exit__(None, None, None)
+    assert kernel.now == ("1", "65536", "60000")
+
+
+def test_an_account_begins_a_scan_whenever_arming_begins(kernel: Kernel) -> None:
+    account = ArmingAccount(2.0, 1e-6)
+    begun: list[str] = []
+    account.begin_scan = lambda: begun.append(kernel.now[0])  # type: ignore[method-assign]
+    with KnobSession() as knobs:
+        one = Arming(knobs, SimpleNamespace(tiers=((), ())), account)  # type: ignore[arg-type]
+        one.start()
+        one.steer()
+        one.close()
+    assert begun == ["3"]
