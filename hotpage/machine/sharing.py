@@ -51,6 +51,17 @@ def without(start: int, end: int, left_out: list[Range]) -> Iterator[Range]:
         yield start, end
 
 
+def union(ranges: Iterable[Range], most: int = MOST_RANGES) -> list[Range]:
+    """Ranges in any order, which may overlap, as ``joined`` ones."""
+    disjoint: list[Range] = []
+    for start, end in sorted(ranges):
+        if disjoint and start <= disjoint[-1][1]:
+            disjoint[-1] = disjoint[-1][0], max(end, disjoint[-1][1])
+        else:
+            disjoint.append((start, end))
+    return joined(disjoint, most)
+
+
 def joined(ranges: list[Range], most: int = MOST_RANGES) -> list[Range]:
     """At most so many ranges: neighbours joined, those that touch and then those with the least between."""
     if not ranges:

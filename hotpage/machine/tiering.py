@@ -18,6 +18,7 @@ import errno
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +33,27 @@ from hotpage.machine.topology import SYSFS, Topology
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 ARMING_ONLY: Final = 3
 """The mode of kernel.numa_balancing that, with a limit of 0, arms pages and promotes none."""
+TIERING_ONLY: Final = 2
+"""The mode that arms pages of slow tiers only, to promote them."""
 _BY_NODE_BIT: Final = 1
 _TIERING_BIT: Final = 2
 _LONGEST_THRESHOLD_MS: Final = 60_000
 _BUSY_TRIES, _BUSY_PAUSE_S = 20, 0.1
+
+
+def arms_slow_only(mode: int | None) -> bool:
+    """Whether the kernel leaves pages of fast nodes out when it arms (change_pte_range, change_huge_pmd)."""
+    return mode is not None and bool(mode & _TIERING_BIT) and not mode & _BY_NODE_BIT
+
+
+def slow_nodes(topology: Topology) -> frozenset[int]:
+    """The nodes below those that have CPUs, as the kernel sees them (node_is_toptier)."""
+    with_cpus = {node.id for node in topology.nodes if node.cpus}
+    tiers = list(topology.kernel_tiers.values())
+    if not tiers:
+        return frozenset(node.id for node in topology.nodes) - with_cpus
+    fast = [number for number, nodes in enumerate(tiers) if with_cpus.intersection(nodes)]
+    return frozenset(node for nodes in tiers[max(fast, default=len(tiers)) + 1 :] for node in nodes)
 
 
 def hold_promotion(knobs: KnobSession) -> bool:
@@ -54,6 +72,8 @@ def hold_promotion(knobs: KnobSession) -> bool:
 
 
 _balancing_changes = threading.Lock()
+_slow_only_ns: deque[tuple[int, int]] = deque(maxlen=64)
+_NO_END = 1 << 63
 _armer: Knob | None = None
 """What a session of this process arms with: it, and no other session, sets the switch."""
 
@@ -70,12 +90,21 @@ def tier_changes() -> Iterator[None]:
     and promotes nothing. Where it cannot be set, nobody here has armed anything.
     """
     with _balancing_changes, KnobSession() as knobs:
+        begun_ns = time.monotonic_ns()
         switch = _tiering_switched_on(knobs)
+        if switch is not None:
+            _slow_only_ns.append((begun_ns, _NO_END))
         try:
             yield
         finally:
             if switch is not None:
                 switch.set(0)
+                _slow_only_ns[-1] = begun_ns, time.monotonic_ns()
+
+
+def was_slow_only(time_ns: int) -> bool:
+    """Whether ``tier_changes`` of this process had bit 2 alone set then (CLOCK_MONOTONIC)."""
+    return any(begun <= time_ns <= ended for begun, ended in tuple(_slow_only_ns))
 
 
 def _tiering_switched_on(knobs: KnobSession) -> Knob | None:

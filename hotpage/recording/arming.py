@@ -15,7 +15,9 @@ from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, pending, re
 from hotpage.machine.processes import Process
 from hotpage.machine.tiering import (
     ARMING_ONLY,
+    TIERING_ONLY,
     arm_with,
+    arms_slow_only,
     balancing_change,
     hold_promotion,
 )
@@ -39,6 +41,16 @@ def balancing_mode() -> int | None:
         return int(read_knob(NUMA_BALANCING))
     except (KnobError, ValueError):
         return None
+
+
+def how_to_mount_debugfs(file: Path) -> str | None:
+    """The command, where that is why the file is not there."""
+    debugfs = file.parents[2]
+    try:
+        is_mounted = any(debugfs.iterdir())
+    except OSError:
+        is_mounted = True
+    return None if is_mounted else f"sudo mount -t debugfs none {debugfs}"
 
 
 class _Brake:
@@ -69,7 +81,8 @@ class Arming:
     Where balancing is off, its switch is the brake: it is off whenever the next scan would overdraw the
     account. Where the kernel already arms, the switch is left alone, and the pace is the brake: it is the
     kernel's own meanwhile. Between several memory tiers the mode that arms without migrating is taken (mode 3
-    with a promotion limit of 0), so that profiling does not move pages.
+    with a promotion limit of 0), so that profiling does not move pages; that in place of mode 2, too, which
+    arms slow memory only.
     """
 
     def __init__(self, knobs: KnobSession, topology: Topology, account: ArmingAccount) -> None:
@@ -93,6 +106,8 @@ class Arming:
             if len(topology.tiers) > 1 and hold_promotion(knobs):
                 on_value = ARMING_ONLY
             self._switch = _Brake(knobs.knob(NUMA_BALANCING), on_value, 0)
+        elif arms_slow_only(found) or (found == ARMING_ONLY and before == str(TIERING_ONLY)):
+            self._arm_fast_memory_too(knobs)
         arm_with(self._switch.knob if self._switch else None)
         self._pace: _Brake | None = None
         try:
@@ -101,8 +116,10 @@ class Arming:
                 self._pace = _Brake(knobs.knob(SCAN_PERIOD_MAX_MS), _WANTED_PERIOD_MAX_MS, own)
                 self._pace.set(True)
         except (KnobError, ValueError):
+            mount = how_to_mount_debugfs(SCAN_PERIOD_MAX_MS)
+            why = f"debugfs is not mounted: {mount}" if mount else "debugfs sched/numa_balancing is closed"
             self._notes.append(
-                "the arming pace cannot be set here (debugfs sched/numa_balancing is closed): "
+                f"the arming pace cannot be set here ({why}): "
                 "the kernel slows its scans down, to a minute apart at most"
                 + ("" if self._switch else ", and the budget does not bound what they cost")
             )
@@ -114,6 +131,18 @@ class Arming:
             self._start_again_s = 0.0
         except (HotpageError, OSError) as error:
             self._notes.append(f"single-threaded processes will show no hint faults: {error}")
+
+    def _arm_fast_memory_too(self, knobs: KnobSession) -> None:
+        try:
+            if hold_promotion(knobs) and knobs.write(NUMA_BALANCING, ARMING_ONLY):
+                return
+            mode = balancing_mode()  # another session may have seen to that
+        except KnobError:
+            mode = TIERING_ONLY
+        if arms_slow_only(mode):
+            self._notes.append(
+                f"kernel.numa_balancing stays {mode}, and arms slow memory only: fast memory is unknown"
+            )
 
     def start(self) -> None:
         """Begin to arm."""

@@ -20,7 +20,7 @@ from hotpage.machine.proc import PROC
 from hotpage.machine.processes import cgroup_of
 from hotpage.machine.procevents import ProcessEvents, open_process_events
 from hotpage.machine.topology import Topology
-from hotpage.recording.arming import SCAN_PERIOD_MAX_MS
+from hotpage.recording.arming import SCAN_PERIOD_MAX_MS, how_to_mount_debugfs
 
 State = Literal["ok", "limited", "no"]
 
@@ -103,12 +103,14 @@ def check_balancing(tiers: int, file: Path = knobs.NUMA_BALANCING) -> Check:
     if mode & 1:
         return Check(name, "ok", purpose, f"on ({mode}): rates arrive without --arm", essential=True)
     problem = _open_problem(file, os.O_RDWR)
-    if mode and tiers > 1:
-        finding = f"in tiering mode ({mode}): only pages on slow tiers are armed, and --arm leaves it so"
-        return Check(name, "limited", purpose, finding, f"sysctl {_sysctl(file)}=3", essential=True)
     if mode:
-        finding = f"in tiering mode ({mode}), which arms nothing on a single tier, and --arm leaves it so"
-        return Check(name, "no", purpose, finding, f"sysctl {_sysctl(file)}=0", essential=True)
+        arms = "pages of slow tiers only" if tiers > 1 else "nothing on a single tier"
+        finding = f"in tiering mode ({mode}), which arms {arms}"
+        if problem is None:
+            finding += "; record --arm takes mode 3 for a session"
+            return Check(name, "ok", purpose, finding, essential=True)
+        state: State = "limited" if tiers > 1 else "no"
+        return Check(name, state, purpose, f"{finding}, for good ({problem})", ON_THE_HOST, essential=True)
     if problem:
         finding = f"off, and cannot be switched on ({problem})"
         return Check(name, "no", purpose, finding, ON_THE_HOST, essential=True)
@@ -123,15 +125,8 @@ def check_arming_pace(file: Path = SCAN_PERIOD_MAX_MS) -> Check:
     if problem is None:
         return Check(name, "ok", purpose, f"{file.name} is {knobs.read_knob(file)}; record --arm lowers it")
     cost = "the kernel slows its scans down, to a minute apart at most"
-    debugfs = file.parents[2]
-    if _is_empty(debugfs):
-        return Check(
-            name,
-            "limited",
-            purpose,
-            f"debugfs is not mounted: {cost}",
-            f"sudo mount -t debugfs none {debugfs}",
-        )
+    if (mount := how_to_mount_debugfs(file)) is not None:
+        return Check(name, "limited", purpose, f"debugfs is not mounted: {cost}", mount)
     return Check(
         name,
         "limited",
@@ -245,17 +240,6 @@ def _open_problem(path: Path, mode: int) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
-
-
-def _is_empty(directory: Path) -> bool:
-    try:
-        return not any(directory.iterdir())
-    except OSError:
-        return False
-
-
-def _sysctl(file: Path) -> str:
-    return ".".join(file.parts[-2:])
 
 
 def _count(number: int, noun: str) -> str:

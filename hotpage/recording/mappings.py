@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hotpage.errors import PrivilegeError
 from hotpage.machine.processes import Process
-from hotpage.machine.sharing import Range, shared_ranges
+from hotpage.machine.sharing import Range, shared_ranges, union
 from hotpage.machine.vmas import Vma, read_residency, read_vmas
 from hotpage.profile.snapshot import ClearedRange, VmaRecord
 
@@ -55,6 +55,25 @@ class MappingWatch:
         self._period_s = min(2 * self._period_s, self._longest_period_s)
         self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
         return gone
+
+    def left_out(self, armed_nodes: Collection[int] | None = None) -> list[Range]:
+        """``not_armed``; where pages of these nodes only are armed, also all mappings not wholly there:
+        nobody tells cheaply which of their pages are.
+        """
+        if armed_nodes is None:
+            return self.not_armed
+        elsewhere = [
+            (record.vma.start >> 12, record.vma.end >> 12)
+            for record in self.records
+            if record.armable and not is_within(record, armed_nodes)
+        ]
+        return union(self.not_armed + elsewhere)
+
+
+def is_within(record: VmaRecord, nodes: Collection[int]) -> bool:
+    """Whether it has pages in memory, and all of them on these nodes."""
+    found = record.residency.bytes_by_node if record.residency else {}
+    return bool(found) and all(node in nodes for node in found)
 
 
 def may_share_after_fork(record: VmaRecord) -> bool:

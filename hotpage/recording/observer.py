@@ -12,6 +12,7 @@ from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
 from hotpage.machine.sharing import Range, without
+from hotpage.machine.tiering import was_slow_only
 from hotpage.recording.largefolios import LargeFolios, folio_pages, heads_of
 from hotpage.recording.sampling import started_s
 from hotpage.recording.scans import ArmedRange, ScanClock
@@ -87,6 +88,8 @@ class Observer:
         self._not_armed[process] = ranges
 
     def _arm(self, armed: ArmedRange) -> None:
+        if was_slow_only(armed.time_ns):  # nobody knows here which of the pages that was
+            return
         time_s = (armed.time_ns - self._origin_ns) / 1e9
         left_out = self._not_armed.get(armed.process, [])
         for start_vpn, end_vpn in without(armed.start_vpn, armed.end_vpn, left_out):

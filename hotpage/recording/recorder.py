@@ -22,6 +22,7 @@ from hotpage.machine.capabilities import Capability, keep_only
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.proc import boot_id
 from hotpage.machine.procevents import open_process_events
+from hotpage.machine.tiering import arms_slow_only
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.arming import Arming, balancing_mode
 from hotpage.recording.budget import ArmingAccount, measure_fault_cost_s
@@ -195,4 +196,9 @@ class Recorder:
             yield (
                 "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; "
                 f"{self.options.arm_with}, which turns it on for the session"
+            )
+        if "hint" in capture.rungs and not self.options.arm and arms_slow_only(mode):
+            yield (
+                f"kernel.numa_balancing is {mode}, which arms slow memory only: mappings with pages in fast "
+                "memory are unknown; record with --arm, which takes mode 3 for the session"
             )

@@ -22,6 +22,7 @@ from hotpage.errors import ProfileError
 from hotpage.heat.results import ArmedRanges, Changes
 from hotpage.heat.table import HeatTable
 from hotpage.machine.procevents import ProcessEvents
+from hotpage.machine.tiering import arms_slow_only, balancing_change, slow_nodes
 from hotpage.profile.snapshot import (
     ClearedRange,
     IntervalData,
@@ -30,7 +31,7 @@ from hotpage.profile.snapshot import (
     SourceCounts,
     VmaRecord,
 )
-from hotpage.recording.arming import Arming
+from hotpage.recording.arming import Arming, balancing_mode
 from hotpage.recording.budget import ArmingAccount, SamplingControl
 from hotpage.recording.command import Command
 from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
@@ -153,6 +154,7 @@ class Session:
         self._armed_passes: dict[int, int] = {}
         self._events_cpu_s = 0.0
         self._arming_notes: list[str] = []
+        self._armed_nodes: frozenset[int] | None = None
         self._sampled = (0.0, 0.0)
         self._written = replace(progress, received={}, lost={}, missed_runs={}, sampled_out={})
         self._steered = replace(progress)
@@ -173,6 +175,7 @@ class Session:
         if status is None:
             if self._arming is not None:
                 self._arming.start()
+            self._look_what_is_armed()
             if self._command is not None:
                 self._command.release()  # on return it has begun
             self._processes.begin(self._command.pid if self._command else None)
@@ -261,7 +264,7 @@ class Session:
                 self._changed_mappings[index] = watch.records
                 for gone in cleared:
                     self._observer.clear(index, gone.start_vpn, gone.end_vpn)
-                self._observer.leave_out(index, watch.not_armed)
+                self._observer.leave_out(index, watch.left_out(self._armed_nodes))
                 self._cleared += cleared
 
     def _steer(self) -> None:
@@ -306,6 +309,18 @@ class Session:
             self._arming.steer()
             self._progress.is_arming = self._arming.is_arming
             self._tell_of_arming(self._arming.notes)
+        self._look_what_is_armed()
+
+    def _look_what_is_armed(self) -> None:
+        """Pages of all nodes, or of slow ones only, as long as kernel.numa_balancing says so."""
+        with balancing_change() as may:
+            if not may:  # pages change tiers just now, for which the mode is another
+                return
+            nodes = slow_nodes(self._nodes.topology) if arms_slow_only(balancing_mode()) else None
+        if nodes != self._armed_nodes:
+            self._armed_nodes = nodes
+            for index, watch in self._processes.watches.items():
+                self._observer.leave_out(index, watch.left_out(nodes))
 
     def _tell_of_arming(self, notes: list[str]) -> None:
         """What could not be had so far takes the place of what was said of that before."""

@@ -15,16 +15,15 @@ from pathlib import Path
 
 from hotpage.errors import HotpageError, TargetError
 from hotpage.machine.capabilities import Capability
-from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
+from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages
 from hotpage.machine.proc import read_living
-from hotpage.machine.tiering import ARMING_ONLY, hold_promotion
+from hotpage.machine.tiering import hold_promotion
 from hotpage.placement.budget import TokenBucket, room_bytes
 from hotpage.placement.history import MOST_PROCESSES
 from hotpage.placement.movers import Mover
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
-from hotpage.recording.arming import balancing_mode
 from hotpage.recording.recorder import Options
 from hotpage.recording.selection import Selection
 from hotpage.service import learned
@@ -212,11 +211,9 @@ class Service:
         with KnobSession() as knobs:
             for outcome in knobs.recovered:
                 self._say(str(outcome))
-            if self.keeper.surveyor.has_tiers and not self.configuration.dry_run:
-                if not hold_promotion(knobs):
-                    self._say("this kernel's own promotion cannot be held still: it may move pages, too")
-                elif self.configuration.observe.arm and balancing_mode() not in (0, None, ARMING_ONLY):
-                    knobs.write(NUMA_BALANCING, ARMING_ONLY)  # mode 2 arms no page of fast memory
+            has_to = self.keeper.surveyor.has_tiers and not self.configuration.dry_run
+            if has_to and not hold_promotion(knobs):
+                self._say("this kernel's own promotion cannot be held still: it may move pages, too")
             yield
 
     def _announce(self, feed: HeatFeed) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotpage.machine.sharing import Range, joined, shared_ranges, without
+from hotpage.machine.sharing import Range, joined, shared_ranges, union, without
 
 PAGES = 16
 
@@ -38,6 +38,11 @@ def test_joined_ranges_are_few_and_cover_the_same(ranges: list[Range], most: int
     assert set(pages_of(ranges)) <= set(pages_of(found))
     if len(ranges) < most:
         assert pages_of(found) == pages_of(ranges)
+
+
+@given(ranges=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)).map(lambda x: (x[0], sum(x)))))
+def test_a_union_covers_the_same_once(ranges: list[Range]) -> None:
+    assert pages_of(union(ranges)) == sorted(set(pages_of(ranges)))
 
 
 def test_pages_of_a_fork_are_shared_until_they_are_written() -> None:

@@ -2,9 +2,12 @@
 """The kernel's promotion and demotion on files made by hand: what is written, restored and refused."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,9 @@ from hotpage.machine.tiering import (
     arm_with,
     balancing_change,
     hold_promotion,
+    slow_nodes,
     tier_changes,
+    was_slow_only,
 )
 from hotpage.machine.topology import Topology
 
@@ -87,6 +92,38 @@ def test_pages_change_tiers_while_the_kernel_knows_of_tiers(own_knobs: Path) -> 
     assert knobs_of(own_knobs)[:2] == ["0", "65536"]
     with balancing_change() as may:
         assert may
+
+
+def test_when_only_slow_memory_was_armed_is_known(own_knobs: Path) -> None:
+    before_ns = time.monotonic_ns()
+    with tier_changes():
+        assert was_slow_only(during_ns := time.monotonic_ns())
+    after_ns = time.monotonic_ns()
+    assert [was_slow_only(at_ns) for at_ns in (before_ns - 1, during_ns, after_ns + 1)] == [
+        False,
+        True,
+        False,
+    ]
+    (own_knobs / BALANCING).write_text("3")
+    with tier_changes():
+        assert not was_slow_only(time.monotonic_ns())
+
+
+@pytest.mark.parametrize(
+    ("cpus", "tiers", "slow"),
+    [
+        ([(0,), (1,), ()], {}, {2}),
+        ([(0,), (1,), ()], {"memory_tier4": (0, 1), "memory_tier90": (2,)}, {2}),
+        ([(0,), (1,), ()], {"memory_tier4": (0,), "memory_tier5": (1,), "memory_tier90": (2,)}, {2}),
+        ([(0,), (), ()], {"memory_tier2": (1,), "memory_tier4": (0, 2)}, set()),
+        ([(), (), ()], {"memory_tier4": (0,), "memory_tier90": (1, 2)}, set()),
+    ],
+)
+def test_slow_nodes_are_those_below_the_ones_with_cpus(
+    cpus: list[tuple[int, ...]], tiers: dict[str, tuple[int, ...]], slow: set[int]
+) -> None:
+    nodes: Any = tuple(SimpleNamespace(id=node, cpus=some) for node, some in enumerate(cpus))
+    assert slow_nodes(replace(TWO_TIERS, nodes=nodes, kernel_tiers=tiers)) == slow
 
 
 @pytest.mark.parametrize("mode", ["1", "2", "3"])

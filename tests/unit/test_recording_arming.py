@@ -117,6 +117,55 @@ def test_a_pace_that_another_session_has_set_is_taken_over(kernel: Kernel) -> No
     assert kernel.now == ("1", "65536", "60000")
 
 
+@pytest.mark.parametrize("tiers", [1, 2])
+def test_mode_2_becomes_one_that_arms_fast_memory_and_promotes_none(kernel: Kernel, tiers: int) -> None:
+    kernel.set("2")
+    with session(tiers) as (one, account):
+        assert kernel.now == ("3", "0", "2000") and not one.notes
+        account.affordable = False
+        one.steer()
+        assert kernel.now == ("3", "0", "60000")
+        with session(tiers) as (other, _):
+            assert kernel.now == ("3", "0", "60000") and not other.notes
+    assert kernel.now == ("2", "65536", "60000")
+
+
+def test_mode_3_stays_while_another_session_relies_on_it(kernel: Kernel) -> None:
+    kernel.set("2")
+    first, second = session(), session()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert kernel.now[:2] == ("3", "0")
+    second.__exit__(None, None, None)
+    assert kernel.now == ("2", "65536", "60000")
+
+
+def test_mode_2_that_cannot_be_changed_is_told(kernel: Kernel) -> None:
+    kernel.set("2")
+    kernel.limit.unlink()
+    with session() as (one, _):
+        assert kernel.balancing.read_text() == "2\n"
+        assert one.notes == [
+            "kernel.numa_balancing stays 2, and arms slow memory only: fast memory is unknown"
+        ]
+
+
+def test_debugfs_that_is_not_mounted_is_told_as_doctor_does(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(arming, "SCAN_PERIOD_MAX_MS", tmp_path / "empty/sched/numa_balancing/pace")
+    with session() as (one, _):
+        assert f"(debugfs is not mounted: sudo mount -t debugfs none {tmp_path}/empty)" in one.notes[0]
+        assert "budget" not in one.notes[0]
+    monkeypatch.setattr(arming, "SCAN_PERIOD_MAX_MS", tmp_path / "debug/sched/numa_balancing/other")
+    kernel.set("1")
+    with session() as (one, _):
+        assert "debugfs sched/numa_balancing is closed" in one.notes[0]
+        assert one.notes[0].endswith("the budget does not bound what they cost")
+
+
 def test_an_account_begins_a_scan_whenever_arming_begins(kernel: Kernel) -> None:
     account = ArmingAccount(2.0, 1e-6)
     begun: list[str] = []

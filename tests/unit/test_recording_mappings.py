@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hotpage.errors import PrivilegeError
 from hotpage.machine.processes import ProcessTable
-from hotpage.machine.vmas import Vma
+from hotpage.machine.vmas import Residency, Vma
+from hotpage.profile.snapshot import VmaRecord
 from hotpage.recording import mappings
 from hotpage.recording.mappings import MappingWatch, unmapped
 
@@ -92,3 +93,20 @@ def test_a_part_unmapped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared = mine.read(1.0)
     assert cleared is not None
     assert [(c.process, c.start_vpn, c.end_vpn) for c in cleared] == [(0, 13, 15)]
+
+
+def test_where_slow_memory_alone_is_armed_the_silence_of_the_rest_is_no_evidence() -> None:
+    mine = watch()
+    mine.not_armed = [(3, 5), (40, 41)]
+    spans = [(0, 10), (10, 20), (20, 30), (30, 50)]
+    by_node = [{1: PAGE}, {0: PAGE, 1: PAGE}, None, {}]
+    mine.records = [
+        VmaRecord(
+            Vma(start * PAGE, end * PAGE, "rw-p", 0, 0, "", "anon"),
+            None if nodes is None else Residency(PAGE, nodes, "default"),
+        )
+        for (start, end), nodes in zip(spans, by_node, strict=True)
+    ]
+    assert mine.left_out() == mine.not_armed
+    assert mine.left_out(frozenset({1})) == [(3, 5), (10, 50)]
+    assert mine.left_out(frozenset()) == [(0, 50)]

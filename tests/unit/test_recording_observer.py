@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakeproc import FakeProc
 from heat_reference import silent_rate_hz
-from recorded import PID, arm, batch, fault, hint, record, scan, scan_end
+from recorded import MS, PID, arm, batch, fault, hint, record, scan, scan_end
 
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource
 from hotpage.heat.table import HeatTable
@@ -67,6 +67,16 @@ def test_pages_that_scans_pass_over_stay_unknown(observer: Observer) -> None:
     observer.leave_out(0, [])
     observer.take(batch(arm(100, 50, 4000)), {})
     assert np.isfinite(silent_rate_hz(observer.table, 0, np.arange(100, 150), 5.0)).all()
+
+
+def test_what_is_armed_while_pages_change_tiers_tells_nothing(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fast memory is left out then."""
+    monkeypatch.setattr("hotpage.recording.observer.was_slow_only", lambda time_ns: time_ns == 1000 * MS)
+    observer.take(batch(arm(100, 50, 1000), arm(120, 10, 2000)), {})
+    silent = np.isfinite(silent_rate_hz(observer.table, 0, np.arange(100, 150), 3.0))
+    assert (np.flatnonzero(silent) + 100).tolist() == [*range(120, 130)]
 
 
 def test_a_page_armed_before_the_session_is_known_without_a_rate(observer: Observer) -> None:

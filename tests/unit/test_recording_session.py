@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from profiles import run_info
-from recorded import batch, fault, sample
+from recorded import arm, batch, fault, sample
 
 from hotpage.capture.capture import Counters, ProgramCost
 from hotpage.capture.events import EVENT_DTYPE, Events, EventSource
@@ -22,9 +22,11 @@ from hotpage.machine import cgroups
 from hotpage.machine.proc import read_stat
 from hotpage.machine.processes import Process
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
+from hotpage.machine.vmas import read_vmas
 from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
 from hotpage.recording import busy, following, selection
+from hotpage.recording import session as recording_session
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.command import Command
 from hotpage.recording.selection import Selection
@@ -547,3 +549,22 @@ def test_a_sink_may_read_the_rates_itself(sleeper: Sleeper) -> None:
     bench.capture.batches = [fault(77, 1.0, pid=first.pid)]
     bench.record(ticks=2)
     assert found[-1] == [77]
+
+
+@pytest.mark.parametrize(("mode", "slow", "is_armed"), [(2, 1, 0), (2, 0, 1), (3, 1, 1), (0, 1, 1)])
+def test_silent_fast_memory_is_not_cold_where_the_kernel_arms_slow_memory_alone(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch, mode: int, slow: int, is_armed: int
+) -> None:
+    """The scan says that it armed the whole range; its pages are on node 0, whatever that is."""
+    monkeypatch.setattr(recording_session, "balancing_mode", lambda: mode)
+    monkeypatch.setattr(recording_session, "slow_nodes", lambda topology: frozenset({slow}))
+    first = sleeper()
+    (stack,) = [vma for vma in read_vmas(first.pid) if vma.kind == "stack"]
+    start, pages = stack.start >> 12, stack.size_bytes >> 12
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    bench.capture.batches = [batch(arm(start, pages, 1.0, pid=first.pid))]
+    bench.record(ticks=4)
+    bench.capture.batches = [batch(arm(start, pages, 2.0, pid=first.pid))]
+    bench.record(ticks=4)
+    armed = bench.sink.snapshot().armed.get(0)
+    assert bool(armed is not None and len(armed)) == is_armed
