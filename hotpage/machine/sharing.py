@@ -31,7 +31,7 @@ def shared_ranges(pid: int, spans: Iterable[Range], proc_root: Path = PROC) -> l
             for start, end in spans:
                 for low in range(start, end, _AT_ONCE):
                     part = entries(pagemap, low, min(_AT_ONCE, end - low))
-                    found += _runs((part & PRESENT != 0) & (part & EXCLUSIVE == 0), low)
+                    found += runs((part & PRESENT != 0) & (part & EXCLUSIVE == 0), low)
     except OSError:  # it has gone
         return []
     return joined([part for one in found for part in _without_huge(pid, one, proc_root)])
@@ -75,7 +75,8 @@ def joined(ranges: list[Range], most: int = MOST_RANGES) -> list[Range]:
     return list(zip(start[np.append(True, cut)].tolist(), end[np.append(cut, True)].tolist(), strict=True))
 
 
-def _runs(chosen: Bools, first: int) -> list[Range]:
+def runs(chosen: Bools, first: int) -> list[Range]:
+    """The ranges of chosen pages, of those from ``first`` on."""
     edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)) + first
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 

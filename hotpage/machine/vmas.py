@@ -81,6 +81,8 @@ class Residency(NamedTuple):
     """The memory policy in force ("default", "bind:0", ...); empty where the kernel does not tell."""
     most_mapped: int = 0
     """In how many page tables the page is that is in the most of them; 0 where the kernel does not tell."""
+    dirty_file_pages: int = 0
+    """Pages that are dirty and not anonymous, about; of shared memory, too."""
 
 
 def read_vmas(pid: int, proc_root: Path = PROC) -> list[Vma]:
@@ -147,7 +149,7 @@ def _parse_numa_maps(text: bytes) -> Iterator[tuple[int, Residency]]:
     """Lines such as ``7f00 default file=/x anon=2 N0=1 N1=1 kernelpagesize_kB=4``; spaces are escaped."""
     for line in filter(None, text.split(b"\n")):  # a file's name may hold any other end of a line
         start, policy, *fields = line.split(b" ")
-        page_bytes, most_mapped = _BASE_PAGE_BYTES, 1
+        page_bytes, most_mapped, dirty, anonymous = _BASE_PAGE_BYTES, 1, 0, 0
         pages: dict[int, int] = {}
         for field in fields:
             key, _, value = field.partition(b"=")
@@ -155,10 +157,23 @@ def _parse_numa_maps(text: bytes) -> Iterator[tuple[int, Residency]]:
                 page_bytes = int(value) * 1024
             elif key == b"mapmax":  # left out where it is 1
                 most_mapped = int(value)
+            elif key == b"dirty":  # anonymous pages among them
+                dirty = int(value)
+            elif key == b"anon":
+                anonymous = int(value)
             elif key[:1] == b"N" and key[1:].isdigit():
                 pages[int(key[1:])] = int(value)
         nodes = {node: count * page_bytes for node, count in pages.items()}
-        yield int(start, 16), Residency(page_bytes, nodes, policy.decode("ascii", "replace"), most_mapped)
+        yield (
+            int(start, 16),
+            Residency(
+                page_bytes,
+                nodes,
+                policy.decode("ascii", "replace"),
+                most_mapped,
+                max(dirty - anonymous, 0),
+            ),
+        )
 
 
 _SMAPS_HEAD: Final = re.compile(rb"([0-9a-f]+)-[0-9a-f]+ ")

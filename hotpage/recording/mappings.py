@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hotpage.errors import PrivilegeError
+from hotpage.machine.dirty import dirty_ranges
 from hotpage.machine.processes import Process
 from hotpage.machine.sharing import Range, shared_ranges, union
 from hotpage.machine.vmas import Vma, read_residency, read_vmas
@@ -25,7 +26,9 @@ class MappingWatch:
         self.process = process
         self.records: list[VmaRecord] = []
         self.not_armed: list[Range] = []
-        """Page ranges in mappings that the kernel arms, which it leaves out: other processes map them too."""
+        """Page ranges in mappings that the kernel arms, which it leaves out: other processes map them too, or
+        they are dirty pages of files.
+        """
         self._longest_period_s = longest_period_s
         self._period_s = _FIRST_PERIOD_S
         self._due_s = 0.0
@@ -49,8 +52,9 @@ class MappingWatch:
             return None
         gone = unmapped(self.process.index, [record.vma for record in self.records], vmas)
         self.records = [VmaRecord(vma, residency.get(vma.start)) for vma in vmas]
-        shared = [record.vma for record in self.records if may_share_after_fork(record)]
-        self.not_armed = shared_ranges(self.process.pid, [(vma.start >> 12, vma.end >> 12) for vma in shared])
+        shared = shared_ranges(self.process.pid, self._spans(may_share_after_fork))
+        dirty = dirty_ranges(self.process.pid, self._spans(may_be_dirty))
+        self.not_armed = union(shared + dirty)
         cost_s = time.perf_counter() - begun
         self._period_s = min(2 * self._period_s, self._longest_period_s)
         self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
@@ -62,12 +66,12 @@ class MappingWatch:
         """
         if armed_nodes is None:
             return self.not_armed
-        elsewhere = [
-            (record.vma.start >> 12, record.vma.end >> 12)
-            for record in self.records
-            if record.armable and not is_within(record, armed_nodes)
-        ]
+        elsewhere = self._spans(lambda record: record.armable and not is_within(record, armed_nodes))
         return union(self.not_armed + elsewhere)
+
+    def _spans(self, is_wanted: Callable[[VmaRecord], bool]) -> list[Range]:
+        wanted = (record.vma for record in self.records if is_wanted(record))
+        return [(vma.start >> 12, vma.end >> 12) for vma in wanted]
 
 
 def is_within(record: VmaRecord, nodes: Collection[int]) -> bool:
@@ -80,6 +84,12 @@ def may_share_after_fork(record: VmaRecord) -> bool:
     """Whether some of its pages are copy-on-write ones of several processes, and it can be armed."""
     most_mapped = record.residency.most_mapped if record.residency else 0
     return record.armable and record.vma.permissions[3] == "p" and most_mapped > 1
+
+
+def may_be_dirty(record: VmaRecord) -> bool:
+    """Whether it may have dirty pages of a file, and can be armed."""
+    dirty_pages = record.residency.dirty_file_pages if record.residency else 0
+    return record.armable and record.vma.kind == "file" and dirty_pages > 0
 
 
 def unmapped(process: int, before: Sequence[Vma], now: Sequence[Vma]) -> list[ClearedRange]:

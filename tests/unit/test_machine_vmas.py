@@ -91,12 +91,14 @@ def test_residency_by_node_and_page_size(tmp_path: Path) -> None:
     (tmp_path / "5/numa_maps").write_bytes(
         b"1000 default file=/N1=7\\040x mapped=3 mapmax=31 N0=2 N1=1 kernelpagesize_kB=4\n"
         b"200000 bind:1 file=/anon_hugepage\\040(deleted) huge anon=2 dirty=2 N1=2 kernelpagesize_kB=2048\n"
+        b"300000 default file=/x anon=2 dirty=5 mapped=8 N0=8 kernelpagesize_kB=4\n"
         b"7ff000 default stack\n"
     )
     assert read_residency(5, tmp_path) == {
-        0x1000: (4096, {0: 8192, 1: 4096}, "default", 31),
-        0x200000: (2 << 20, {1: 4 << 20}, "bind:1", 1),
-        0x7FF000: (os.sysconf("SC_PAGESIZE"), {}, "default", 1),
+        0x1000: (4096, {0: 8192, 1: 4096}, "default", 31, 0),
+        0x200000: (2 << 20, {1: 4 << 20}, "bind:1", 1, 0),
+        0x300000: (4096, {0: 8 * 4096}, "default", 1, 3),
+        0x7FF000: (os.sysconf("SC_PAGESIZE"), {}, "default", 1, 0),
     }
 
 
@@ -107,16 +109,19 @@ def test_residency_without_numa_comes_from_smaps(tmp_path: Path) -> None:
         b"Rss:      4 kB\nVmFlags: rd wr\n"
         b"00200000-00400000 rw-p 00000000 00:00 0 \nKernelPageSize:  2048 kB\nRss:  0 kB\n"
     )
-    assert read_residency(5, tmp_path) == {0x1000: (4096, {-1: 4096}, "", 0), 0x200000: (2 << 20, {}, "", 0)}
+    assert read_residency(5, tmp_path) == {
+        0x1000: (4096, {-1: 4096}, "", 0, 0),
+        0x200000: (2 << 20, {}, "", 0, 0),
+    }
 
 
 def test_residency_of_files_whose_names_hold_other_ends_of_lines(tmp_path: Path) -> None:
     """The kernel escapes none of them but the line feed, and anybody can map such a file."""
     (tmp_path / "5").mkdir()
     (tmp_path / "5/numa_maps").write_bytes(b"1000 default file=/a\rb\\040c\x0cd N0=2 kernelpagesize_kB=4\n")
-    assert read_residency(5, tmp_path) == {0x1000: (4096, {0: 8192}, "default", 1)}
+    assert read_residency(5, tmp_path) == {0x1000: (4096, {0: 8192}, "default", 1, 0)}
     (tmp_path / "6").mkdir()
     (tmp_path / "6/smaps").write_bytes(
         b"00001000-00003000 r--p 00000000 08:01 7     /a\rRss:\nKernelPageSize:  4 kB\nRss:      8 kB\n"
     )
-    assert read_residency(6, tmp_path) == {0x1000: (4096, {-1: 8192}, "", 0)}
+    assert read_residency(6, tmp_path) == {0x1000: (4096, {-1: 8192}, "", 0, 0)}

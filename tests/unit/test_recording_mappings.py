@@ -110,3 +110,23 @@ def test_where_slow_memory_alone_is_armed_the_silence_of_the_rest_is_no_evidence
     assert mine.left_out() == mine.not_armed
     assert mine.left_out(frozenset({1})) == [(3, 5), (10, 50)]
     assert mine.left_out(frozenset()) == [(0, 50)]
+
+
+def test_dirty_pages_of_files_are_not_armed(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = watch()
+    asked: list[list[tuple[int, int]]] = []
+    found = [
+        (Vma(10 * PAGE, 20 * PAGE, "rw-s", 0, 5, "/data.mdb", "file"), 3),
+        (Vma(20 * PAGE, 30 * PAGE, "rw-s", 0, 6, "/clean.mdb", "file"), 0),
+        (Vma(30 * PAGE, 40 * PAGE, "r--s", 0, 5, "/data.mdb", "file"), 3),
+        (Vma(40 * PAGE, 50 * PAGE, "rw-p", 0, 0, "", "anon"), 0),
+    ]
+    monkeypatch.setattr(mappings, "read_vmas", lambda pid: [vma for vma, _ in found])
+    monkeypatch.setattr(
+        mappings,
+        "read_residency",
+        lambda pid: {vma.start: Residency(PAGE, {0: PAGE}, "default", 1, dirty) for vma, dirty in found},
+    )
+    monkeypatch.setattr(mappings, "dirty_ranges", lambda pid, spans: asked.append(spans) or [(12, 15)])
+    mine.read(0.0)
+    assert asked == [[(10, 20)]] and mine.left_out() == [(12, 15)]
