@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from hotpage.arrays import Int16s, Int64s, find, first_of_runs
+from hotpage.arrays import Bools, Int16s, Int64s, find, first_of_runs
 from hotpage.placement.plan import ABSENT
 from hotpage.placement.ranking import SMALL_CHUNK, chunks
 
@@ -51,6 +51,12 @@ class NodeMap:
             known[unasked] = np.where(answer < 0, ABSENT, answer)
             self._node[row[unasked], column[unasked]] = known[unasked]
         return known
+
+    def are_on(self, vpn: Int64s, nodes: frozenset[int]) -> Bools:
+        """Whether each page was on one of these nodes when the kernel was last asked."""
+        row, found = find(self._chunk, vpn >> _BITS)
+        found[found] = np.isin(self._node[row[found], vpn[found] & (_PAGES - 1)], [*nodes])
+        return found
 
     def put(self, vpn: Int64s, node: int) -> None:
         """These pages are there now."""

@@ -27,7 +27,7 @@ from hotpage.placement.plan import (
     ProcessFacts,
     Situation,
 )
-from hotpage.placement.silent import NO_PAGES, Pages, silent_pages
+from hotpage.placement.silent import NO_PAGES, Pages, SilentMemory
 from hotpage.placement.situation import fold, joined, node_rooms, process_facts
 from hotpage.profile.snapshot import NodeRecord, ProcessRecord
 from hotpage.recording.recorder import HORIZONS_S
@@ -35,6 +35,7 @@ from hotpage.service.configuration import Configuration
 from hotpage.service.heatfeed import Picture
 from hotpage.service.learned import Learned
 from hotpage.service.nodemap import NodeMap
+from hotpage.service.turn import Turn
 
 REFRESH_S = 30.0
 """Within this time the kernel is asked again where each page is: others move pages as well."""
@@ -42,7 +43,6 @@ ENOUGH_PASSES = 4
 """Arming passes over a page after which it is not waited for."""
 _REMEMBERED_S = max(HORIZONS_S)
 """The half-life of what an access tells of a rate."""
-_MOST_SILENT_PAGES = 1 << 20
 
 Query = Callable[[int, Int64s], npt.NDArray[np.int32]]
 
@@ -69,6 +69,7 @@ class Surveyor:
     def begin_session(self) -> None:
         """Processes are numbered anew, and nodes may have come or gone."""
         self._maps: dict[int, NodeMap] = {}
+        self._turns: dict[int, Turn] = {}
         self.topology = self.read_topology()
 
     def survey(
@@ -104,10 +105,13 @@ class Surveyor:
             will_be_surer = _will_be_surer(picture.armed.get(index), picture.time_s)
             facts[index] = replace(found, horizon_s=horizon_s(index), will_be_surer=will_be_surer)
             nodes_known = self._maps.setdefault(index, NodeMap())
+            folios = self._folios(picture, index)
+            silent = self._silent(picture, index, folios, nodes_known, fast)
             nodes_known.age(elapsed_s / REFRESH_S)
-            tables.append(self._candidates(picture, index, found, nodes_known, fast))
+            tables.append(self._candidates(index, found, folios, silent, nodes_known))
         for index in [index for index in self._maps if index not in facts]:
             del self._maps[index]
+            self._turns.pop(index, None)
         costs = Costs(horizon_s=self.configuration.placement.horizon)
         limits = self._limits({one.cgroup for one in facts.values()}, fast, rate_bytes, factor)
         return Situation(joined(tables), facts, nodes, history, limits, costs, now_s)
@@ -168,13 +172,15 @@ class Surveyor:
 
     # Which pages
 
-    def _candidates(
-        self, picture: Picture, index: int, facts: ProcessFacts, nodes: NodeMap, fast: frozenset[int]
-    ) -> Candidates:
+    def _folios(self, picture: Picture, index: int) -> Folios:
         folios = picture.folios[index]
-        if self.learned is not None:
-            folios = self.learned.fill(picture.processes[index].process, folios, picture.time_s)
-        silent = self._silent(picture, index, folios, fast)
+        if self.learned is None:
+            return folios
+        return self.learned.fill(picture.processes[index].process, folios, picture.time_s)
+
+    def _candidates(
+        self, index: int, facts: ProcessFacts, folios: Folios, silent: Pages, nodes: NodeMap
+    ) -> Candidates:
         place = np.searchsorted(folios.vpn, silent.vpn)
         node = nodes.nodes(np.insert(folios.vpn, place, silent.vpn), lambda some: self.query(facts.pid, some))
         place += np.arange(place.size)  # where they are now
@@ -193,18 +199,19 @@ class Surveyor:
             return tracked
         return _merged(tracked, fold(index, facts.pid, silent.take(there), silent_node[there]))
 
-    def _silent(self, picture: Picture, index: int, folios: Folios, fast: frozenset[int]) -> Pages:
+    def _silent(
+        self, picture: Picture, index: int, folios: Folios, nodes: NodeMap, fast: frozenset[int]
+    ) -> Pages:
         """Pages that were armed and never accessed, where some may be in fast memory: what can go first.
 
-        They have the highest rate that their silence allows.
+        They have the highest rate that their silence allows. ``nodes``: as the last plan left it.
         """
         armed = picture.armed.get(index)
         if armed is None:
             return NO_PAGES
-        spans = self._vmas_with_fast_pages(picture, index, fast)
-        return silent_pages(
-            armed, spans, folios.vpn, folios.pages, picture.time_s, most_pages=_MOST_SILENT_PAGES
-        )
+        spans = [*self._vmas_with_fast_pages(picture, index, fast)]
+        memory = SilentMemory(armed, spans, folios.vpn, folios.pages)
+        return memory.pages(self._turns.setdefault(index, Turn()).take(memory, nodes, fast), picture.time_s)
 
     def _vmas_with_fast_pages(
         self, picture: Picture, index: int, fast: frozenset[int]

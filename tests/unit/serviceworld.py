@@ -52,6 +52,8 @@ class World:
         self.refused: dict[int, Result] = {}
         self.obstacle: Exception | None = None
         self.armed: ArmedRanges | None = None
+        self.empty_pages = 0
+        """Of the mapping, below BASE."""
         self.configuration = configuration(text)
         self.tiers = tiers
         self.limited: set[int | str] = set()
@@ -132,7 +134,9 @@ class World:
             np.full(rate.size, 0.1, np.float32),
         )
         process = Process(0, self.pid, 99, "worker", "worker", "/bin/worker", 2, self.cgroup, 1)
-        mapping = Vma(BASE * PAGE, (BASE + self.node.size) * PAGE, "rw-p", 0, 0, "", "anon")
+        mapping = Vma(
+            (BASE - self.empty_pages) * PAGE, (BASE + self.node.size) * PAGE, "rw-p", 0, 0, "", "anon"
+        )
         there = {FAST: 1, SLOW: 1}
         self.events += 1
         return Picture(

@@ -15,6 +15,7 @@ from hotpage.placement.plan import Fate
 from hotpage.service.bounces import JUDGE_S, LEAST_MOVES, ranking_half_life_s
 from hotpage.service.keeper import IDLE_S, Pace
 from hotpage.service.survey import REFRESH_S
+from hotpage.service.turn import MOST_PAGES
 
 HOT = np.arange(100, 300)
 FREE_PAGES = 56
@@ -167,6 +168,21 @@ def test_silent_pages_go_first() -> None:
     one.free_pages[FAST] = HEADROOM_PAGES
     one.armed = armed(BASE + 690, BASE + 1024)
     one.step()
+    assert hot_vpns() <= one.fast_vpns()
+    assert len(one.fast_vpns()) == silent.size
+
+
+def test_silent_memory_above_ever_so_much_more_of_it_goes_as_well() -> None:
+    """4 GiB of addresses that were armed: no plan looks at all of them."""
+    one = world()
+    silent = np.arange(700, 1024)
+    one.sizes[silent] = 0
+    one.node[silent] = FAST
+    one.free_pages[FAST] = HEADROOM_PAGES
+    one.armed = armed(BASE + 690 - MOST_PAGES, BASE + 1024)
+    one.empty_pages = MOST_PAGES
+    for _ in range(3):
+        assert one.step().situation.candidates.vpn.size <= 1024
     assert hot_vpns() <= one.fast_vpns()
     assert len(one.fast_vpns()) == silent.size
 
