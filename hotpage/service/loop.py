@@ -252,12 +252,15 @@ class Service:
             now_s = time.monotonic()
             if now_s - begun_s > _LONGEST_SESSION_S:
                 return After.RESTART
-            with contextlib.suppress(queue.Empty):
-                self._question = self._question or control.questions.get_nowait()
-            is_time = keeper.pace.is_due(now_s, feed.events) if once_after_s is None else False
-            if once_after_s is not None and now_s - begun_s >= once_after_s:
-                is_time = True
-            if not is_time and self._question is None:
+            if once_after_s is None:
+                is_time = keeper.pace.is_due(now_s, feed.events)
+            else:
+                is_time = now_s - begun_s >= once_after_s
+            if once_after_s is None or is_time:  # the one plan does not come earlier for a question
+                with contextlib.suppress(queue.Empty):
+                    self._question = self._question or control.questions.get_nowait()
+                is_time |= self._question is not None
+            if not is_time:
                 interrupted()
                 session.is_over.wait(_POLL_S)
                 continue

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +37,17 @@ def service(
     return one
 
 
-def rounds(one: Service, control: Control, picture: Callable[[Callable[[], object], Any], Any]) -> After:
+def rounds(
+    one: Service,
+    control: Control,
+    picture: Callable[[Callable[[], object], Any], Any],
+    once_after_s: float | None = None,
+) -> After:
     """A session in which ``picture`` (should_stop, session) is what each wait for a picture comes to."""
     progress = SimpleNamespace(elapsed_s=1.0, notes=[])
     session: Any = SimpleNamespace(is_over=threading.Event(), progress=progress, error=None)
     feed: Any = SimpleNamespace(events=0, picture=lambda should_stop: picture(should_stop, session))
-    return one._rounds(session, feed, control, None)
+    return one._rounds(session, feed, control, once_after_s)
 
 
 def test_a_question_is_answered_by_the_session_after_a_reload(tmp_path: Path) -> None:
@@ -62,6 +68,23 @@ def test_a_question_is_answered_by_the_session_after_a_reload(tmp_path: Path) ->
     assert rounds(one, control, interrupted) is After.RESTART and question.answer is None
     assert rounds(one, control, last) is After.STOP
     assert question.answer is not None and question.answer["pid"] == world.pid
+
+
+def test_a_question_does_not_end_the_look_before_the_one_plan(tmp_path: Path) -> None:
+    world = World()
+    control = Control(tmp_path)
+    question = Question(world.pid, BASE * PAGE)
+    control.questions.put(question)
+    begun_s = time.monotonic()
+    looks_s = []
+
+    def picture(*_: object) -> Any:
+        looks_s.append(time.monotonic() - begun_s)
+        return world.picture()
+
+    assert rounds(service(world, tmp_path), control, picture, once_after_s=0.3) is After.STOP
+    assert len(looks_s) == 1 and looks_s[0] >= 0.3
+    assert question.answer is not None, "it is answered all the same"
 
 
 def test_another_session_knows_nothing_of_processes_by_their_old_numbers(tmp_path: Path) -> None:
