@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from hotpage.errors import HotpageError
 from hotpage.heat.results import Folios
 from hotpage.machine.proc import boot_id
 from hotpage.machine.processes import Process
@@ -31,6 +31,10 @@ _LEAST_ERROR = 0.5
 """A rate from before is not surer than that."""
 
 Identity = tuple[int, int]
+
+
+class DamagedError(HotpageError):
+    """What an earlier service left cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,13 @@ def save(directory: Path, picture: Picture) -> None:
 
 
 def load(directory: Path, now_unix_s: float | None = None) -> Learned | None:
-    """What an earlier service left; None without any, or if it is too old, of another boot, or damaged."""
+    """What an earlier service left; None without any, or if it is too old or of another boot.
+
+    Raises DamagedError.
+    """
+    path = directory / _FILE
     try:
-        with (directory / _FILE).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
             if (header["magic"], header["version"]) != (_MAGIC, _VERSION):
                 return None
@@ -108,10 +116,14 @@ def load(directory: Path, now_unix_s: float | None = None) -> Learned | None:
             folios, low = {}, 0
             for pid, start_time_ticks, count in file["identity"].tolist():
                 vpn, pages, rate_hz, error = (column[low : low + count] for column in columns)
-                if vpn.size != count:
-                    return None
+                if {vpn.size, pages.size, rate_hz.size, error.size} != {count}:
+                    raise ValueError("columns of different lengths")
                 folios[pid, start_time_ticks] = Folios(vpn, pages, rate_hz, rate_hz, error)
                 low += count
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+    except FileNotFoundError:
         return None
+    except Exception as error:  # zipfile, zlib and numpy raise whatever a damaged file leads them to
+        raise DamagedError(
+            f"{path} is damaged ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from error
     return Learned(folios, age_s)

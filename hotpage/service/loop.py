@@ -175,12 +175,19 @@ class Service:
             after = After.RESTART
             while after is After.RESTART and self.orders.stop is None:
                 self.keeper.begin_session()
-                self.keeper.surveyor.learned = learned.load(self._state)
+                self.keeper.surveyor.learned = self._learned()
                 after = self._one_session(control, once_after_s)
                 if after is After.RESTART and not self._drop_gone_pids():
                     self._say(_ALL_GONE)
                     break
             self._notifier.stopping()
+
+    def _learned(self) -> learned.Learned | None:
+        try:
+            return learned.load(self._state)
+        except learned.DamagedError as error:
+            self._say(f"begins without the rates of a service before: {error}")
+            return None
 
     def _drop_gone_pids(self) -> bool:
         """Pids that have gone begin no session; whether anything is left to look after."""

@@ -87,6 +87,17 @@ def test_a_question_does_not_end_the_look_before_the_one_plan(tmp_path: Path) ->
     assert question.answer is not None, "it is answered all the same"
 
 
+def test_rates_that_cannot_be_read_are_said_and_keep_nobody_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "rates.npz").write_bytes(b"PK\x03\x04 and no more")
+    said: list[str] = []
+    one = service(World(), tmp_path)
+    one._say = said.append
+    one._one_session = lambda *_: After.STOP  # type: ignore[method-assign]
+    one.run()
+    assert one.keeper.surveyor.learned is None
+    assert len(said) == 1 and said[0].startswith("begins without the rates of a service before: ")
+
+
 def test_another_session_knows_nothing_of_processes_by_their_old_numbers(tmp_path: Path) -> None:
     world = World()
     world.rate[:] = 0.01

@@ -133,7 +133,7 @@ def test_rates_are_taken_up_by_the_next_service(tmp_path: Path) -> None:
     assert before.fill(stranger, now, 1.0) is now  # type: ignore[arg-type]
 
 
-def test_what_is_old_foreign_or_damaged_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_old_foreign_or_damaged_is_worth_nothing(tmp_path: Path) -> None:
     assert learned.load(tmp_path) is None
     saved(tmp_path)
     assert learned.load(tmp_path, time.time() + learned.TRUSTED_S + 10) is None
@@ -142,7 +142,14 @@ def test_what_is_old_foreign_or_damaged_is_left_alone(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for cut in range(0, len(whole), 997):
         file.write_bytes(whole[:cut])
-        assert learned.load(tmp_path) is None
+        with pytest.raises(learned.DamagedError, match=r"rates\.npz is damaged \(.+\)$"):
+            learned.load(tmp_path)
+    directory = whole.rindex(b"PK\x01\x02", 0, whole.rindex(b"header.npy"))
+    # The version that it takes to unpack, "encrypted", how it is packed, and by deflate, which it is not.
+    for place, value in ((6, 99), (8, 1), (10, 99), (10, 8)):
+        file.write_bytes(whole[: directory + place] + bytes([value]) + whole[directory + place + 1 :])
+        with pytest.raises(learned.DamagedError, match="is damaged"):
+            learned.load(tmp_path)
     saved(tmp_path, boot_id="another")
     assert learned.load(tmp_path) is None
 
