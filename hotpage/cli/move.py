@@ -190,6 +190,9 @@ def move(
             raise NothingMovedError(f"nothing to move: {plan.why_nothing()}")
         if not json:
             _print_plan(plan, gathered.situation)
+        if dry_run and mover_name == "kernel":  # not entered, the session of knobs changes nothing
+            kernel_mover = KernelMover(KernelTiering(KnobSession(), topology), duration_s)
+            kernel_mover.require(plan, gathered.situation.processes)
         line = ProgressLine()
         with _open_mover("dry-run" if dry_run else mover_name, topology, duration_s) as mover:
             outcome = mover.run(

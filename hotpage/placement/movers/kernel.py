@@ -104,6 +104,14 @@ class KernelMover:
         self._clock = clock
         self._sleep = sleep
 
+    def require(self, plan: Plan, processes: Mapping[int, ProcessFacts]) -> None:
+        """Raise UnsupportedError where the kernel cannot do what the plan asks for; changes nothing."""
+        downs = [move for move in plan.moves if not move.is_promotion]
+        for node, cgroup in dict.fromkeys((move.source, processes[move.process].cgroup) for move in downs):
+            self._tiering.require_demotion(node, cgroup)
+        if len(downs) < len(plan.moves):
+            self._tiering.require_promotion()
+
     def run(
         self,
         plan: Plan,
@@ -112,16 +120,13 @@ class KernelMover:
         on_progress: Callable[[MoveProgress], None] = lambda progress: None,
     ) -> Outcome:
         """Demote first, then let promote; pages that the kernel did not choose, or put back, are LEFT."""
+        self.require(plan, processes)
         works = [_Work(move, processes[move.process]) for move in plan.moves]
         ups = [work for work in works if work.move.is_promotion]
         downs: dict[tuple[int, str], list[_Work]] = {}
         for work in works:
             if not work.move.is_promotion:
                 downs.setdefault((work.move.source, work.facts.cgroup), []).append(work)
-        for node, cgroup in downs:
-            self._tiering.require_demotion(node, cgroup)
-        if ups:
-            self._tiering.require_promotion()
 
         def report() -> None:
             left = sum(work.pending.size for work in works)
