@@ -58,7 +58,7 @@ class Column:
     """``cell`` gets a row, the width and the context. A column with ``most`` grows up to that from ``width``.
 
     ``drop``: where the width is short, the columns with the highest go first; 0 stays. ``value``: what to
-    sort by, None if that makes no sense.
+    sort by, None if that makes no sense; of a row, in ranges.py of the arrays that hold all of them.
     """
 
     key: str

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from hotpage.arrays import Int64s
 from hotpage.machine.folios import PAGE_BYTES
@@ -66,8 +65,6 @@ class RangeRow(NamedTuple):
 class RangeLevel(Level):
     """The ranges of a mapping."""
 
-    default = Order("accesses")
-
     def __init__(self, process: int, record: VmaRecord) -> None:
         super().__init__()
         self.process, self.record = process, record
@@ -85,7 +82,7 @@ class RangeLevel(Level):
                 25,
                 lambda row, _width, _context: (units.address_range(row.start, row.end), PLAIN),
                 right=False,
-                value=lambda row: row.start,
+                value=lambda runs: runs.start_vpn,
                 descending=False,
             ),
             Column(
@@ -93,7 +90,7 @@ class RangeLevel(Level):
                 "SIZE",
                 5,
                 lambda row, _width, context: (_length(row.size_bytes, context), PLAIN),
-                value=lambda row: row.size_bytes,
+                value=lambda runs: runs.pages,
             ),
             _class_column(),
             Column(
@@ -101,14 +98,14 @@ class RangeLevel(Level):
                 "ACC/S",
                 6,
                 lambda row, _width, _context: (units.rate(_accesses(row)), PLAIN),
-                value=lambda row: _known(_accesses(row)),
+                value=lambda runs: runs.rate_hz * runs.pages,
             ),
             Column(
                 "rate",
                 "A PAGE",
                 6,
                 lambda row, _width, _context: (units.rate(row.rate_hz), PLAIN),
-                value=lambda row: _known(row.rate_hz),
+                value=lambda runs: runs.rate_hz,
             ),
             _error_column(),
             Column("bar", "RATE, LOG", 10, self._bar, right=False, most=80, drop=9),
@@ -131,14 +128,7 @@ class RangeLevel(Level):
                 HeatClass(kinds[place]),
             )
 
-        values = {
-            "size": runs.pages,
-            "accesses": runs.rate_hz * runs.pages,
-            "rate": runs.rate_hz,
-            "heat": runs.rate_hz,
-            "error": runs.relative_error,
-        }
-        return _LazyRows(_order(values.get(self.order.key, runs.start_vpn), self.order), make)
+        return _LazyRows(_order(runs, self.columns(view), self.order), make)
 
     def identity(self, row: RangeRow) -> int:
         return row.start
@@ -199,7 +189,7 @@ class PageLevel(Level):
                 14,
                 lambda row, _width, _context: (units.address(row.vpn * PAGE_BYTES), PLAIN),
                 right=False,
-                value=lambda row: row.vpn,
+                value=lambda pages: pages.vpn,
                 descending=False,
             ),
             _class_column(),
@@ -208,7 +198,7 @@ class PageLevel(Level):
                 "ACC/S",
                 7,
                 lambda row, _width, _context: (units.rate(row.rate_hz), PLAIN),
-                value=lambda row: row.rate_hz,
+                value=lambda pages: pages.rate_hz,
             ),
             _error_column(),
             Column(
@@ -216,7 +206,7 @@ class PageLevel(Level):
                 "LATENCY",
                 8,
                 lambda row, _width, _context: (latency(row.latency_s), PLAIN),
-                value=lambda row: row.latency_s,
+                value=lambda pages: pages.latency_s,
                 descending=False,
             ),
             Column("node", "NODE", 5, self._node),
@@ -239,13 +229,7 @@ class PageLevel(Level):
                 HeatClass(kinds[place]),
             )
 
-        values = {
-            "rate": found.rate_hz,
-            "heat": found.rate_hz,
-            "error": found.relative_error,
-            "latency": found.latency_s,
-        }
-        return _LazyRows(_order(values.get(self.order.key, found.vpn), self.order), make)
+        return _LazyRows(_order(found, self.columns(view), self.order), make)
 
     def identity(self, row: PageRow) -> int:
         return row.vpn
@@ -299,9 +283,12 @@ def latency(duration_s: float) -> str:
     return f"{duration_s:.3g} s" if duration_s < 999.5 else f"{duration_s:.0f} s"
 
 
-def _order(values: npt.NDArray[Any], order: Order) -> Int64s:
-    """The places of values in an order; unknown ones come last."""
-    numbers = values.astype(np.float64)
+def _order(found: object, columns: Sequence[Column], order: Order) -> Int64s:
+    """The places in ``found``, some arrays, in an order; without such a column by address. Unknown ones come
+    last.
+    """
+    values = {column.key: column.value for column in columns if column.value is not None}
+    numbers = values.get(order.key, values["address"])(found).astype(np.float64)
     return np.argsort(
         np.where(np.isnan(numbers), np.inf, -numbers if order.descending else numbers), kind="stable"
     )
@@ -314,7 +301,7 @@ def _class_column() -> Column:
         7,
         lambda row, _width, _context: (row.kind.name.lower(), HEAT_STYLES[row.kind]),
         right=False,
-        value=lambda row: (row.kind, _known(row.rate_hz)),
+        value=lambda found: found.rate_hz,
     )
 
 
@@ -324,7 +311,7 @@ def _error_column() -> Column:
         "ERROR",
         5,
         lambda row, _width, _context: (units.error(row.relative_error), FAINT),
-        value=lambda row: _known(row.relative_error),
+        value=lambda found: found.relative_error,
         descending=False,
     )
 
@@ -335,7 +322,3 @@ def _length(count_bytes: int, context: Context) -> str:
 
 def _accesses(row: RangeRow) -> float:
     return row.rate_hz * row.size_bytes / PAGE_BYTES
-
-
-def _known(value: float) -> float:
-    return -1.0 if np.isnan(value) else value
