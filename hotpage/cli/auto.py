@@ -20,6 +20,7 @@ from hotpage.cli.targets import (
     require,
 )
 from hotpage.errors import UsageError
+from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
 from hotpage.service.configtext import defaults_of
 from hotpage.service.configuration import DEFAULT_FILE, ConfigError, Configuration, load
 from hotpage.service.loop import selection_of
@@ -127,6 +128,4 @@ def _targets(pids: str | None, cgroup: str | None, comm: str | None, everything:
 
 def _as_in_proc(cgroup: str) -> str:
     """The path of a cgroup below the mount, for one given by either. Raises TargetError without one."""
-    from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
-
     return "/" + str(cgroup_directory(cgroup).relative_to(cgroup_mount().resolve())).removeprefix(".")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hotpage.errors import HotpageError, TargetError
 from hotpage.machine.capabilities import Capability
+from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages
 from hotpage.machine.proc import read_living
@@ -99,8 +100,6 @@ def selection_of(configuration: Configuration) -> Selection:
 
 def _cgroup_path(path: str) -> Path:
     """Its directory, whether it is there yet or not."""
-    from hotpage.machine.cgroups import cgroup_mount
-
     return cgroup_mount() / path.lstrip("/")
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from hotpage import __version__
 from hotpage.errors import HotpageError
+from hotpage.placement.plan import Fate
 from hotpage.recording.session import resident_bytes
 from hotpage.service.configuration import host_and_port
 from hotpage.service.figures import DECADES, TierHeat, fast_share, heat_by_tier
@@ -29,27 +31,39 @@ if TYPE_CHECKING:
     from hotpage.service.loop import Service
 
 
+@dataclass(frozen=True)
+class _LastPlan:
+    """What only a round knows."""
+
+    heat: Mapping[int, TierHeat]
+    kept_bytes: Mapping[Fate, int]
+    hot_hz: float
+    planned_bytes: int
+    shortest_horizon_s: float
+    processes: int
+
+
 class ServiceMetrics(Collector):
     """Reads the service when it is scraped; ``note`` takes what only a round knows."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._heat: dict[int, TierHeat] = {}
+        self._last: _LastPlan | None = None
 
-    def note(self, step: Step) -> dict[int, TierHeat]:
-        """Take a round; what it comes to."""
+    def note(self, step: Step) -> Mapping[int, TierHeat]:
+        """Take a round; its heat by tier."""
+        plan, processes = step.plan, step.situation.processes
+        horizons = (facts.horizon_s for facts in processes.values() if facts.horizon_s is not None)
         heat = heat_by_tier(step.situation)
-        self._heat = heat
-        self._kept = dict(step.plan.kept_bytes)
-        self._hot_hz, self._plan_bytes = step.plan.hot_hz, step.plan.moved_bytes
-        self._horizons = [
-            facts.horizon_s for facts in step.situation.processes.values() if facts.horizon_s is not None
-        ]
-        self._processes = len(step.situation.processes)
-        self._has_plan = True
+        self._last = _LastPlan(
+            heat,
+            dict(plan.kept_bytes),
+            plan.hot_hz,
+            plan.moved_bytes,
+            min(horizons, default=float("nan")),
+            len(processes),
+        )
         return heat
-
-    _has_plan = False
 
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client wants it."""
@@ -60,8 +74,8 @@ class ServiceMetrics(Collector):
         yield _gauge("hotpage_resident_bytes", "Own resident memory.", resident_bytes())
         yield from self._of_session()
         yield from self._of_keeper()
-        if self._has_plan:
-            yield from self._of_plan()
+        if (last := self._last) is not None:
+            yield from _of_plan(last)
 
     def _of_session(self) -> Iterator[Metric]:
         session = self._service.session
@@ -107,35 +121,6 @@ class ServiceMetrics(Collector):
         yield _gauge(
             "hotpage_bounce_ratio", "Of the pages moved in the last minute.", keeper.bounces.last.share
         )
-
-    def _of_plan(self) -> Iterator[Metric]:
-        yield _gauge("hotpage_processes", "That are looked after.", self._processes)
-        yield _gauge("hotpage_hot_rate_hz", "From which a page is hot, accesses/s.", self._hot_hz)
-        yield _gauge("hotpage_planned_bytes", "To move, in the last plan.", self._plan_bytes)
-        yield _gauge(
-            "hotpage_fast_access_ratio", "Share of accesses to tier 0, estimated.", fast_share(self._heat)
-        )
-        yield _gauge(
-            "hotpage_horizon_seconds", "Shortest P of a process.", min(self._horizons, default=float("nan"))
-        )
-        kept = GaugeMetricFamily("hotpage_kept_bytes", "What the last plan left, by why.", labels=["reason"])
-        for fate, count in self._kept.items():
-            kept.add_metric([fate.name.lower()], count)
-        yield kept
-        rates = GaugeHistogramMetricFamily(
-            "hotpage_page_rate", "Bytes by accesses/s of their page.", labels=["tier"]
-        )
-        unknown = GaugeMetricFamily("hotpage_unknown_bytes", "Never observed.", labels=["tier"])
-        accesses = GaugeMetricFamily("hotpage_accesses_hz", "Estimated accesses/s.", labels=["tier"])
-        for tier, heat in self._heat.items():
-            sums, buckets = 0, []
-            for decade, count in zip((*DECADES, None), heat.bytes_by_decade, strict=True):
-                sums += count
-                buckets.append(("+Inf" if decade is None else f"{10.0**decade:g}", float(sums)))
-            rates.add_metric([str(tier)], buckets, heat.accesses_hz)
-            unknown.add_metric([str(tier)], heat.unknown_bytes)
-            accesses.add_metric([str(tier)], heat.accesses_hz)
-        yield from (rates, unknown, accesses)
 
 
 class Exporter:
@@ -188,6 +173,34 @@ def _end(server: object, thread: threading.Thread) -> None:
     server.shutdown()  # type: ignore[attr-defined]
     server.server_close()  # type: ignore[attr-defined]
     thread.join()
+
+
+def _of_plan(last: _LastPlan) -> Iterator[Metric]:
+    yield _gauge("hotpage_processes", "That are looked after.", last.processes)
+    yield _gauge("hotpage_hot_rate_hz", "From which a page is hot, accesses/s.", last.hot_hz)
+    yield _gauge("hotpage_planned_bytes", "To move, in the last plan.", last.planned_bytes)
+    yield _gauge(
+        "hotpage_fast_access_ratio", "Share of accesses to tier 0, estimated.", fast_share(last.heat)
+    )
+    yield _gauge("hotpage_horizon_seconds", "Shortest P of a process.", last.shortest_horizon_s)
+    kept = GaugeMetricFamily("hotpage_kept_bytes", "What the last plan left, by why.", labels=["reason"])
+    for fate, count in last.kept_bytes.items():
+        kept.add_metric([fate.name.lower()], count)
+    yield kept
+    rates = GaugeHistogramMetricFamily(
+        "hotpage_page_rate", "Bytes by accesses/s of their page.", labels=["tier"]
+    )
+    unknown = GaugeMetricFamily("hotpage_unknown_bytes", "Never observed.", labels=["tier"])
+    accesses = GaugeMetricFamily("hotpage_accesses_hz", "Estimated accesses/s.", labels=["tier"])
+    for tier, heat in last.heat.items():
+        sums, buckets = 0, []
+        for decade, count in zip((*DECADES, None), heat.bytes_by_decade, strict=True):
+            sums += count
+            buckets.append(("+Inf" if decade is None else f"{10.0**decade:g}", float(sums)))
+        rates.add_metric([str(tier)], buckets, heat.accesses_hz)
+        unknown.add_metric([str(tier)], heat.unknown_bytes)
+        accesses.add_metric([str(tier)], heat.accesses_hz)
+    yield from (rates, unknown, accesses)
 
 
 def _gauge(name: str, text: str, value: float, **labels: str) -> GaugeMetricFamily:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.placement.outcome import FAILURES, Outcome, Result
 from hotpage.placement.plan import WORDS, Fate
@@ -130,8 +132,6 @@ def _result(outcome: Outcome) -> str:
 
 def parts_of(step: Step, pid: int) -> Iterator[str]:
     """Stretches of a process's memory with one fate on one node: their size, rate, and why they are there."""
-    import numpy as np
-
     situation, plan = step.situation, step.plan
     index = next((i for i, facts in situation.processes.items() if facts.pid == pid), None)
     if index is None:

@@ -132,9 +132,8 @@ class MoveScreen(ModalScreen[None]):
         verb = "Promote" if job.wish.promote else "Demote"
         yield Text.assemble((verb, STRONG), f" {job.wish.name}")
         if job.wish.hot_hz is None:
-            yield Text(
-                "everything of known rate, the hottest first" * job.wish.promote or "everything", FAINT
-            )
+            what = "everything of known rate, the hottest first" if job.wish.promote else "everything"
+            yield Text(what, FAINT)
         else:
             limit_hz = job.wish.hot_hz if job.wish.promote else job.wish.hot_hz / 2
             side = "from" if job.wish.promote else "under"
