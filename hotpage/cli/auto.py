@@ -16,8 +16,10 @@ from hotpage.cli.targets import (
     CommOption,
     EverythingOption,
     PidsOption,
+    count_named,
     parse_pids,
     require,
+    require_one,
 )
 from hotpage.errors import UsageError
 from hotpage.machine.cgroups import cgroup_directory, cgroup_mount
@@ -67,7 +69,7 @@ def auto(
     What to look after is named by options or by a configuration file. SIGHUP reads the file again. The exit
     status is 3 on a machine with one tier of memory, where there is nothing to place.
     """
-    named = sum((pids is not None, cgroup is not None, comm is not None, everything))
+    named = count_named(pids, cgroup, comm, everything)
     if print_config or check:
         asks_more = bool(named or dry_run or once or look_s is not None or explain is not None)
         asks_more |= print_config and (check or config is not None)
@@ -78,7 +80,7 @@ def auto(
         return 0
     if check:
         return _check(config or DEFAULT_FILE)
-    require(named <= 1, "several targets are given", "name them in a configuration (--print-config)")
+    require_one(named, "name them in a configuration (--print-config)")
     require(once or explain is None, "--explain belongs to one plan", "add --once")
     require(look_s is None or 0 < look_s < inf, f"a look cannot last {look_s} s", "give -d a positive number")
     require(once or look_s is None, "-d belongs to one plan", "add --once")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage demo``: profile a bundled workload whose hot pages are known, and compare."""
 
-import json as json_format
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from hotpage.cli.formats import print_json
 from hotpage.cli.privilege import require_root
 from hotpage.cli.running import look, stop_on_signals
 from hotpage.errors import UsageError
@@ -101,8 +101,7 @@ def demo(
         summary = summarise(profile.snapshot())
         verdict = _judge(summary, workload, true_rates_hz, progress.lost.values(), end.end_s, threads)
     if json:
-        json_format.dump(asdict(verdict), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(asdict(verdict))
         return
     print_report(summary)
     print()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage doctor``: what works on this machine, what does not, why, and the exact next command."""
 
-import json as json_format
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hotpage import __version__
+from hotpage.cli.formats import print_json
 from hotpage.recording.checks import Check
 from hotpage.recording.diagnosis import Diagnosis, diagnose
 
@@ -37,7 +37,7 @@ def doctor(
     program = how_called(sys.argv[0])
     diagnosis = diagnose(program)
     if json:
-        typer.echo(json_format.dumps(as_json(diagnosis, program), indent=2))
+        print_json(as_json(diagnosis, program), indent=2)
     else:
         console = Console(highlight=False, soft_wrap=True)
         for line in render(diagnosis, program, max(console.width, _LEAST_WIDTH)):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +13,26 @@ from typing import Annotated
 
 import typer
 
+from hotpage.cli.formats import print_json, size_option
 from hotpage.cli.privilege import require_root
-from hotpage.cli.running import ProgressLine, StopReason, look, stop_on_signals
+from hotpage.cli.running import ProgressLine, look, stop_on_signals
 from hotpage.cli.targets import (
     BudgetOption,
     CgroupOption,
     CommOption,
     EverythingOption,
     PidsOption,
+    count_named,
     parse_selection,
     require,
     require_budget,
+    require_one,
 )
 from hotpage.errors import INTERRUPTED, HotpageError, UsageError
 from hotpage.machine.folios import PAGE_BYTES
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.signals import Orders
 from hotpage.machine.tiering import KernelTiering
 from hotpage.machine.topology import Topology
 from hotpage.placement.budget import free_wanted, room_bytes
@@ -47,7 +50,7 @@ from hotpage.profile.summary import summarise
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, Options
 from hotpage.recording.selection import Selection
 from hotpage.views.moves import move_document, outcome_lines, plan_lines, why_not_moved
-from hotpage.views.units import parse_size, percent, size
+from hotpage.views.units import percent, size
 
 _LOOK_S = 10.0
 _MOVERS = ("kernel", "move_pages")
@@ -131,8 +134,8 @@ def move(
     --comm or -a it looks at live processes first (as record --arm does), else it goes by a profile. The exit
     status is 1 if nothing could be moved, and 130 if a signal ended the look.
     """
-    live = sum((pids is not None, cgroup is not None, comm is not None, everything))
-    require(live <= 1, "several targets are given", "give one of -p PID, --cgroup PATH, --comm NAME or -a")
+    live = count_named(pids, cgroup, comm, everything)
+    require_one(live, "give one of -p PID, --cgroup PATH, --comm NAME or -a")
     require(not (live and directory), "a profile and a live target exclude each other", "give one of them")
     require(0 < duration_s < inf, f"a look cannot last {duration_s} s", "give -d a positive number")
     require_budget(budget_percent)
@@ -150,7 +153,7 @@ def move(
     require(mover_name in _MOVERS, f"there is no mover '{mover_name}'", f"choose from {', '.join(_MOVERS)}")
     demote |= pressure or policy_name == "cold"
     wanted = _parse_hot(hot)
-    most_bytes = _parse_size("--limit", limit) if limit is not None else inf
+    most_bytes = size_option("--limit", limit) if limit is not None else inf
     name = policy_name or ("threshold" if hot else "cold" if demote and not promote else "fit")
     make_plan = policy(name)
     require_root("moving pages of other processes")
@@ -184,7 +187,7 @@ def move(
         plan = make_plan(gathered.situation, _with_hot(aim, wanted, gathered.situation, snapshot, name))
         if not plan.moves:
             if json:
-                _print_json(move_document(plan, gathered.situation.processes, None))
+                print_json(move_document(plan, gathered.situation.processes, None))
             else:
                 _print_plan(plan, gathered.situation)
             raise NothingMovedError(f"nothing to move: {plan.why_nothing()}")
@@ -200,7 +203,7 @@ def move(
             )
         line.clear()
     if json:
-        _print_json(move_document(plan, gathered.situation.processes, outcome))
+        print_json(move_document(plan, gathered.situation.processes, outcome))
     else:
         print()
         for text in outcome_lines(outcome):
@@ -220,9 +223,7 @@ def _open_mover(name: str, topology: Topology, promotion_s: float) -> Iterator[M
         yield MovePagesMover(room_bytes=room_bytes)
 
 
-def _look(
-    selection: Selection, duration_s: float, budget_percent: float, stop_reason: StopReason
-) -> Snapshot:
+def _look(selection: Selection, duration_s: float, budget_percent: float, stop_reason: Orders) -> Snapshot:
     """Profile live processes for a while, with hint faults on. Raises LookStoppedError."""
     options = Options(
         selection=selection,
@@ -253,15 +254,8 @@ def _parse_hot(text: str | None) -> tuple[str, float] | None:
                 return kind, value
             break
     else:
-        return "bytes", _parse_size("--hot", text)
+        return "bytes", size_option("--hot", text)
     raise UsageError(f"--hot {text} makes no sense", "write it as 20%, 64M or 100/s")
-
-
-def _parse_size(option: str, text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError:
-        raise UsageError(f"{option} {text} is no size", "write it as 4096, 64M or 1.5G") from None
 
 
 def _with_hot(
@@ -289,8 +283,3 @@ def _bar(progress: MoveProgress) -> str:
 def _print_plan(plan: Plan, situation: Situation) -> None:
     for text in plan_lines(plan, situation.processes):
         print(text.plain)
-
-
-def _print_json(document: object) -> None:
-    json_format.dump(document, sys.stdout, indent=1)
-    sys.stdout.write("\n")

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from hotpage.errors import PrivilegeError
 
+AS_MODULE = (sys.executable, "-P", "-m", "hotpage")
+"""hotpage by this very Python; without -P root would import what lies in whatever directory this is."""
+
 
 def require_root(action: str) -> None:
     """Raise PrivilegeError unless this is root; ``action`` is what needs it, as in "recording"."""
@@ -18,7 +21,6 @@ def require_root(action: str) -> None:
 def _own_command_line() -> list[str]:
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
-        # Without -P root would import what lies in whatever directory this is.
-        return [sys.executable, "-P", "-m", "hotpage", *sys.argv[1:]]
+        return [*AS_MODULE, *sys.argv[1:]]
     # sudo searches another PATH, without virtualenvs.
     return [str(program.absolute()), *sys.argv[1:]]

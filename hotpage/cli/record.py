@@ -18,10 +18,12 @@ from hotpage.cli.targets import (
     CommOption,
     EverythingOption,
     PidsOption,
+    count_named,
     parse_selection,
     parse_sources,
     require,
     require_budget,
+    require_one,
 )
 from hotpage.profile.disk.naming import default_directory
 from hotpage.profile.disk.store import ProfileWriter
@@ -117,10 +119,10 @@ def record(
 def _selection(
     command: list[str], pids: str | None, cgroup: str | None, comm: str | None, everything: bool
 ) -> Selection | None:
-    given = [bool(command), pids is not None, cgroup is not None, comm is not None, everything]
+    given = bool(command) + count_named(pids, cgroup, comm, everything)
     remedy = "give one of -p PID, --cgroup PATH, --comm NAME, -a, or -- CMD"
-    require(sum(given) > 0, "nothing to profile", remedy)
-    require(sum(given) == 1, "several targets are given", remedy)
+    require(given > 0, "nothing to profile", remedy)
+    require_one(given, remedy)
     return None if command else parse_selection(pids, cgroup, comm, everything)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv as csv_format
-import json as json_format
 import sys
 from enum import StrEnum
 from math import isfinite
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from hotpage.cli.formats import print_json, size_option
 from hotpage.errors import ProfileError, UsageError
 from hotpage.profile.disk.naming import newest_profile
 from hotpage.profile.disk.reader import ProfileReader
@@ -20,7 +20,7 @@ from hotpage.profile.snapshot import Snapshot
 from hotpage.profile.summary import Summary, summarise
 from hotpage.views.rows import COLUMNS, check_key, flat_rows, json_document
 from hotpage.views.terminal import print_report
-from hotpage.views.units import parse_size, seconds
+from hotpage.views.units import seconds
 
 
 class By(StrEnum):
@@ -77,8 +77,7 @@ def report(
         raise _nothing_observed(path, snapshot)
     summary = summarise(snapshot, hot_rate, hottest_bytes)
     if json:
-        json_format.dump(json_document(summary, shown, sort, count), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(json_document(summary, shown, sort, count))
     elif csv and shown is not None:
         _write_csv(summary, shown, check_key(shown, sort), count)
     else:
@@ -92,10 +91,7 @@ def _hot_bytes(hot_rate: float | None, hot_bytes: str | None) -> int | None:
         raise UsageError(f"--hot-rate {hot_rate:g} is no rate", "give accesses/s to a page, more than 0")
     if hot_bytes is None:
         return None
-    try:
-        return parse_size(hot_bytes)
-    except ValueError:
-        raise UsageError(f"--hot-bytes {hot_bytes} is no size", "write it as 4096, 64M or 1.5G") from None
+    return size_option("--hot-bytes", hot_bytes)
 
 
 def _nothing_observed(path: Path, snapshot: Snapshot) -> ProfileError:

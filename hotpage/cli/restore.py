@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage restore``: put back the kernel settings that a killed session changed."""
 
-import json as json_format
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from hotpage.cli.formats import print_json
 from hotpage.machine import knobs
 
 
@@ -22,7 +22,7 @@ def restore(
     in_use = [knob for knob in knobs.pending() if knob.pids]
     if json:
         document = {"restored": list(map(asdict, outcomes)), "in_use": list(map(asdict, in_use))}
-        typer.echo(json_format.dumps(document, indent=2))
+        print_json(document, indent=2)
     else:
         for outcome in outcomes:
             typer.echo(str(outcome))

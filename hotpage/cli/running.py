@@ -6,41 +6,31 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
+from hotpage.machine.signals import STOP_SIGNALS, Orders, heeding_signals
 from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import RunEnd, RunInfo
 from hotpage.recording.recorder import Options, Recorder
 from hotpage.recording.session import ProfileSink, Progress
 
 
-class StopReason:
-    """Set by a signal, asked by the session."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-
-    def __call__(self) -> str | None:
-        return self.reason
-
-
 @contextmanager
-def stop_on_signals() -> Iterator[StopReason]:
+def stop_on_signals() -> Iterator[Orders]:
     """The first signal ends the session in good order; a second one of the same kind does what it always
     does. A hang-up that is ignored (nohup) stays so.
     """
-    stop = StopReason()
+    orders = Orders()
 
     def note(number: signal.Signals) -> bool:
-        stop.reason = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        orders.stop = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
         return False
 
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     heeded = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
     with heeding_signals(heeded, note):
-        yield stop
+        yield orders
 
 
-def look(options: Options, stop_reason: StopReason) -> tuple[InMemoryProfile, RunEnd, Progress]:
+def look(options: Options, stop_reason: Orders) -> tuple[InMemoryProfile, RunEnd, Progress]:
     """Profile live processes for a while, with a line of progress; ``stop_reason`` may end it early."""
     profiles: list[InMemoryProfile] = []
 
@@ -53,7 +43,7 @@ def look(options: Options, stop_reason: StopReason) -> tuple[InMemoryProfile, Ru
 
 
 def run_session(
-    options: Options, open_sink: Callable[[RunInfo], ProfileSink], stop_reason: StopReason
+    options: Options, open_sink: Callable[[RunInfo], ProfileSink], stop_reason: Orders
 ) -> tuple[RunEnd, Progress]:
     """Record with a line of progress; ``stop_reason`` may end it early, in good order."""
     line = ProgressLine()

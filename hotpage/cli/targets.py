@@ -40,6 +40,16 @@ def require(condition: bool, problem: str, remedy: str) -> None:
         raise UsageError(problem, remedy)
 
 
+def count_named(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> int:
+    """How many of the target options are given."""
+    return sum((pids is not None, cgroup is not None, comm is not None, everything))
+
+
+def require_one(named: int, remedy: str) -> None:
+    """Raise UsageError for more than one target."""
+    require(named <= 1, "several targets are given", remedy)
+
+
 def require_budget(budget_percent: float) -> None:
     """Raise UsageError for a ``--budget`` that makes no sense."""
     require(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hotpage tiers``: the machine's memory nodes and tiers, their speed, and the settings that move pages."""
 
-import json as json_format
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from hotpage.cli.formats import print_json
 from hotpage.machine.topology import Node, Topology, format_cpulist
 
 _UNKNOWN = "-"
@@ -25,7 +25,7 @@ def tiers(
     """
     topology = Topology.read()
     if json:
-        typer.echo(json_format.dumps(as_json(topology), indent=2))
+        print_json(as_json(topology), indent=2)
     else:
         Console(highlight=False).print(render(topology))
 

@@ -13,21 +13,23 @@ from typing import Annotated
 
 import typer
 
-from hotpage.cli.privilege import require_root
-from hotpage.cli.running import StopReason, stop_on_signals
+from hotpage.cli.privilege import AS_MODULE, require_root
+from hotpage.cli.running import stop_on_signals
 from hotpage.cli.targets import (
     ArmOption,
     BudgetOption,
     CgroupOption,
     CommOption,
     PidsOption,
+    count_named,
     parse_selection,
-    require,
     require_budget,
+    require_one,
 )
 from hotpage.cli.topfeed import SessionFeed, TopMoves
 from hotpage.errors import MissingDependencyError, UsageError
 from hotpage.machine.capabilities import Capability, keep_only
+from hotpage.machine.signals import Orders
 from hotpage.profile.live.view import LiveView
 from hotpage.recording.background import BackgroundSession
 from hotpage.recording.recorder import DEFAULT_BUDGET_PERCENT, DEFAULT_INTERVAL_S, Options
@@ -119,7 +121,7 @@ def calm_collector() -> None:
     gc.set_threshold(_COLLECT_AFTER)
 
 
-def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | None, json: bool) -> None:
+def _print_batches(feed: SessionFeed, stop: Orders, key: str, count: int | None, json: bool) -> None:
     from hotpage.views.top.batch import json_line, text_block
 
     shown: LiveView | None = None
@@ -139,7 +141,7 @@ def _print_batches(feed: SessionFeed, stop: StopReason, key: str, count: int | N
         printed += 1
 
 
-def _run_app(feed: SessionFeed, stop: StopReason, order: Order, tree: bool) -> None:
+def _run_app(feed: SessionFeed, stop: Orders, order: Order, tree: bool) -> None:
     from hotpage.views.top.app import TopApp
 
     calm_collector()
@@ -167,8 +169,7 @@ def _serve(port: int) -> int:
         place = words.index("--port")
         del words[place : place + 2]
     words = [word for word in words if not word.startswith("--port=")]
-    # -P: as root nothing may be imported from whatever directory this is.
-    return serve([sys.executable, "-P", "-m", "hotpage", *words], port)
+    return serve([*AS_MODULE, *words], port)
 
 
 def _has_screen() -> bool:
@@ -179,10 +180,6 @@ def _has_screen() -> bool:
 
 
 def _selection(pids: str | None, cgroup: str | None, comm: str | None, everything: bool) -> Selection:
-    named = sum((pids is not None, cgroup is not None, comm is not None))
-    require(
-        named + everything <= 1,
-        "several targets are given",
-        "give one of -p PID, --cgroup PATH, --comm NAME or -a",
-    )
-    return parse_selection(pids, cgroup, comm, everything=not named)
+    named = count_named(pids, cgroup, comm, everything)
+    require_one(named, "give one of -p PID, --cgroup PATH, --comm NAME or -a")
+    return parse_selection(pids, cgroup, comm, everything=everything or not named)

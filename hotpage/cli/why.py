@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json as json_format
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hotpage.cli.formats import print_json
 from hotpage.cli.privilege import require_root
 from hotpage.cli.targets import require
 from hotpage.errors import TargetError, UsageError
@@ -43,7 +43,7 @@ def why(
         state_dir = Path(configuration.state_dir)
     answer = ask(state_dir, pid, number)
     if json:
-        typer.echo(json_format.dumps(answer, indent=1))
+        print_json(answer)
     elif "problem" not in answer:
         for line in lines(answer):
             typer.echo(line)

@@ -4,9 +4,21 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Orders:
+    """What signals ask for. ``stop``: the reason to end; ``reload``: read the configuration again."""
+
+    stop: str | None = None
+    reload: bool = False
+
+    def __call__(self) -> str | None:
+        return self.stop
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hotpage.machine.proc import COMM_BYTES, PID_LIMIT
 from hotpage.placement import policies
 from hotpage.service.configtext import line_of
 from hotpage.service.sections import Place, Problem, build, key, kinds_of, section_of
-from hotpage.views.units import parse_size
+from hotpage.views.units import SIZE_ADVICE, parse_size
 
 DEFAULT_FILE = Path("/etc/hotpage.toml")
 SOURCES = ("hint", "fault", "sample")
@@ -43,20 +43,17 @@ def _size(value: Any) -> Any:
     try:
         return float(parse_size(value)) if value.strip() != "0" else 0.0
     except ValueError:
-        raise ValueError("is no size: write it as 4096, 64M or 1.5G") from None
+        raise ValueError(f"is no size: {SIZE_ADVICE}") from None
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str, subject: str = "") -> str:
     if not path.startswith("/"):
-        raise ValueError("is no cgroup: write it as /system.slice/db.service")
+        raise ValueError(f"{subject}is no cgroup: write it as /system.slice/db.service")
     return "/" + path.strip("/")
 
 
 def _all_absolute(paths: list[str]) -> list[str]:
-    for path in paths:
-        if not path.startswith("/"):
-            raise ValueError(f"'{path}' is no cgroup: write it as /system.slice/db.service")
-    return ["/" + path.strip("/") for path in paths]
+    return [_absolute(path, f"'{path}' ") for path in paths]
 
 
 def _pids(pids: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.numa import MovePages
 from hotpage.machine.proc import read_living
+from hotpage.machine.signals import Orders
 from hotpage.machine.tiering import hold_promotion
 from hotpage.placement.budget import TokenBucket, room_bytes
 from hotpage.placement.history import MOST_PROCESSES
@@ -70,17 +71,6 @@ class After(Enum):
 
     STOP = "stop"
     RESTART = "restart"
-
-
-@dataclass
-class Orders:
-    """What signals ask for. ``stop``: the reason to end; ``reload``: read the configuration again."""
-
-    stop: str | None = None
-    reload: bool = False
-
-    def __call__(self) -> str | None:
-        return self.stop
 
 
 def selection_of(configuration: Configuration) -> Selection:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hotpage.machine.capabilities import keep_only
-from hotpage.machine.signals import STOP_SIGNALS, heeding_signals
+from hotpage.machine.signals import STOP_SIGNALS, Orders, heeding_signals
 from hotpage.service.configuration import Configuration, load, named_targets
-from hotpage.service.loop import NEEDED, Orders, Service
+from hotpage.service.loop import NEEDED, Service
 from hotpage.service.reporting import Reporter
 
 

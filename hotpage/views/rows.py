@@ -21,7 +21,7 @@ from hotpage.profile.summary import (
     RangeHeat,
     Summary,
 )
-from hotpage.views.units import address
+from hotpage.views.units import address, without_nan
 
 Row = dict[str, Any]
 Entry = TypeVar("Entry", ProcessHeat, MappingHeat)
@@ -163,7 +163,7 @@ def json_document(summary: Summary, by: str | None, key: str | None, count: int 
     for row, entry in zip(document["vmas"], sort_heat(summary.mappings, chosen["vma"]), strict=False):
         strip = heat_strip(snapshot, entry, _STRIP_CELLS) if entry.heat.accesses_per_s else None
         row["strip_rate_hz"] = strip.rate_hz.tolist() if strip is not None else None
-    written: Row = _without_nan(document)
+    written: Row = without_nan(document)
     return written
 
 
@@ -263,12 +263,3 @@ def _place(entry: ProcessHeat | MappingHeat) -> tuple[int, int]:
     if isinstance(entry, ProcessHeat):
         return (entry.record.process.pid if entry.record else 0, entry.process)
     return (entry.record.vma.start if entry.record else 0, entry.process)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: unknown is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(some) for key, some in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(some) for some in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

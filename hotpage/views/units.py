@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
@@ -79,6 +80,9 @@ def last_cells(text: str, width: int) -> str:
     return text[start:]
 
 
+SIZE_ADVICE = "write it as 4096, 64M or 1.5G"
+
+
 def parse_size(text: str) -> int:
     """Bytes from 4096, 64K, 1.5G, 200MiB; ValueError for anything else."""
     number = text.strip().upper().removesuffix("IB").removesuffix("B")
@@ -90,6 +94,15 @@ def parse_size(text: str) -> int:
     if not 0 < value * factor < 2**63:
         raise ValueError(text)
     return round(value * factor)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: unknown is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(some) for key, some in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(some) for some in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scaled(value: float, base: int, suffixes: tuple[str, ...]) -> str:

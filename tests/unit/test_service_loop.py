@@ -14,6 +14,7 @@ from typing import Any
 from serviceworld import BASE, FAST, PAGE, SLOW, World
 
 from hotpage.errors import HotpageError
+from hotpage.machine.signals import Orders
 from hotpage.placement.history import MOST_PROCESSES
 from hotpage.placement.outcome import Result
 from hotpage.service.bounces import JUDGE_S
@@ -21,7 +22,7 @@ from hotpage.service.configuration import Configuration, parse
 from hotpage.service.control import Control, Question
 from hotpage.service.decisions import explain
 from hotpage.service.keeper import Pace
-from hotpage.service.loop import After, Orders, Service, session_options
+from hotpage.service.loop import After, Service, session_options
 
 
 def service(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -80,7 +79,7 @@ def json_line(view: LiveView, status: Status, key: str) -> str:
         ],
         "processes": [_process(row) for row in _sorted(view, key)],
     }
-    return json.dumps(_finite(document), separators=(",", ":")) + "\n"
+    return json.dumps(units.without_nan(document), separators=(",", ":")) + "\n"
 
 
 def _sorted(view: LiveView, key: str) -> Sequence[ProcessRow]:
@@ -138,12 +137,3 @@ def _heat(heat: LiveHeat) -> dict[str, Any]:
         "misplaced_bytes": round(heat.misplaced_bytes),
         "resident_bytes_by_node": {str(node): count for node, count in heat.bytes_by_node.items()},
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: unknown is null."""
-    if isinstance(value, dict):
-        return {key: _finite(some) for key, some in value.items()}
-    if isinstance(value, list):
-        return [_finite(some) for some in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
