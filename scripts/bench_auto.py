@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inlab import lab_json
+
 from hotpage.errors import UnsupportedError
 from hotpage.exerciser import Exerciser
 from hotpage.machine.processes import children_of
@@ -31,7 +33,6 @@ KERNELS = (os.environ.get("HOTPAGE_BENCH_KERNELS") or "7.3,6.12").split(",")
 KINDS = (os.environ.get("HOTPAGE_BENCH_KINDS") or "zipf,shift,sweep,groups,redis").split(",")
 RUNS = int(os.environ.get("HOTPAGE_BENCH_RUNS") or 3)
 GUEST_LIMIT_S = 720
-HERE = Path(__file__).resolve().parent
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -134,14 +135,7 @@ def figures_of(measured: dict[str, Any]) -> dict[str, float]:
 
 def one_run(kernel: str, kind: str, seed: int) -> dict[str, Any]:
     """Everything measured with one workload, in a guest of its own."""
-    command = [str(HERE / "lab"), "--kernel", kernel, "--topology", "small-dram"]
-    command += ["--limit", str(GUEST_LIMIT_S), "--"]
-    command += ["python", str(HERE / "guest_auto.py"), str(seed), kind]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise UnsupportedError(f"the guest with Linux {kernel} failed", "its output is above")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result = lab_json(kernel, GUEST_LIMIT_S, "guest_auto.py", seed, kind)
     print(f"Linux {kernel}, {kind}, seed {seed}: {json.dumps(result)}", file=sys.stderr, flush=True)
     return result
 

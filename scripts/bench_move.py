@@ -10,13 +10,13 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inlab import lab_json
 
 from hotpage.errors import UnsupportedError
 from hotpage.placement.plan import Aim, Candidates, NodeRoom, ProcessFacts, Situation
@@ -77,7 +77,7 @@ def guest_figures(kernel: str) -> dict[str, Any]:
         peer = Path(directory) / "peer"
         source = str(HERE / "guest_move_peer.c")
         subprocess.run(["cc", "-O2", "-o", str(peer), source, "-lm"], check=True)
-        runs = [_one_run(kernel, peer, seed) for seed in range(1, RUNS + 1)]
+        runs = [lab_json(kernel, GUEST_LIMIT_S, "guest_move.py", peer, seed) for seed in range(1, RUNS + 1)]
     to_oracle = [run["fit"]["fast_share"] / run["fit"]["oracle_share"] for run in runs]
     figures = {
         "one_shot_to_oracle": statistics.median(to_oracle),
@@ -97,18 +97,6 @@ def guest_figures(kernel: str) -> dict[str, Any]:
     for name in throughput:
         figures[name] = statistics.median(run["throughput"][name] for run in runs)
     return {f"linux_{kernel}_{name}": round(value, 3) for name, value in figures.items()}
-
-
-def _one_run(kernel: str, peer: Path, seed: int) -> dict[str, Any]:
-    command = [str(HERE / "lab"), "--kernel", kernel, "--topology", "small-dram"]
-    command += ["--limit", str(GUEST_LIMIT_S), "--"]
-    command += ["python", str(HERE / "guest_move.py"), str(peer), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise UnsupportedError(f"the guest with Linux {kernel} failed", "its output is above")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def run() -> dict[str, Any]:

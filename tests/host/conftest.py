@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from recordings import Recording
+from toucher import nothing_stays_loaded, toucher  # noqa: F401 (fixtures)
 
 _HERE = Path(__file__).parent
 _BALANCING = Path("/proc/sys/kernel/numa_balancing")

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from patience import PATIENCE_S
 from recordings import HOTPAGE
-
-PATIENCE_S = 180.0
 
 
 class Terminal:

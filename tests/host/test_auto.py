@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 from recordings import HOTPAGE
-from toucher import loaded_programs, wait_for
+from toucher import wait_for
 from wrongusage import check_wrong_usage
 
 from hotpage.exerciser import Exerciser
@@ -23,17 +24,16 @@ from hotpage.service import learned
 pytestmark = pytest.mark.needs("bcc")
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
-PATIENCE_S = 180.0
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_stays_loaded: None
+) -> Iterator[None]:
     """A knob state of our own; afterwards nothing is attached and no knob is pending."""
     monkeypatch.setenv("HOTPAGE_STATE_DIR", str(tmp_path / "knobs"))
-    before = loaded_programs()
     yield
     assert not (tmp_path / "knobs" / "knobs.json").exists()
-    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from toucher import (
     PAGE,
     TOUCHED,
     Toucher,
-    loaded_programs,
     pages_seen,
     read_until,
     wait_for,
@@ -26,23 +25,10 @@ from hotpage.capture.events import EventFlag, EventSource
 from hotpage.capture.target import Target
 from hotpage.machine.cgroups import cgroup_id, cgroup_level, cgroup_mount
 
-pytestmark = pytest.mark.needs("bcc")
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.usefixtures("nothing_stays_loaded")]
 
 ALL_PAGES = list(range(TOUCHED))
 BOTH_RUNGS = ["tracepoint", "software event"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_loaded() -> Iterator[None]:
-    before = loaded_programs()
-    yield
-    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
-
-
-@pytest.fixture
-def toucher() -> Iterator[Toucher]:
-    with Toucher() as toucher:
-        yield toucher
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from toucher import (
     DEADLINE_S,
     Toucher,
     joined,
-    loaded_programs,
     minor_faults,
     stop,
     vmstat,
@@ -31,17 +30,10 @@ from hotpage.machine.knobs import NUMA_BALANCING, KnobSession
 from hotpage.machine.processes import ProcessTable
 from hotpage.recording.scans import ScanClock
 
-pytestmark = pytest.mark.needs("bcc")
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.usefixtures("nothing_stays_loaded")]
 
 MIB = 24
 HINT, FAULT = EventSource.HINT_FAULT, EventSource.PAGE_FAULT
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_loaded() -> Iterator[None]:
-    before = loaded_programs()
-    yield
-    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toucher import DEADLINE_S, TOUCHED, Toucher, loaded_programs, read_until, wait_for
+from recordings import HOTPAGE
+from toucher import DEADLINE_S, TOUCHED, Toucher, read_until, wait_for
 
 from hotpage.capture import bpf, perf
 from hotpage.capture.capture import Capture
@@ -26,24 +26,10 @@ from hotpage.capture.target import Target
 from hotpage.capture.watch import Watch
 from hotpage.profile.disk.reader import ProfileReader
 
-pytestmark = pytest.mark.needs("bcc")
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.usefixtures("nothing_stays_loaded")]
 
-HOTPAGE = [sys.executable, "-m", "hotpage"]
 WATCHED = 8  # the byte of a region that breakpoints watch; no command of the toucher's own touches it
 PMUS = Path("/sys/bus/event_source/devices")
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_loaded() -> Iterator[None]:
-    before = loaded_programs()
-    yield
-    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
-
-
-@pytest.fixture
-def toucher() -> Iterator[Toucher]:
-    with Toucher() as toucher:
-        yield toucher
 
 
 @contextmanager

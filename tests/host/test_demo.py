@@ -3,18 +3,16 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
+from recordings import HOTPAGE
 from wrongusage import check_wrong_usage
 
 pytestmark = [pytest.mark.needs("bcc")]
 
 
 def demo(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hotpage", "demo", *options], capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([*HOTPAGE, "demo", *options], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(("threads", "layout"), [(2, "block"), (1, "scattered")])

@@ -3,12 +3,12 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import HOTPAGE
 from wrongusage import check_wrong_usage
 
 from hotpage.exerciser import Exerciser
@@ -18,7 +18,7 @@ from hotpage.machine.topology import Topology
 from hotpage.placement.movers.move_pages import MovePagesMover
 from hotpage.placement.plan import Move, Plan, ProcessFacts
 
-MOVE = [sys.executable, "-m", "hotpage", "move"]
+MOVE = [*HOTPAGE, "move"]
 PAGE = 4096
 
 

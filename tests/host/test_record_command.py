@@ -12,29 +12,16 @@ from pathlib import Path
 
 import pytest
 from recordings import HOTPAGE, RECORD, Recording
-from toucher import DEADLINE_S, TOUCHED, Toucher, loaded_programs, wait_for
+from toucher import DEADLINE_S, TOUCHED, Toucher, wait_for
 from wrongusage import check_wrong_usage
 
 from hotpage.machine.cgroups import cgroup_mount
 from hotpage.machine.proc import read_stat
 from hotpage.profile.snapshot import Snapshot
 
-pytestmark = pytest.mark.needs("bcc")
+pytestmark = [pytest.mark.needs("bcc"), pytest.mark.usefixtures("nothing_stays_loaded")]
 
 NO_RATES = "no access rates can arrive: kernel.numa_balancing is off, so no page is armed; record with --arm"
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_loaded() -> Iterator[None]:
-    before = loaded_programs()
-    yield
-    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
-
-
-@pytest.fixture
-def toucher() -> Iterator[Toucher]:
-    with Toucher() as toucher:
-        yield toucher
 
 
 def complaint(*arguments: str, status: int = 1, before: tuple[str, ...] = ()) -> str:

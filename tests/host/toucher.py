@@ -8,12 +8,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pytest
 
 from hotpage.capture import bpf
 from hotpage.capture.capture import Capture
@@ -238,3 +239,20 @@ def stop_first_thread(pid: int) -> None:
 
 def _is_stopped(thread: Path) -> bool:
     return "T (stopped)" in (thread / "status").read_text()
+
+
+# Fixtures; tests of guests import them
+
+
+@pytest.fixture
+def nothing_stays_loaded() -> Iterator[None]:
+    """All BPF programs are gone again, soon."""
+    before = loaded_programs()
+    yield
+    wait_for(lambda: not loaded_programs() - before, "all programs are gone")
+
+
+@pytest.fixture
+def toucher() -> Iterator[Toucher]:
+    with Toucher() as toucher:
+        yield toucher

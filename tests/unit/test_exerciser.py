@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 import hotpage
 from hotpage.exerciser import Exerciser, ExerciserError, choose_hot_pages, zipf_shares
@@ -18,7 +19,7 @@ from hotpage.exerciser import Exerciser, ExerciserError, choose_hot_pages, zipf_
 COMPILERS = [pytest.param("cc", marks=pytest.mark.needs("compiler"), id="c"), pytest.param(None, id="numpy")]
 
 
-def wait_for(condition, timeout_s: float = 180.0) -> None:
+def wait_for(condition, timeout_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "waited in vain"

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/guest on the host: what pytest in a guest tells becomes the outcome here; so does its silence."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from innertests import run_tests
 
 TESTS = Path(__file__).parents[1]
 
@@ -92,17 +90,7 @@ def run(tmp_path: Path):
         (tmp_path / "guest" / "test_fake.py").write_text(
             "import os\nif 'HOTPAGE_LAB_KERNEL' not in os.environ: import fake\n"
         )
-        kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-s", *options, tmp_path / "guest"],
-            env=kept
-            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(TESTS.parent / "scripts")}
-            | environment,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        return done.returncode, done.stdout
+        return run_tests(tmp_path, "-s", *options, tmp_path / "guest", **environment)
 
     return run
 

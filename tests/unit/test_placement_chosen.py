@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakekernel import FakeKernel
+from patience import PATIENCE_S
 from profiles import armed, changes, interval, run_info
 from situations import facts
 from test_placement_mover import on, plan_of, whereabouts
@@ -33,7 +34,6 @@ from hotpage.profile.live.watched import WatchedProfile
 from hotpage.profile.snapshot import ProcessRecord
 
 PAGES = 600
-PATIENCE_S = 180.0
 TOPOLOGY = Topology(
     (
         Node(0, (0,), 64 << 30, 32 << 30, {0: 10, 1: 20}, tier=0),

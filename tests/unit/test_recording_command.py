@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from hotpage.capture.events import TargetKind
 from hotpage.cli.privilege import require_root
@@ -23,11 +24,9 @@ from hotpage.machine.proc import read_stat
 from hotpage.recording.command import Command, CommandError
 from hotpage.recording.selection import Selection
 
-DEADLINE_S = 180.0
-
 
 def ended(command: Command) -> int:
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while (status := command.poll()) is None:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -62,7 +61,7 @@ def test_it_does_not_outlive_a_killed_hotpage_unreleased(tmp_path: Path) -> None
     pid = int(owner.stdout.readline())
     owner.kill()
     owner.communicate()
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while (stat := read_stat(pid)) is not None and not stat.has_ended:
         assert time.monotonic() < end, "it still waits"
         time.sleep(0.01)
@@ -123,7 +122,7 @@ def deaf_command() -> Iterator[Command]:
     """A command that ignores SIGTERM."""
     with Command(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]) as command:
         command.release()
-        end = time.monotonic() + DEADLINE_S
+        end = time.monotonic() + PATIENCE_S
         while (read_stat(command.pid) or read_stat(os.getpid())).comm != "sh":  # type: ignore[union-attr]
             assert time.monotonic() < end
         while not int(ignored_of(command.pid), 16) & 1 << signal.SIGTERM - 1:

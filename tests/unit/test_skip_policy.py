@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/conftest.py: a skip is forced, or has its reason; CI does not skip what it can run."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from innertests import run_tests
 
 TESTS = Path(__file__).parents[1]
 
@@ -31,17 +29,7 @@ def run(tmp_path: Path):
 
     def run(body: str, **environment: str) -> tuple[int, str]:
         (tmp_path / "test_it.py").write_text(f"import pytest\n{REQUIREMENTS}\n{body}\n")
-        kept = {name: value for name, value in os.environ.items() if name not in ("CI", "HOTPAGE_FORCE")}
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-ra", tmp_path],
-            env=kept
-            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(TESTS.parent / "scripts")}
-            | environment,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        return done.returncode, done.stdout
+        return run_tests(tmp_path, "-ra", tmp_path, **environment)
 
     return run
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from profiles import changes, interval, node, process, run_info
 from rich.style import Style
 from screentext import screen_text
@@ -30,7 +31,6 @@ from hotpage.views.top.grid import _segments
 from hotpage.views.top.screens import HelpScreen
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PATIENCE_S = 180.0
 
 
 def run(

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession, WSMsgType
+from patience import PATIENCE_S
 
 from hotpage.cli import top
 from hotpage.views.top import web
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 180.0
 
 # The application on a frozen session; it says when it starts and when it ends.
 APPLICATION = """
