@@ -121,14 +121,9 @@ class Keeper:
         self._limited = nodes
         return self._make_mover({node: TokenBucket(rate, self._clock) for node in nodes})
 
-    def step(
-        self,
-        picture: Picture,
-        should_stop: Callable[[], object] = lambda: None,
-        others_follow: bool = True,
-    ) -> Step:
-        """Plan, and move what the plan says."""
-        begun_s, now_s = time.thread_time(), self._clock()
+    def consider(self, picture: Picture, others_follow: bool = True) -> tuple[Situation, Plan]:
+        """What would be done now; nothing is."""
+        now_s = self._clock()
         situation = self.surveyor.survey(
             picture,
             self.history,
@@ -137,9 +132,19 @@ class Keeper:
             lambda cgroup: self.bounces.control.factor(cgroup, now_s),
             self.bounces.horizon_s,
         )
+        return situation, policy(self.configuration.placement.policy)(situation, self._aim(others_follow))
+
+    def step(
+        self,
+        picture: Picture,
+        should_stop: Callable[[], object] = lambda: None,
+        others_follow: bool = True,
+    ) -> Step:
+        """Plan, and move what the plan says."""
+        begun_s, now_s = time.thread_time(), self._clock()
+        situation, plan = self.consider(picture, others_follow)
         if not self._limited.issuperset(room.node for room in situation.nodes):
             self._mover = self._new_mover()
-        plan = policy(self.configuration.placement.policy)(situation, self._aim(others_follow))
         self.bounces.note(situation, plan)
         plan_s = time.thread_time() - begun_s + picture.cost_s
         self.totals.plans += 1

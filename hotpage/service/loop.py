@@ -26,6 +26,7 @@ from hotpage.placement.history import MOST_PROCESSES
 from hotpage.placement.movers import Mover
 from hotpage.placement.movers.dry_run import DryRunMover
 from hotpage.placement.movers.move_pages import MovePagesMover
+from hotpage.placement.plan import Plan, Situation
 from hotpage.recording.recorder import Options
 from hotpage.recording.selection import Selection
 from hotpage.service import learned
@@ -255,8 +256,7 @@ class Service:
             if once_after_s is None or is_time:  # the one plan does not come earlier for a question
                 with contextlib.suppress(queue.Empty):
                     self._question = self._question or control.questions.get_nowait()
-                is_time |= self._question is not None
-            if not is_time:
+            if not is_time and self._question is None:
                 interrupted()
                 session.is_over.wait(_POLL_S)
                 continue
@@ -265,11 +265,11 @@ class Service:
                 continue
             if max(picture.processes, default=0) >= MOST_PROCESSES:
                 return After.RESTART
+            if not is_time:  # a question moves nothing
+                self._answer(*keeper.consider(picture))
+                continue
             step = keeper.step(picture, should_stop, others_follow=once_after_s is None)
-            if self._question is not None:
-                pid, address = self._question.pid, self._question.address
-                self._question.reply(explain(step.situation, step.plan, keeper.log, pid, address))
-                self._question = None
+            self._answer(step.situation, step.plan)
             self._on_step(step)
             self._save(step)
             del picture, step
@@ -281,6 +281,12 @@ class Service:
         if session.error is None and self.orders.stop is None:
             self._say(_ALL_GONE)
         return After.STOP
+
+    def _answer(self, situation: Situation, plan: Plan) -> None:
+        if self._question is not None:
+            pid, address = self._question.pid, self._question.address
+            self._question.reply(explain(situation, plan, self.keeper.log, pid, address))
+            self._question = None
 
     def _heartbeat(self, session: HeatSession) -> None:
         """A sign of life for systemd, as long as the session's thread gives one, too."""

@@ -71,6 +71,23 @@ def test_a_question_is_answered_by_the_session_after_a_reload(tmp_path: Path) ->
     assert question.answer is not None and question.answer["pid"] == world.pid
 
 
+def test_a_question_moves_nothing_and_no_plan_comes_earlier_for_it(tmp_path: Path) -> None:
+    world = World()
+    one = service(world, tmp_path)
+    one.keeper.pace.planned(time.monotonic(), 1e6, 0)
+    control = Control(tmp_path)
+    question = Question(world.pid, BASE * PAGE)
+    control.questions.put(question)
+
+    def last(should_stop: Callable[[], object], session: Any) -> Any:
+        session.is_over.set()
+        return world.picture()
+
+    assert rounds(one, control, last) is After.STOP
+    assert question.answer is not None and question.answer["pid"] == world.pid
+    assert (one.keeper.totals.plans, one.keeper.totals.calls) == (0, 0)
+
+
 def test_a_question_does_not_end_the_look_before_the_one_plan(tmp_path: Path) -> None:
     world = World()
     control = Control(tmp_path)
