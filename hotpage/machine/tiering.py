@@ -12,6 +12,10 @@ armed, and the kernel drops that when a page changes tiers; without the bit it d
 promoted meanwhile keeps the time, and so does every slow page once the bit is gone: in the next hint fault
 under bit 1 task_numa_fault takes the time for a CPU, and the process dies of an oops (6.12 and 7.3; pages
 that stayed slow were not tried). So pages move within ``tier_changes``, and mode 1 is left as it is.
+
+And while balancing is off, a page armed before that has a time which happens to name a CPU that there is, of
+the node that accesses it, is migrated there like any page between two sockets: seen on 7.3. ``ArmingTimes``
+tells when not to arm.
 """
 
 import errno
@@ -28,7 +32,7 @@ from hotpage.errors import KnobError, TargetError, UnsupportedError
 from hotpage.machine.cgroups import cgroup_directory
 from hotpage.machine.knobs import NUMA_BALANCING, Knob, KnobSession, read_knob
 from hotpage.machine.proc import PROC, printable, read_lines
-from hotpage.machine.topology import SYSFS, Topology
+from hotpage.machine.topology import SYSFS, Topology, parse_cpulist
 
 PROMOTE_RATE_LIMIT: Final = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 ARMING_ONLY: Final = 3
@@ -37,6 +41,11 @@ TIERING_ONLY: Final = 2
 """The mode that arms pages of slow tiers only, to promote them."""
 _BY_NODE_BIT: Final = 1
 _TIERING_BIT: Final = 2
+_PID_BITS: Final = 8
+_JIFFIES_BEGIN_S: Final = 300.0
+"""Of uptime, when they pass 0."""
+_MARGIN_MS: Final = 2000
+_MOST_LEFT_OUT: Final = 0.1
 _LONGEST_THRESHOLD_MS: Final = 60_000
 _BUSY_TRIES, _BUSY_PAUSE_S = 20, 0.1
 
@@ -69,6 +78,34 @@ def hold_promotion(knobs: KnobSession) -> bool:
     except (KnobError, ValueError):
         return False
     return True
+
+
+class ArmingTimes:
+    """When what the kernel notes as a page's time of arming would pass for a CPU that there is.
+
+    That is the milliseconds of its jiffies, which begin at -300 s, where otherwise a CPU stands above 8 bits
+    of a process id (page-flags-layout.h): in each 2^(8 + bits of a CPU's number) ms the first 256 for each
+    CPU.
+    """
+
+    def __init__(self, sysfs_root: Path = SYSFS) -> None:
+        self._misread_ms, self._period_ms = 0, 1
+        cpus = sysfs_root / "devices/system/cpu"
+        try:
+            count = parse_cpulist((cpus / "possible").read_text())[-1] + 1
+            bits = int((cpus / "kernel_max").read_text()).bit_length()
+        except (OSError, ValueError, IndexError):
+            return
+        self._misread_ms, self._period_ms = count << _PID_BITS, 1 << (_PID_BITS + bits)
+        if self._misread_ms > _MOST_LEFT_OUT * self._period_ms:  # a kernel built for just so many CPUs
+            self._misread_ms = 0
+
+    def are_misread(self, now_s: float) -> bool:
+        """Whether that is now, or has just been or will soon be; ``now_s`` of CLOCK_MONOTONIC."""
+        if not self._misread_ms:
+            return False
+        place_ms = (round(1000 * (now_s - _JIFFIES_BEGIN_S)) + _MARGIN_MS) % self._period_ms
+        return place_ms < self._misread_ms + 2 * _MARGIN_MS
 
 
 _balancing_changes = threading.Lock()

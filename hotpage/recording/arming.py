@@ -16,6 +16,7 @@ from hotpage.machine.processes import Process
 from hotpage.machine.tiering import (
     ARMING_ONLY,
     TIERING_ONLY,
+    ArmingTimes,
     arm_with,
     arms_slow_only,
     balancing_change,
@@ -100,11 +101,13 @@ class Arming:
         saved = {knob.path: knob.saved for knob in pending()}
         before = saved.get(str(NUMA_BALANCING))
         self._switch: _Brake | None = None
+        self._is_tiered = False
+        """Whether the switch is between 0 and mode 3."""
+        self._times = ArmingTimes()
         if found == 0 or before == "0":
-            on_value = 1
             # The limit before the switch: what is taken last goes back first.
-            if len(topology.tiers) > 1 and hold_promotion(knobs):
-                on_value = ARMING_ONLY
+            self._is_tiered = len(topology.tiers) > 1 and hold_promotion(knobs)
+            on_value = ARMING_ONLY if self._is_tiered else 1
             self._switch = _Brake(knobs.knob(NUMA_BALANCING), on_value, 0)
         elif arms_slow_only(found) or (found == ARMING_ONLY and before == str(TIERING_ONLY)):
             self._arm_fast_memory_too(knobs)
@@ -154,6 +157,8 @@ class Arming:
 
     def _set(self, on: bool) -> None:
         has_changed = False
+        if self._is_tiered and self._times.are_misread(time.monotonic()):
+            on = False  # or pages would be migrated while the switch is off
         if self._switch is not None:
             with balancing_change() as may:
                 has_changed = may and self._switch.set(on)

@@ -14,6 +14,7 @@ import pytest
 from hotpage.errors import HotpageError, KnobError, UnsupportedError
 from hotpage.machine.knobs import KnobSession
 from hotpage.machine.tiering import (
+    ArmingTimes,
     KernelTiering,
     TieringCounters,
     arm_with,
@@ -268,3 +269,34 @@ def test_a_kernel_that_reclaimed_less_says_so(root: Path, monkeypatch: pytest.Mo
 def test_counters_are_those_of_vmstat(root: Path) -> None:
     with KnobSession(root / "state") as knobs:
         assert tiering(root, knobs).counters() == TieringCounters(3, 12)
+
+
+def arming_times(root: Path, possible: str, kernel_max: str) -> ArmingTimes:
+    directory = root / "devices/system/cpu"
+    directory.mkdir(parents=True)
+    (directory / "possible").write_text(possible + "\n")
+    (directory / "kernel_max").write_text(kernel_max + "\n")
+    return ArmingTimes(root)
+
+
+def test_times_of_arming_pass_for_the_first_cpus(tmp_path: Path) -> None:
+    """2 of 8,192: from 300 s on for 512 ms, and again 2^21 ms later, with 2 s before and after."""
+    times = arming_times(tmp_path, "0-1", "8191")
+    for begin_s in (300.0, 300.0 + 2097.152):
+        assert [times.are_misread(begin_s + s) for s in (-2.1, -1.9, 0.3, 2.4, 2.6)] == [
+            False,
+            True,
+            True,
+            True,
+            False,
+        ]
+    assert not times.are_misread(5.0)
+    assert sum(times.are_misread(float(s)) for s in range(2097)) in (4, 5)
+
+
+@pytest.mark.parametrize(("possible", "kernel_max"), [("0-63", "63"), ("0-3", "15"), ("", "8191")])
+def test_where_they_pass_for_cpus_most_of_the_time_nothing_is_left_out(
+    tmp_path: Path, possible: str, kernel_max: str
+) -> None:
+    times = arming_times(tmp_path, possible, kernel_max)
+    assert not any(times.are_misread(float(s)) for s in range(400))

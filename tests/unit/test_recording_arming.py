@@ -44,6 +44,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         monkeypatch.setattr(module, "NUMA_BALANCING", found.balancing)
     monkeypatch.setattr(tiering, "PROMOTE_RATE_LIMIT", found.limit)
     monkeypatch.setattr(arming, "SCAN_PERIOD_MAX_MS", found.pace)
+    monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: False)
     monkeypatch.setattr(arming, "MmHolder", lambda: SimpleNamespace(close=lambda: None))
     return found
 
@@ -69,6 +70,22 @@ def test_the_switch_is_the_brake_where_balancing_is_off(kernel: Kernel) -> None:
         one.steer()
         assert kernel.now == ("0", "0", "2000") and not one.is_arming
     assert kernel.now == ("0", "65536", "60000")
+
+
+def test_nothing_is_armed_between_tiers_while_arming_times_pass_for_cpus(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: True)
+    with session() as (one, _):
+        assert kernel.now[0] == "0" and not one.is_arming
+        monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: False)
+        one.steer()
+        assert kernel.now[0] == "3"
+        monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: True)
+        one.steer()
+        assert kernel.now[0] == "0"
+    with session(tiers=1):
+        assert kernel.now[0] == "1", "nothing of the kind there"
 
 
 def test_who_takes_the_switch_over_brakes_with_it(kernel: Kernel) -> None:
