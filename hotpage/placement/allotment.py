@@ -16,21 +16,16 @@ from hotpage.placement.plan import Fate, GroupLimits, Situation
 
 @dataclass
 class _Group:
-    """A limited cgroup; all in pages. ``most_pages``: candidates in fast memory at its ceiling.
-
-    ``going_pages`` and ``coming_pages``: what may be moved, half of its rate each way, for mostly as much
-    goes as comes.
-    """
+    """A limited cgroup; all in pages. ``other_pages`` of its ``fast_pages`` are no candidates."""
 
     limits: GroupLimits
     fast_pages: float
-    most_pages: float
-    going_pages: float
-    coming_pages: float
+    other_pages: float
+    rate_pages: float
 
     @property
     def share_pages(self) -> float:
-        """What it may get in fast memory still; negative above its ceiling."""
+        """What it may get in fast memory still."""
         return self.limits.ceiling_bytes / PAGE_BYTES - self.fast_pages
 
     @property
@@ -40,15 +35,19 @@ class _Group:
 
 
 class Limited(NamedTuple):
-    """A cgroup with limits, in pages: what its processes may have in fast memory, may get there still and may
-    lose, and how many may change places.
+    """A cgroup with limits, in pages.
+
+    ``most_pages``: candidates in fast memory at its ceiling. ``share_pages``: what it may get there still.
+    ``excess_pages``: candidates there above its ceiling, whatever else it has there, which is page cache
+    mostly. ``spare_pages``: what it may lose; ``has_floor``: that there is anything that it may not.
     """
 
     processes: list[int]
     most_pages: float
     share_pages: float
+    excess_pages: float
     spare_pages: float
-    swap_pages: float
+    has_floor: bool
 
 
 class Allotment:
@@ -93,22 +92,28 @@ class Allotment:
         for name, place in names.items():
             limits = situation.limits[name]
             fast_pages = seen[place] if limits.fast_bytes is None else limits.fast_bytes / PAGE_BYTES
-            most_pages = limits.ceiling_bytes / PAGE_BYTES - (fast_pages - seen[place])
-            each_way_pages = limits.rate_bytes / PAGE_BYTES / 2
-            self._groups.append(_Group(limits, fast_pages, most_pages, each_way_pages, each_way_pages))
+            rate_pages = limits.rate_bytes / PAGE_BYTES
+            self._groups.append(_Group(limits, fast_pages, fast_pages - seen[place], rate_pages))
 
     def groups(self) -> Iterator[Limited]:
         """The cgroups that have limits, as they are now."""
         for place, one in enumerate(self._groups):
             processes = np.flatnonzero(self._group == place).tolist()
-            swap_pages = min(one.going_pages, one.coming_pages)
-            yield Limited(processes, one.most_pages, one.share_pages, one.spare_pages, swap_pages)
+            ceiling_pages = one.limits.ceiling_bytes / PAGE_BYTES
+            yield Limited(
+                processes,
+                most_pages=ceiling_pages - one.other_pages,
+                share_pages=one.share_pages,
+                excess_pages=one.fast_pages - one.other_pages - ceiling_pages,
+                spare_pages=one.spare_pages,
+                has_floor=one.limits.floor_bytes > 0,
+            )
 
     def barred(self) -> list[int]:
         """The processes of which nothing may be promoted: by their cpuset, or for their cgroup is halted."""
         may: Bools = np.any(self._allowed[:, sorted(self._fast & self.room.keys())], axis=1)
         for place, one in enumerate(self._groups):
-            may[self._group == place] &= one.coming_pages >= 1
+            may[self._group == place] &= one.rate_pages >= 1
         return [process for process in self._present if not may[process]]
 
     def room_to_swap(self, node: int, coming_pages: int) -> int:
@@ -134,10 +139,28 @@ class Allotment:
         for place, one in enumerate(self._groups):
             mine = group == place
             sums = np.cumsum(pages * mine)
-            rate_pages = one.coming_pages if is_promotion else one.going_pages
-            fate[mine & (sums > rate_pages)] = Fate.RATE
+            fate[mine & (sums > one.rate_pages)] = Fate.RATE
             fate[mine & (sums > (one.share_pages if is_promotion else one.spare_pages))] = Fate.GROUP
         return fate
+
+    def affordable_swaps(self, free: Int64s, rows: Int64s, victims: Int64s, partner: Int64s) -> int:
+        """How many of ``rows`` the rates of cgroups have pages for, with what goes for them and what comes
+        besides.
+
+        ``partner``: up to which of ``victims`` go for each of ``rows``. ``free`` come into room that is free.
+        """
+        count = rows.size
+        for place, one in enumerate(self._groups):
+            if np.isfinite(one.rate_pages) and count:
+                (coming, going, besides) = (self._running(some, place) for some in (rows, victims, free))
+                spent = coming + going.take(partner) + (besides[-1] if besides.size else 0)
+                count = min(count, int(np.searchsorted(spent, one.rate_pages, side="right")))
+        return count
+
+    def _running(self, rows: Int64s, group: int) -> Int64s:
+        """The running sum of pages of that cgroup."""
+        is_mine = self._group.take(self._candidates.process.take(rows)) == group
+        return np.cumsum(self.sizes(rows) * is_mine, dtype=np.int64)
 
     def by_node(self, rows: Int64s, target: int, room_pages: float = float("inf")) -> Uint8s:
         """``Fate.MOVED`` for each of ``rows`` that may and fits into the room on the target, else why not."""
@@ -165,12 +188,8 @@ class Allotment:
         group = self._group.take(self._candidates.process.take(rows))
         for place, one in enumerate(self._groups):
             count = int(pages[group == place].sum(dtype=np.int64))
-            if is_promotion:
-                one.coming_pages -= count
-                one.fast_pages += count
-            else:
-                one.going_pages -= count
-                one.fast_pages -= count
+            one.rate_pages -= count
+            one.fast_pages += count if is_promotion else -count
 
 
 def _sums(node: Int16s, pages: Int32s) -> dict[int, int]:

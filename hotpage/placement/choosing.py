@@ -136,10 +136,21 @@ class Choice:
         return by_key
 
     def victims_of(self, processes: Iterable[int], most_key: int) -> Int64s:
-        """Their undecided pages in fast memory up to a key, coldest first."""
+        """Their pages in fast memory up to a key that nothing keeps but a floor of their cgroup's, coldest
+        first.
+        """
         rows = self.census.rows_of(processes, FAST)
-        rows = rows[(self.key.take(rows) <= most_key) & (self.fate.take(rows) == _BY_CLASS)]
-        return coldest_first(self._old_enough(self._free_to_move(rows)), self.key)
+        is_free = np.isin(self.fate.take(rows), (_BY_CLASS, Fate.GROUP))
+        return coldest_first(self._free_to_move(rows[(self.key.take(rows) <= most_key) & is_free]), self.key)
+
+    def old_enough(self, rows: Int64s) -> Int64s:
+        """Those whose processes are not too young to tell what is cold."""
+        young = np.zeros(self.situation.process_count, np.bool_)
+        for index, process in self.situation.processes.items():
+            young[index] = process.age_s < self.aim.young_s
+        if not young.any():
+            return rows
+        return self.drop(rows, young.take(self.situation.candidates.process.take(rows)), Fate.YOUNG)
 
     def key_of_aim(self) -> int | None:
         """The hot key that the aim names by rate or by size, if it does."""
@@ -186,7 +197,7 @@ class Choice:
             up = (place == SLOW) & (key >= above) & (key < UNKNOWN_KEY)
             ups.append(np.flatnonzero(up) + part.start)
             downs.append(np.flatnonzero((place == FAST) & (key < below)) + part.start)
-        return self._free_to_move(_joined(ups)), self._old_enough(self._free_to_move(_joined(downs)))
+        return self._free_to_move(_joined(ups)), self.old_enough(self._free_to_move(_joined(downs)))
 
     @property
     def _is_short(self) -> bool:
@@ -213,14 +224,6 @@ class Choice:
         keys = page_keys(candidates.process.take(rows), candidates.vpn.take(rows))
         return self.drop(rows, history.is_waiting(keys, self.situation.now_s), Fate.FAILED_BEFORE)
 
-    def _old_enough(self, rows: Int64s) -> Int64s:
-        young = np.zeros(self.situation.process_count, np.bool_)
-        for index, process in self.situation.processes.items():
-            young[index] = process.age_s < self.aim.young_s
-        if not young.any():
-            return rows
-        return self.drop(rows, young.take(self.situation.candidates.process.take(rows)), Fate.YOUNG)
-
     def drop(self, rows: Int64s, mask: Bools, fate: Fate) -> Int64s:
         """The rows without those of ``mask``, which get the fate."""
         self.fate[rows[mask]] = fate
@@ -236,7 +239,8 @@ class Choice:
             return
         self.fate[held] = _BY_CLASS
         is_slow = self.census.place.take(held) == SLOW
-        rows = np.concatenate((rows, held[is_slow]))
+        back = self.settle(held[is_slow], self.allotment.by_group(held[is_slow], is_promotion=True))
+        rows = np.concatenate((rows, back))
         victims = np.concatenate((self.unmoved(victims), held[~is_slow]))
         rows, victims = hottest_first(rows, self.key), coldest_first(victims, self.key)
         on = self.situation.candidates.node.take(victims)
@@ -244,7 +248,7 @@ class Choice:
             room, there = max(self.allotment.room[node], 0), victims[on == node]
             rows = rows[gate.worth_promoting(rows, node)]
             free = int(np.searchsorted(np.cumsum(self.allotment.sizes(rows)), room, side="right"))
-            swaps = self._swaps(rows[free:], there, 0, node, gate)
+            swaps = self._swaps(rows[free:], there, 0, node, gate, rows[:free])
             going = np.concatenate((rows[:free], swaps.rows[: swaps.count], there[swaps.order[: swaps.used]]))
             self.fate[np.intersect1d(going, held)] = Fate.BOUNCE
             rows = swaps.rows[swaps.count :]
@@ -318,12 +322,12 @@ class Choice:
             self.settle(rows, fates)
         self.commit(could[:count], target[:count], is_promotion=False)
 
-    def commit(self, rows: Int64s, target: Int16s, is_promotion: bool) -> None:
+    def commit(self, rows: Int64s, target: Int16s, is_promotion: bool, is_eviction: bool = False) -> None:
         """These rows will move."""
         self.fate[rows] = Fate.MOVED
         if rows.size:
             source = self.situation.candidates.node.take(rows)
-            self._routes.append((rows, route(source, target, is_promotion)))
+            self._routes.append((rows, route(source, target, is_promotion, is_eviction)))
             self.allotment.commit(rows, source, target, is_promotion)
 
     def fill(self, node: int, rows: Int64s, victims: Int64s, gate: Gate | None) -> Int64s:
@@ -349,7 +353,7 @@ class Choice:
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
             could, target = could[first:], target[first:]
-        swaps = self._swaps(rows[free:], could, spare, node, gate)
+        swaps = self._swaps(rows[free:], could, spare, node, gate, rows[:free])
         rest = swaps.rows[swaps.count :]
         self.fate[rest] = swaps.why_not
         short_of_victims = swaps.used == could.size
@@ -361,14 +365,16 @@ class Choice:
             self._pay_back(node, self.unmoved(could), targets)
         return np.concatenate((left_over, rest))
 
-    def swap(self, node: int, rows: Int64s, victims: Int64s, gate: Gate) -> Int64s:
+    def swap(
+        self, node: int, rows: Int64s, victims: Int64s, gate: Gate, spare_pages: float = float("inf")
+    ) -> Int64s:
         """Have ``rows`` change places with ``victims`` of the same cgroup on a node, as far as that is worth
-        it; those left.
+        it; those left. At most ``spare_pages`` more go than come.
         """
         is_able = accepted(self.allotment.by_node(rows, node))
         targets = self.nearest(node, self.places.demote_to)
         could, target, _ = self.demotable(victims, targets, rows, in_group=True)
-        swaps = self._swaps(rows[is_able], could, 0, node, gate)
+        swaps = self._swaps(rows[is_able], could, 0, node, gate, rows[:0], spare_pages)
         self._exchange(node, rows[:0], swaps, could, target)
         return self.unmoved(rows)
 
@@ -401,10 +407,20 @@ class Choice:
         self._payable -= paid
         self.commit(rows[:count], target[:count], is_promotion=False)
 
-    def _swaps(self, rows: Int64s, victims: Int64s, spare: int, node: int, gate: Gate | None) -> _Swaps:
+    def _swaps(
+        self,
+        rows: Int64s,
+        victims: Int64s,
+        spare: int,
+        node: int,
+        gate: Gate | None,
+        besides: Int64s,
+        most_lost_pages: float = float("inf"),
+    ) -> _Swaps:
         """Pair rows with victims: what is surely hot with what is surely cold first, as far as a gate lets.
 
-        ``spare`` pages of the node need no victim.
+        ``spare`` pages of the node need no victim. ``besides``: what else comes, and counts for the rates of
+        cgroups. ``most_lost_pages``: so many more may go than come, for a victim may be the larger one.
         """
         order = np.arange(victims.size)
         if gate is not None:
@@ -418,6 +434,12 @@ class Choice:
             if not accepted(fates).all():
                 count = int(np.argmin(accepted(fates)))
                 why_not = Fate(int(fates[count]))
+        lost = made.take(partner[:count]) - need[:count]
+        even = np.flatnonzero(lost <= most_lost_pages)
+        count = int(even[-1]) + 1 if even.size else 0
+        could = self.allotment.affordable_swaps(besides, rows[:count], victims[order], partner[:count])
+        if could < count:
+            count, why_not = could, Fate.RATE
         return _Swaps(rows, order, count, int(partner[count - 1]) + 1 if count else 0, why_not)
 
     def plan(self, policy: str, reasons: tuple[str, str], knows_hot: bool = True) -> Plan:

@@ -95,9 +95,12 @@ class Gate:
     def judge(self, rows: Int64s, victims: Int64s, target: int) -> Uint8s:
         """``Fate.MOVED`` for each promotion at the expense of that victim that is worth it, else why not."""
         (hot_hz, hot_error), (cold_hz, cold_error) = self._believed(rows), self._believed(victims)
+        weight = self._weights(rows)
+        # Between two of one weight it says nothing about what a swap is worth.
+        faster_hz = (hot_hz - cold_hz) / np.where(weight == self._weights(victims), weight, np.float32(1))
         sure = _bound_hz(hot_hz, hot_error, -_BOUND_ERRORS) > _bound_hz(cold_hz, cold_error, _BOUND_ERRORS)
         cost_s = self._costs.promotion_s + self._costs.demotion_s
-        worth = self._gain_s(rows, target, hot_hz - cold_hz) > self._costs.margin * cost_s
+        worth = self._gain_s(rows, target, faster_hz) > self._costs.margin * cost_s
         fates = np.where(worth & (hot_hz >= 2 * cold_hz), Fate.MOVED, Fate.NOT_WORTH_IT).astype(np.uint8)
         fates[accepted(fates) & ~sure] = Fate.UNCERTAIN
         return fates

@@ -267,15 +267,19 @@ def horizons_s(situation: Situation) -> Float64s:
     return horizons
 
 
-_PROMOTION = 1 << 31
+_PROMOTION, _EVICTION = 1 << 31, 1 << 30
 _NODE_BITS = 15
 _NODE_MASK = (1 << _NODE_BITS) - 1
 
 
-def route(source: Int16s, target: Int16s, is_promotion: bool) -> Uint32s:
-    """From where to where rows go, as one number each; those of promotions are greater than all others."""
+def route(source: Int16s, target: Int16s, is_promotion: bool, is_eviction: bool = False) -> Uint32s:
+    """From where to where rows go, as one number each; those of promotions are greater than all others.
+
+    ``is_eviction``: demotions for a ceiling, not for what comes.
+    """
     code: Uint32s = target.astype(np.uint32) << np.uint32(_NODE_BITS) | source.astype(np.uint32)
-    return code | np.uint32(_PROMOTION) if is_promotion else code
+    code |= np.uint32(_PROMOTION * is_promotion | _EVICTION * is_eviction)
+    return code
 
 
 def moves_of(
@@ -312,7 +316,7 @@ def _move(
         source=source,
         target=target,
         is_promotion=is_promotion,
-        reason=reasons[is_promotion],
+        reason="above its cgroup's ceiling" if code & _EVICTION else reasons[is_promotion],
         vpn=candidates.vpn.take(rows),
         pages=pages,
         gain_s=saved_s,

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from hotpage.arrays import Int64s
 from hotpage.machine.folios import PAGE_BYTES
+from hotpage.placement.allotment import Limited
 from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Fate
-from hotpage.placement.ranking import OCTAVE, UNKNOWN_KEY
+from hotpage.placement.ranking import OCTAVE, UNKNOWN_KEY, hottest_first
 
 
 def within(choice: Choice, rows: Int64s) -> Int64s:
@@ -30,41 +33,56 @@ def fill_all(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate | None) -
 
 
 def heed_ceilings(choice: Choice) -> None:
-    """Demote the coldest pages of each cgroup that has more in fast memory than its ceiling allows."""
-    for group in choice.allotment.groups():
-        if group.share_pages < 0:
-            coldest = choice.victims_of(group.processes, UNKNOWN_KEY - 1)
-            demote_all(choice, coldest[: choice.until(-group.share_pages, coldest)])
+    """Demote the coldest pages of each cgroup that has more in fast memory than its ceiling allows.
 
-
-def swap_in_groups(choice: Choice, rows: Int64s, victims: Int64s, gate: Gate) -> tuple[Int64s, Int64s]:
-    """What a cgroup's limits leave no other way may change places with colder pages of it; what is left.
-
-    That is, what its ceiling leaves no room for; and what finds no room that is free, if by its floor the
-    cgroup may lose nothing. Without that the first pages that it has in fast memory would be its last ones.
+    Whatever the age of its processes: the ceiling says that they are to go, not that they are cold.
     """
+    for group in choice.allotment.groups():
+        coldest = choice.victims_of(group.processes, UNKNOWN_KEY - 1)
+        excess = coldest[: choice.until(group.excess_pages, coldest)]
+        on = choice.situation.candidates.node.take(excess)
+        for node in sorted(choice.places.fast):
+            targets = choice.nearest(node, choice.places.demote_to)
+            rows, target, _ = choice.demotable(excess[on == node], targets)
+            choice.commit(rows, target, is_promotion=False, is_eviction=True)
+
+
+def swap_at_ceilings(choice: Choice, rows: Int64s, gate: Gate) -> Int64s:
+    """What a ceiling leaves no room for may change places with colder pages of the same cgroup; what is left.
+
+    Without that the first pages that a cgroup has in fast memory would be its last ones.
+    """
+    for group, mine in _by_group(choice, rows):
+        sums = np.cumsum(choice.allotment.sizes(mine), dtype=np.int64)
+        _swap(choice, group, mine[sums > group.share_pages], gate)
+    return choice.unmoved(rows)
+
+
+def swap_at_floors(choice: Choice, rows: Int64s, gate: Gate) -> None:
+    """What found no room may change places with colder pages of the same cgroup that its floor has kept."""
+    for group, mine in _by_group(choice, rows):
+        if group.has_floor:
+            _swap(choice, group, hottest_first(mine, choice.key), gate)
+
+
+def _by_group(choice: Choice, rows: Int64s) -> Iterator[tuple[Limited, Int64s]]:
     process = choice.situation.candidates.process
-    free_pages = sum(max(choice.allotment.room[node], 0) for node in choice.promotion_order())
-    is_late = np.cumsum(choice.allotment.sizes(rows), dtype=np.int64) > free_pages
     for group in choice.allotment.groups() if choice.aim.promote else ():
-        is_mine = np.isin(process.take(rows), group.processes)
-        mine = rows[is_mine]
-        is_over = np.cumsum(choice.allotment.sizes(mine), dtype=np.int64) > group.share_pages
-        if group.spare_pages < 1:
-            is_over |= is_late[is_mine]
-        over = mine[is_over]
-        if not over.size:
-            continue
-        colder = choice.victims_of(group.processes, int(choice.key[over[0]]) - OCTAVE)
-        over, colder = (_first_pages(choice, some, group.swap_pages) for some in (over, colder))
-        on = choice.situation.candidates.node.take(colder)
-        for node in choice.promotion_order():
-            over = choice.swap(node, over, colder[on == node], gate)
-    return choice.unmoved(rows), choice.unmoved(victims)
+        mine = rows[np.isin(process.take(rows), group.processes)]
+        if mine.size:
+            yield group, mine
 
 
-def _first_pages(choice: Choice, rows: Int64s, most_pages: float) -> Int64s:
-    return rows[np.cumsum(choice.allotment.sizes(rows), dtype=np.int64) <= most_pages]
+def _swap(choice: Choice, group: Limited, rows: Int64s, gate: Gate) -> None:
+    """Within a cgroup, as far as it loses nothing that its floor keeps."""
+    if not rows.size:
+        return
+    colder = choice.old_enough(choice.victims_of(group.processes, int(choice.key[rows[0]]) - OCTAVE))
+    on = choice.situation.candidates.node.take(colder)
+    spare_pages = max(group.spare_pages, 0.0)
+    for node in choice.promotion_order():
+        rows = choice.swap(node, rows, colder[on == node], gate, spare_pages)
+        spare_pages = 0.0
 
 
 def demote_all(choice: Choice, rows: Int64s) -> None:

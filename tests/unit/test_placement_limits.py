@@ -99,6 +99,74 @@ def test_a_ceiling_is_held_against_what_is_there_already() -> None:
     assert plan.moves[0].vpn.tolist() == list(range(1000, 1060)), "the coldest go"
 
 
+def test_page_cache_of_a_cgroup_is_not_held_against_its_pages() -> None:
+    """What it has in fast memory besides, above its ceiling, cannot be moved."""
+    there = candidates(rows(0, 200, 0, 1000.0))
+    for ceiling_pages, going in ((300, 0), (150, 50)):
+        limits = {"/a": GroupLimits(ceiling_bytes=ceiling_pages * PAGE, fast_bytes=600 * PAGE)}
+        plan = fit(Situation(there, A_AND_B, [room(0, 500), room(1, 1000)], limits=limits))
+        assert pages(plan) == ({(0, 0, 1): going} if going else {})
+        assert {move.reason for move in plan.moves} <= {"above its cgroup's ceiling"}
+
+
+def test_what_a_ceiling_put_out_is_no_bounce() -> None:
+    """Though it is hot, and there is room: its cgroup would be halted for it."""
+    limits = {"/a": GroupLimits(ceiling_bytes=20 * PAGE)}
+    nodes = [room(0, 500), room(1, 1000)]
+    (down,) = fit(Situation(candidates(rows(0, 80, 0, 1000.0)), A_AND_B, nodes, limits=limits)).moves
+    assert down.vpn.tolist() == list(range(1000, 1060))
+    table = candidates([(0, 1000 + page, 1, int(page < 60), 1000.0 + page) for page in range(80)])
+    keys = page_keys(table.process, table.vpn)
+    history = History().noting(keys[:60], keys[:0], 1.0)
+    after = fit(Situation(table, A_AND_B, nodes, history, limits, now_s=5.0))
+    assert not after.moves
+    assert after.kept_bytes == {Fate.HOT_IN_PLACE: 20 * PAGE, Fate.GROUP: 60 * PAGE}
+
+
+def test_a_floor_prefers_what_others_have_that_is_colder() -> None:
+    table = candidates(
+        [*rows(0, 40, 0, 100.0), *rows(0, 40, 1, 1000.0, vpn=2000), *rows(1, 40, 0, 0.01, vpn=3000)]
+    )
+    for floor_pages in (0, 40, 1000):
+        limits = {"/a": GroupLimits(floor_bytes=floor_pages * PAGE)}
+        plan = fit(Situation(table, A_AND_B, [room(0, 0), room(1, 1000)], limits=limits))
+        assert pages(plan) == {(1, 0, 1): 40, (0, 1, 0): 40}
+
+
+@pytest.mark.parametrize(("hot", "going"), [(1, 0), (7, 0), (8, 1), (20, 2)])
+def test_a_floor_is_not_worn_away_by_large_pages(hot: int, going: int) -> None:
+    """A page of 8 goes for 8 that come."""
+    cold = [(0, 1000 + 8 * page, 8, 0, 0.01) for page in range(10)]
+    floor = {"/a": GroupLimits(floor_bytes=80 * PAGE)}
+    table = candidates([*cold, *rows(0, hot, 1, 1000.0, vpn=2000)])
+    plan = fit(Situation(table, {0: facts(cgroup="/a")}, [room(0, 0), room(1, 1000)], limits=floor))
+    assert pages(plan) == ({(0, 0, 1): going, (0, 1, 0): 8 * going} if going else {})
+
+
+@pytest.mark.parametrize("spare_pages", [0, 1, 7, 8])
+def test_large_pages_change_places_at_a_floor(spare_pages: int) -> None:
+    cold = [(0, 1000 + 8 * page, 8, 0, 0.01) for page in range(10)]
+    hot = [(0, 2000 + 8 * page, 8, 1, 1000.0) for page in range(6)]
+    floor = {"/a": GroupLimits(floor_bytes=(80 - spare_pages) * PAGE)}
+    situation = Situation(candidates(cold + hot), {0: facts(cgroup="/a")}, [room(0, 0), room(1, 1000)])
+    assert pages(fit(replace(situation, limits=floor))) == {(0, 0, 1): 6, (0, 1, 0): 6}
+
+
+@pytest.mark.parametrize(("weight", "slow_hz", "swapped"), [(0.25, 8.0, 20), (1.0, 8.0, 20), (8.0, 0.5, 0)])
+def test_within_a_cgroup_its_weight_decides_nothing(weight: float, slow_hz: float, swapped: int) -> None:
+    table = candidates([*rows(0, 20, 0, 0.01), *rows(0, 20, 1, slow_hz, vpn=2000)])
+    limits = {"/a": GroupLimits(weight=weight, ceiling_bytes=20 * PAGE)}
+    plan = fit(Situation(table, {0: facts(cgroup="/a")}, [room(0, 500), room(1, 1000)], limits=limits))
+    assert pages(plan) == ({(0, 0, 1): 20, (0, 1, 0): 20} if swapped else {})
+
+
+def test_free_room_is_filled_at_the_whole_rate() -> None:
+    rate = {"/a": GroupLimits(rate_bytes=30 * PAGE)}
+    table = candidates(rows(0, 60, 1, 1000.0))
+    plan = fit(Situation(table, {0: facts(cgroup="/a")}, [room(0, 500), room(1, 1000)], limits=rate))
+    assert pages(plan) == {(0, 1, 0): 30}
+
+
 @pytest.mark.parametrize("floor_pages", [0, 80, 1000])
 def test_by_its_floor_a_cgroup_loses_nothing_but_changes_its_own_pages(floor_pages: int) -> None:
     table = candidates([*rows(0, 80, 0, 0.01), *rows(0, 60, 1, 1000.0, vpn=2000)])

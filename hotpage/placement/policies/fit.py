@@ -7,7 +7,7 @@ from hotpage.placement.choosing import Choice
 from hotpage.placement.gate import Gate
 from hotpage.placement.plan import Aim, Fate, Plan, Situation
 from hotpage.placement.ranking import coldest_first, hottest_first, key_rate_hz
-from hotpage.placement.selecting import fill_all, heed_ceilings, swap_in_groups, within
+from hotpage.placement.selecting import fill_all, heed_ceilings, swap_at_ceilings, swap_at_floors, within
 
 REASONS = "makes room for hotter pages", "among the hottest that fit"
 
@@ -39,6 +39,9 @@ def _choose(situation: Situation, aim: Aim, look_at_all: bool) -> tuple[Choice, 
         hot = choice.drop(hot, ~gate.is_hot_for_sure(hot, choice.key, hot_key), Fate.UNCERTAIN)
     hot, cold = within(choice, hottest_first(hot, choice.key)), coldest_first(cold, choice.key)
     heed_ceilings(choice)
-    hot, cold = swap_in_groups(choice, hot, choice.unmoved(cold), gate)
-    choice.excuse(fill_all(choice, hot, cold, gate), cold, gate)
+    hot = swap_at_ceilings(choice, hot, gate)
+    cold = choice.unmoved(cold)
+    left = fill_all(choice, hot, cold, gate)
+    swap_at_floors(choice, left, gate)
+    choice.excuse(choice.unmoved(left), cold, gate)
     return choice, choice.ran_short and likely < surely
