@@ -9,7 +9,6 @@ target, which are demoted first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from hotpage.placement.allotment import Allotment, accepted
 from hotpage.placement.census import FAST, GONE, SLOW, Census, places
 from hotpage.placement.gate import Gate
 from hotpage.placement.history import page_keys
+from hotpage.placement.pairing import Swaps, paired
 from hotpage.placement.plan import (
     ABSENT,
     Aim,
@@ -55,17 +55,6 @@ _FATES[_WARM, (FAST, SLOW)] = Fate.WARM
 _FATES[_HOT, (FAST, SLOW)] = Fate.HOT_IN_PLACE, Fate.NOT_CHOSEN
 _BY_CLASS = 255
 """In place of a row's fate: what ``_FATES`` says of its heat and place, which is enough for most rows."""
-
-
-@dataclass(frozen=True)
-class _Swaps:
-    """The first ``count`` of ``rows`` need the first ``used`` victims of ``order``; why the rest does not."""
-
-    rows: Int64s
-    order: Int64s
-    count: int
-    used: int
-    why_not: Fate
 
 
 class Choice:
@@ -248,7 +237,7 @@ class Choice:
             room, there = max(self.allotment.room[node], 0), victims[on == node]
             rows = rows[gate.worth_promoting(rows, node)]
             free = int(np.searchsorted(np.cumsum(self.allotment.sizes(rows)), room, side="right"))
-            swaps = self._swaps(rows[free:], there, 0, node, gate, rows[:free])
+            swaps = paired(self.allotment, rows[free:], there, 0, node, gate, rows[:free])
             going = np.concatenate((rows[:free], swaps.rows[: swaps.count], there[swaps.order[: swaps.used]]))
             self.fate[np.intersect1d(going, held)] = Fate.BOUNCE
             rows = swaps.rows[swaps.count :]
@@ -353,7 +342,7 @@ class Choice:
             self.commit(could[:first], target[:first], is_promotion=False)
             spare = allotment.room[node]
             could, target = could[first:], target[first:]
-        swaps = self._swaps(rows[free:], could, spare, node, gate, rows[:free])
+        swaps = paired(self.allotment, rows[free:], could, spare, node, gate, rows[:free])
         rest = swaps.rows[swaps.count :]
         self.fate[rest] = swaps.why_not
         short_of_victims = swaps.used == could.size
@@ -374,11 +363,11 @@ class Choice:
         is_able = accepted(self.allotment.by_node(rows, node))
         targets = self.nearest(node, self.places.demote_to)
         could, target, _ = self.demotable(victims, targets, rows, in_group=True)
-        swaps = self._swaps(rows[is_able], could, 0, node, gate, rows[:0], spare_pages)
+        swaps = paired(self.allotment, rows[is_able], could, 0, node, gate, rows[:0], spare_pages)
         self._exchange(node, rows[:0], swaps, could, target)
         return self.unmoved(rows)
 
-    def _exchange(self, node: int, rows: Int64s, swaps: _Swaps, could: Int64s, target: Int16s) -> None:
+    def _exchange(self, node: int, rows: Int64s, swaps: Swaps, could: Int64s, target: Int16s) -> None:
         """Promote ``rows`` and those of ``swaps``; their victims among ``could`` go to their targets."""
         used = swaps.order[: swaps.used]
         self.commit(could[used], target[used], is_promotion=False)
@@ -406,41 +395,6 @@ class Choice:
         self.ran_short |= paid < need_pages
         self._payable -= paid
         self.commit(rows[:count], target[:count], is_promotion=False)
-
-    def _swaps(
-        self,
-        rows: Int64s,
-        victims: Int64s,
-        spare: int,
-        node: int,
-        gate: Gate | None,
-        besides: Int64s,
-        most_lost_pages: float = float("inf"),
-    ) -> _Swaps:
-        """Pair rows with victims: what is surely hot with what is surely cold first, as far as a gate lets.
-
-        ``spare`` pages of the node need no victim. ``besides``: what else comes, and counts for the rates of
-        cgroups. ``most_lost_pages``: so many more may go than come, for a victim may be the larger one.
-        """
-        order = np.arange(victims.size)
-        if gate is not None:
-            rows, order = gate.surest_first(rows, victims)
-        need = np.cumsum(self.allotment.sizes(rows), dtype=np.int64) - spare
-        made = np.cumsum(self.allotment.sizes(victims[order]), dtype=np.int64)
-        partner = np.searchsorted(made, need, side="left")
-        count, why_not = int(np.searchsorted(partner, victims.size, side="left")), Fate.ROOM
-        if gate is not None and count:
-            fates = gate.judge(rows[:count], victims[order[partner[:count]]], node)
-            if not accepted(fates).all():
-                count = int(np.argmin(accepted(fates)))
-                why_not = Fate(int(fates[count]))
-        lost = made.take(partner[:count]) - need[:count]
-        even = np.flatnonzero(lost <= most_lost_pages)
-        count = int(even[-1]) + 1 if even.size else 0
-        could = self.allotment.affordable_swaps(besides, rows[:count], victims[order], partner[:count])
-        if could < count:
-            count, why_not = could, Fate.RATE
-        return _Swaps(rows, order, count, int(partner[count - 1]) + 1 if count else 0, why_not)
 
     def plan(self, policy: str, reasons: tuple[str, str], knows_hot: bool = True) -> Plan:
         """The plan; ``reasons`` of demotions and promotions."""
