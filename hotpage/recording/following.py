@@ -26,8 +26,7 @@ _MEMBERS_PERIOD_S = 3.0
 class FollowedProcesses:
     """Keeps up with the selected processes, and the kernel's filter with them.
 
-    ``now_s``: the session's clock. ``notes``: where to say that the selected cgroup is not there, as long as
-    that is so.
+    ``now_s``: the session's clock.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class FollowedProcesses:
         capture: Capture,
         process_events: ProcessEvents,
         now_s: Callable[[], float],
-        notes: list[str],
     ) -> None:
         self.table = ProcessTable(comm=selection.comm)
         self.records: dict[int, ProcessRecord] = {}
@@ -46,8 +44,8 @@ class FollowedProcesses:
         self._capture = capture
         self._process_events = process_events
         self._now_s = now_s
-        self._notes = notes
         self._target = Target.nothing()
+        self._is_lost = False
         self._changed: set[int] = set()
         self._gone: list[int] = []
         self._fresh: set[int] = set()
@@ -149,6 +147,13 @@ class FollowedProcesses:
         ):
             self.enter(self.table.add(pid))
 
+    @property
+    def notes(self) -> list[str]:
+        """What keeps this from seeing anything now."""
+        if not self._is_lost:
+            return []
+        return [f"{self._selection} is not there: nothing can be seen until it is made again"]
+
     def take_changed(self) -> list[ProcessRecord]:
         """The records that are new or changed since the last time, in order of index."""
         changed = [self.records[index] for index in sorted(self._changed)]
@@ -165,15 +170,11 @@ class FollowedProcesses:
 
     def _aim_again(self) -> None:
         """A cgroup that was removed and made anew, as services are by a restart, is another to the kernel."""
-        note = f"{self._selection} is not there: nothing can be seen until it is made again"
         before, self._target = self._target, Target.nothing()
         with contextlib.suppress(HotpageError, OSError):
             self._target = self._selection.kernel_target()
         is_there = self._target != Target.nothing()
-        if is_there and note in self._notes:
-            self._notes.remove(note)
-        elif not is_there and note not in self._notes:
-            self._notes.append(note)
+        self._is_lost = not is_there
         if is_there and self._target != before:
             self._capture.set_target(self._target)
             self._find_members()

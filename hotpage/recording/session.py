@@ -92,6 +92,7 @@ class Progress:
     tracked_pages: int = 0
     first_event_s: float | None = None
     notes: list[str] = field(default_factory=list)
+    """What could not be had so far, and what cannot now; a new list each time."""
 
     @property
     def events(self) -> int:
@@ -138,7 +139,7 @@ class Session:
             counts.update(dict.fromkeys(self._sources, 0))
         self._weights = SampleWeights() if "sample" in capture.rungs else None
         self._sampling = SamplingControl(run.budget_percent or 100.0)
-        self._processes = FollowedProcesses(selection, capture, process_events, self._now_s, progress.notes)
+        self._processes = FollowedProcesses(selection, capture, process_events, self._now_s)
         self._observer = Observer(
             HeatTable(run.horizons_s),
             self._processes.table,
@@ -153,7 +154,7 @@ class Session:
         self._cleared: list[ClearedRange] = []
         self._armed_passes: dict[int, int] = {}
         self._events_cpu_s = 0.0
-        self._arming_notes: list[str] = []
+        self._notes_before = list(progress.notes)
         self._armed_nodes: frozenset[int] | None = None
         self._sampled = (0.0, 0.0)
         self._written = replace(progress, received={}, lost={}, missed_runs={}, sampled_out={})
@@ -244,6 +245,11 @@ class Session:
         self._read_due_mappings()
         if self._progress.elapsed_s - self._steered.elapsed_s >= _STEER_PERIOD_S:
             self._steer()
+        self._progress.notes = [
+            *self._notes_before,
+            *self._processes.notes,
+            *(self._arming.notes if self._arming else ()),
+        ]
 
     def _weighed(self, events: Events) -> Events:
         """Samples for those lost, and without the process that holds memory for --arm: it is hotpage, too."""
@@ -308,7 +314,6 @@ class Session:
             self._arming.hold(self._processes.table.live())
             self._arming.steer()
             self._progress.is_arming = self._arming.is_arming
-            self._tell_of_arming(self._arming.notes)
         self._look_what_is_armed()
 
     def _look_what_is_armed(self) -> None:
@@ -321,12 +326,6 @@ class Session:
             self._armed_nodes = nodes
             for index, watch in self._processes.watches.items():
                 self._observer.leave_out(index, watch.left_out(nodes))
-
-    def _tell_of_arming(self, notes: list[str]) -> None:
-        """What could not be had so far takes the place of what was said of that before."""
-        if notes != self._arming_notes:
-            others = [note for note in self._progress.notes if note not in self._arming_notes]
-            self._progress.notes, self._arming_notes = others + notes, notes
 
     def _sample(self) -> None:
         """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""

@@ -517,6 +517,38 @@ def test_a_cgroup_that_is_made_anew_is_followed(cgroup: Path, sleeper: Sleeper) 
     assert bench.progress.notes == []
 
 
+def test_notes_of_arming_and_of_the_cgroup_come_and_go_by_themselves(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(Selection(cgroup=cgroup))
+    bench.progress.notes = ["of before"]
+    bench.arming = FakeArming()
+    lost = f"cgroup {cgroup} is not there: nothing can be seen until it is made again"
+    told: list[list[str]] = []
+
+    def tell() -> None:
+        told.append(list(bench.progress.notes))
+
+    monkeypatch.setattr(recording_session, "_STEER_PERIOD_S", 0.0)
+    bench.record([
+        lambda: setattr(bench.arming, "notes", ["first"]),
+        lambda: cgroup.rename(cgroup.with_name("gone")),
+        tell,
+        lambda: setattr(bench.arming, "notes", ["second"]),
+        tell,
+        lambda: make_cgroup(cgroup),
+        tell,
+        lambda: setattr(bench.arming, "notes", []),
+        tell,
+    ])  # fmt: skip
+    assert told == [
+        ["of before", lost, "first"],
+        ["of before", lost, "second"],
+        ["of before", "second"],
+        ["of before"],
+    ]
+
+
 def test_a_selection_says_names_in_printable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     strange, escaped = "\udcff\x1b[31m", r"\udcff\x1b[31m"
     monkeypatch.setattr(selection, "read_stat", lambda pid: SimpleNamespace(comm=strange))
