@@ -24,7 +24,7 @@ class Table:
     """Columns of some mappings, by address."""
 
     slot: Int64s
-    start: Int64s  # keys of livepages
+    start: Int64s  # keys of live.pages
     end: Int64s
     resident_pages: Int64s  # -1 where the kernel did not tell
     bytes_by_node: Float64s  # nodes x mappings
@@ -120,8 +120,8 @@ class MappingTable:
         return Table(*self._tables.columns())
 
     def coverage(self) -> tuple[Int64s, Coverage]:
-        """All that was armed, in keys of livepages: the starts and ends, and ready for questions; valid until
-        the next change.
+        """All that was armed, in keys of live.pages: the starts and ends, and ready for questions; valid
+        until the next change.
         """
         joined = ArmedRanges(*self._armed.columns())
         return np.concatenate([joined.start_vpn, joined.end_vpn]), Coverage(joined)
@@ -153,7 +153,7 @@ _NOT_ARMED = ArmedRanges(
 
 
 def _armed_columns(slot: int, armed: ArmedRanges) -> _Columns:
-    """Those of ArmedRanges, with keys of livepages."""
+    """Those of ArmedRanges, with keys of live.pages."""
     keys = key_of(slot, armed.start_vpn), key_of(slot, armed.end_vpn)
     return *keys, armed.first_s, armed.last_s, armed.passes
 
