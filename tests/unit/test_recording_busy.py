@@ -15,11 +15,11 @@ class World:
         self.read.append(pid)
         return self.cpu_s.get(pid)
 
-    def looks(self, ticks: int, known: tuple[int, ...] = ()) -> list[int]:
+    def looks(self, ticks: int, known: tuple[int, ...] = (), tick_s: float = 0.125) -> list[int]:
         found: list[int] = []
         for _ in range(ticks):
             found += self.busy.look(self.now_s, lambda pid: pid in known)
-            self.now_s += 0.1
+            self.now_s += tick_s
         return found
 
 
@@ -41,6 +41,12 @@ def test_of_thousands_a_few_are_read_at_a_time() -> None:
     assert set(world.read) == set(world.cpu_s)
     world.cpu_s[900] += 1
     assert world.looks(60) == [900]
+
+
+def test_they_are_not_read_more_often_where_ticks_are_short() -> None:
+    world = World(1000)
+    world.looks(64, tick_s=1 / 64)
+    assert 300 < len(world.read) <= 400
 
 
 def test_those_that_go_and_come_are_not_busy_for_that() -> None:
