@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hotpage.capture.events import EventFlag, Events
+from hotpage.capture.events import EventFlag
 from hotpage.machine.folios import HUGE_PAGES, PAGE_BYTES
 
 _SETTINGS: Final = Path("/sys/kernel/mm/transparent_hugepage")
@@ -37,11 +37,14 @@ def enabled_folio_kb(root: Path = _SETTINGS) -> list[int]:
     return sorted(sizes)
 
 
-def folio_pages(hints: Events) -> NDArray[np.int64]:
-    """The size of each hint fault's folio in base pages, a power of two; 1 where nobody tells."""
-    pages = np.clip(hints["pages"].astype(np.int64), 1, HUGE_PAGES)
+def folio_pages(count: NDArray[np.uint32], flags: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The size of each hint fault's folio in base pages, a power of two; 1 where nobody tells.
+
+    ``count`` and ``flags``: its fields ``pages`` and ``flags``.
+    """
+    pages = np.clip(count.astype(np.int64), 1, HUGE_PAGES)
     pages[pages & (pages - 1) != 0] = 1
-    pages[(hints["flags"] & EventFlag.HUGE) != 0] = HUGE_PAGES
+    pages[(flags & EventFlag.HUGE) != 0] = HUGE_PAGES
     return pages
 
 

@@ -113,8 +113,9 @@ class Observer:
         vpn = (events["address"] >> np.uint64(12)).astype(np.int64)
         hints = events["source"] == EventSource.HINT_FAULT
         pages = np.ones(len(events), np.int64)
-        pages[hints] = folio_pages(events[hints])
-        vpn = heads_of(vpn, pages)
+        if (events["pages"] > 1).any() or (events["flags"] & EventFlag.HUGE).any():
+            pages[hints] = folio_pages(events["pages"][hints], events["flags"][hints])
+            vpn = heads_of(vpn, pages)
         for owner in np.unique(process[hints]):
             mine = hints & (process == owner)
             self._note_large(int(owner), vpn[mine], pages[mine])
