@@ -117,7 +117,8 @@ class Arming:
             own = saved.get(str(SCAN_PERIOD_MAX_MS)) or read_knob(SCAN_PERIOD_MAX_MS)
             if int(own) > _WANTED_PERIOD_MAX_MS:
                 self._pace = _Brake(knobs.knob(SCAN_PERIOD_MAX_MS), _WANTED_PERIOD_MAX_MS, own)
-                self._pace.set(True)
+                if self._pace.set(True):
+                    account.begin_scan()
         except (KnobError, ValueError):
             mount = how_to_mount_debugfs(SCAN_PERIOD_MAX_MS)
             why = f"debugfs is not mounted: {mount}" if mount else "debugfs sched/numa_balancing is closed"
@@ -164,6 +165,8 @@ class Arming:
                 has_changed = may and self._switch.set(on)
         elif self._pace is not None:
             has_changed = self._pace.set(on)
+            if has_changed and not on:
+                self._account.end_scan()
         if on and has_changed:
             self._account.begin_scan()
 

@@ -51,6 +51,7 @@ class ArmingAccount:
         self.fault_cost_s = fault_cost_s
         self._target_cpu_s = 0.0
         self._faults_before_scan_s = 0.0
+        self._ended_scan_s: float | None = None
         self._faults_s = 0.0
         self._displaced_s = 0.0
 
@@ -63,6 +64,11 @@ class ArmingAccount:
     def begin_scan(self) -> None:
         """Arming is switched on: what faults cost from now on is the cost of the scan that follows."""
         self._faults_before_scan_s = self._faults_s
+        self._ended_scan_s = None
+
+    def end_scan(self) -> None:
+        """What faults cost from now on is no longer the cost of that scan: the kernel goes on arming."""
+        self._ended_scan_s = self._faults_s - self._faults_before_scan_s
 
     @property
     def spent_s(self) -> float:
@@ -72,7 +78,9 @@ class ArmingAccount:
     @property
     def affordable(self) -> bool:
         """Whether another scan as costly as the last one fits into the budget."""
-        last_scan_s = self._faults_s - self._faults_before_scan_s
+        last_scan_s = self._ended_scan_s
+        if last_scan_s is None:  # what it has armed may still fault
+            last_scan_s = self._faults_s - self._faults_before_scan_s
         return self._faults_s == 0 or self.spent_s + last_scan_s <= self._share * self._target_cpu_s
 
     @property

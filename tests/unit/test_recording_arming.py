@@ -13,7 +13,7 @@ from hotpage.machine import tiering
 from hotpage.machine.knobs import KnobSession
 from hotpage.recording import arming
 from hotpage.recording.arming import Arming
-from hotpage.recording.budget import ArmingAccount
+from hotpage.recording.budget import ArmingAccount, hint_fault_cost_s
 
 
 class Kernel:
@@ -52,7 +52,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 @contextmanager
 def session(tiers: int = 2) -> Iterator[tuple[Arming, Any]]:
     """One that arms, with an account that says what it is told to."""
-    account: Any = SimpleNamespace(affordable=True, begin_scan=lambda: None)
+    account: Any = SimpleNamespace(affordable=True, begin_scan=lambda: None, end_scan=lambda: None)
     topology: Any = SimpleNamespace(tiers=[()] * tiers)
     with KnobSession() as knobs:
         one = Arming(knobs, topology, account)
@@ -192,4 +192,27 @@ def test_an_account_begins_a_scan_whenever_arming_begins(kernel: Kernel) -> None
         one.start()
         one.steer()
         one.close()
-    assert begun == ["3"]
+    assert begun == ["0", "3"], "first the pace, which was not the kernel's from then on"
+
+
+@pytest.mark.parametrize(("own_share", "is_released"), [(0.3, True), (0.7, True), (1.2, False)])
+def test_a_braked_pace_is_released_once_the_budget_has_room_beside_the_kernels_own(
+    kernel: Kernel, own_share: float, is_released: bool
+) -> None:
+    """The kernel's own pace costs ``own_share`` of the budget, and the set one four times the budget."""
+    kernel.set("1")
+    account, cost_s, cpu_s = ArmingAccount(2.0, 1e-6), 0.0, 0.0
+    paces: list[str] = []
+    with KnobSession() as knobs:
+        one = Arming(knobs, SimpleNamespace(tiers=((),)), account)  # type: ignore[arg-type]
+        one.start()
+        for _ in range(200):
+            cpu_s += 0.5
+            cost_s += 0.02 * 0.5 * (4 if kernel.now[2] == "2000" else own_share)
+            account.update(round(cost_s / hint_fault_cost_s(1e-6)), cpu_s)
+            one.steer()
+            paces.append(kernel.now[2])
+        one.close()
+    assert paces[0] == "60000" and ("2000" in paces) == is_released
+    if is_released:
+        assert account.cost_percent == pytest.approx(2.0, rel=0.2)
