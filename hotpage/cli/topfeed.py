@@ -30,7 +30,7 @@ from hotpage.profile.runs import PageRuns
 from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip
 from hotpage.recording.background import BackgroundSession
-from hotpage.views.top.feed import WAITS, Status
+from hotpage.views.top.feed import PAUSES, WAITS, Status
 
 _NEEDED_TO_MOVE = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_ADMIN)
 """Of the thread that moves. move_pages(2) asks for ptrace access and, for pages that no other process maps,
@@ -134,7 +134,10 @@ class SessionFeed:
         if profile is None or not profile.run.armed:
             is_armed = profile is not None and profile.run.numa_balancing
             return "by the kernel" if is_armed else "off"
-        return "on" if self._session.progress.is_arming else WAITS
+        progress = self._session.progress
+        if progress.is_arming:
+            return "on"
+        return PAUSES if progress.arming_pauses else WAITS
 
     def mappings(self, process: int) -> list[LiveMapping]:
         return self._profile.mappings(process)

@@ -100,12 +100,14 @@ class ArmingTimes:
         if self._misread_ms > _MOST_LEFT_OUT * self._period_ms:  # a kernel built for just so many CPUs
             self._misread_ms = 0
 
-    def are_misread(self, now_s: float) -> bool:
-        """Whether that is now, or has just been or will soon be; ``now_s`` of CLOCK_MONOTONIC."""
+    def misread_for_s(self, now_s: float) -> float:
+        """How long that will last, a margin before and after it included; 0 when it is not so. ``now_s`` of
+        CLOCK_MONOTONIC.
+        """
         if not self._misread_ms:
-            return False
+            return 0.0
         place_ms = (round(1000 * (now_s - _JIFFIES_BEGIN_S)) + _MARGIN_MS) % self._period_ms
-        return place_ms < self._misread_ms + 2 * _MARGIN_MS
+        return max(self._misread_ms + 2 * _MARGIN_MS - place_ms, 0) / 1000
 
 
 _balancing_changes = threading.Lock()

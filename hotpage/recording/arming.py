@@ -104,6 +104,7 @@ class Arming:
         self._is_tiered = False
         """Whether the switch is between 0 and mode 3."""
         self._times = ArmingTimes()
+        self._pause: str | None = None
         if found == 0 or before == "0":
             # The limit before the switch: what is taken last goes back first.
             self._is_tiered = len(topology.tiers) > 1 and hold_promotion(knobs)
@@ -158,8 +159,8 @@ class Arming:
 
     def _set(self, on: bool) -> None:
         has_changed = False
-        if self._is_tiered and self._times.are_misread(time.monotonic()):
-            on = False  # or pages would be migrated while the switch is off
+        self._look_whether_to_pause()
+        on = on and not self.pauses
         if self._switch is not None:
             with balancing_change() as may:
                 has_changed = may and self._switch.set(on)
@@ -169,6 +170,17 @@ class Arming:
                 self._account.end_scan()
         if on and has_changed:
             self._account.begin_scan()
+
+    def _look_whether_to_pause(self) -> None:
+        """Or pages would be migrated while the switch is off."""
+        left_s = self._times.misread_for_s(time.monotonic()) if self._is_tiered else 0.0
+        if not left_s:
+            self._pause = None
+        elif self._pause is None:
+            self._pause = (
+                f"arming pauses for {math.ceil(left_s)} s: the kernel would take its times for CPUs, "
+                "and migrate pages"
+            )
 
     def hold(self, processes: Iterable[Process]) -> None:
         """Make single-threaded processes armable: the kernel passes over memory that has one user only.
@@ -234,13 +246,14 @@ class Arming:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be had so far."""
+        """What could not be had so far, and why nothing is armed now if that is not the budget."""
         lost = [
             f"{count} times single-threaded processes showed no hint faults for a while: {why}"
             for why, count in self._deaths.items()
         ]
         return (
             self._notes
+            + ([self._pause] if self._pause else [])
             + lost
             + [
                 f"{count} single-threaded processes could not be held, and show no hint faults: {reason}"
@@ -253,6 +266,11 @@ class Arming:
     def is_arming(self) -> bool:
         """Whether the kernel arms pages now, on this session's behalf or by itself."""
         return self._switch is None or self._switch.is_on
+
+    @property
+    def pauses(self) -> bool:
+        """Whether nothing is armed for now, whatever the budget."""
+        return self._pause is not None
 
     @property
     def held(self) -> frozenset[int]:

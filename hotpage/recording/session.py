@@ -88,7 +88,9 @@ class Progress:
     target_cpu_s: float = 0.0
     target_cost_percent: float = 0.0
     is_arming: bool = False
-    """Whether pages are armed at the moment: not while the budget forbids it."""
+    """Whether pages are armed at the moment: not while the budget forbids it, or ``arming_pauses``."""
+    arming_pauses: bool = False
+    """The notes say why."""
     tracked_pages: int = 0
     first_event_s: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -314,6 +316,7 @@ class Session:
             self._arming.hold(self._processes.table.live())
             self._arming.steer()
             self._progress.is_arming = self._arming.is_arming
+            self._progress.arming_pauses = self._arming.pauses
         self._look_what_is_armed()
 
     def _look_what_is_armed(self) -> None:

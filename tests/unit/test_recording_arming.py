@@ -44,7 +44,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         monkeypatch.setattr(module, "NUMA_BALANCING", found.balancing)
     monkeypatch.setattr(tiering, "PROMOTE_RATE_LIMIT", found.limit)
     monkeypatch.setattr(arming, "SCAN_PERIOD_MAX_MS", found.pace)
-    monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: False)
+    monkeypatch.setattr(arming.ArmingTimes, "misread_for_s", lambda *_: 0.0)
     monkeypatch.setattr(arming, "MmHolder", lambda: SimpleNamespace(close=lambda: None))
     return found
 
@@ -75,13 +75,18 @@ def test_the_switch_is_the_brake_where_balancing_is_off(kernel: Kernel) -> None:
 def test_nothing_is_armed_between_tiers_while_arming_times_pass_for_cpus(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: True)
+    monkeypatch.setattr(arming.ArmingTimes, "misread_for_s", lambda *_: 4.2)
     with session() as (one, _):
         assert kernel.now[0] == "0" and not one.is_arming
-        monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: False)
+        paused = "arming pauses for 5 s: the kernel would take its times for CPUs, and migrate pages"
+        assert one.pauses and one.notes == [paused]
+        monkeypatch.setattr(arming.ArmingTimes, "misread_for_s", lambda *_: 1.0)
         one.steer()
-        assert kernel.now[0] == "3"
-        monkeypatch.setattr(arming.ArmingTimes, "are_misread", lambda *_: True)
+        assert one.notes == [paused], "the same as long as it lasts"
+        monkeypatch.setattr(arming.ArmingTimes, "misread_for_s", lambda *_: 0.0)
+        one.steer()
+        assert kernel.now[0] == "3" and not one.pauses and not one.notes
+        monkeypatch.setattr(arming.ArmingTimes, "misread_for_s", lambda *_: 4.2)
         one.steer()
         assert kernel.now[0] == "0"
     with session(tiers=1):

@@ -101,7 +101,7 @@ class FakeProcessEvents:
 
 class FakeArming:
     helper_pid = None
-    is_arming = True
+    is_arming, pauses = True, False
     notes: ClassVar[list[str]] = []
 
     def __init__(self) -> None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from patience import PATIENCE_S
@@ -21,12 +23,13 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 from topfeed import FrozenFeed, busy_feed, frozen_feed
 
-from hotpage.cli.topfeed import KernelMoves
+from hotpage.cli.topfeed import KernelMoves, SessionFeed
 from hotpage.profile.live.watched import WatchedProfile
+from hotpage.recording.session import Progress
 from hotpage.views import units
 from hotpage.views.top.app import TopApp
 from hotpage.views.top.columns import Context, amount
-from hotpage.views.top.feed import WAITS
+from hotpage.views.top.feed import PAUSES, WAITS
 from hotpage.views.top.grid import _segments
 from hotpage.views.top.screens import HelpScreen
 
@@ -536,6 +539,29 @@ def test_why_arming_waits_is_said() -> None:
         await until(app, pilot, lambda shown: "a longer -d" in shown)
 
     run(feed, script)
+
+
+def test_a_pause_of_arming_is_no_matter_of_the_budget() -> None:
+    feed = frozen_feed()
+    feed.state = replace(feed.state, arming=PAUSES, notes=("arming pauses for 5 s: why",))
+
+    async def script(app: TopApp, pilot: Pilot) -> None:
+        await until(app, pilot, lambda shown: "arming pauses" in shown)
+        await press(pilot, "f1", "end")
+        await until(app, pilot, lambda shown: "for 5 s: why" in shown and "--budget" not in shown)
+
+    run(feed, script)
+
+
+@pytest.mark.parametrize(
+    ("is_arming", "pauses", "told"), [(True, False, "on"), (False, True, PAUSES), (False, False, WAITS)]
+)
+def test_the_state_of_arming_is_the_sessions(is_arming: bool, pauses: bool, told: str) -> None:
+    progress = Progress(is_arming=is_arming, arming_pauses=pauses)
+    session: Any = SimpleNamespace(
+        progress=progress, profile=WatchedProfile(run_info(armed=True)), is_running=True
+    )
+    assert SessionFeed(session, None).status().arming == told
 
 
 def test_what_the_kernel_moves_is_told_where_there_is_room() -> None:

@@ -19,6 +19,7 @@ from hotpage.profile.snapshot import VmaRecord
 from hotpage.profile.strips import HeatStrip
 
 WAITS = "waits for the budget"
+PAUSES = "pauses"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Status:
     """How the session itself is doing."""
 
     arming: str
-    """For people: "on", WAITS, "by the kernel", "off"."""
+    """For people: "on", WAITS, PAUSES (the notes say why), "by the kernel", "off"."""
     kept_one_in: int = 1
     """Page faults."""
     target_cost_percent: float = 0.0
