@@ -7,7 +7,7 @@ How the parts fit together:
                                                               |
                       dense.py  filled chunks, 15 bytes a page | sparse.py  scattered pages, 23 bytes a page
                                 both store columns.py and decay a page when it is next seen
-    arm ------------> arming.py ranges with arm times, no step per page
+    arm, scan ------> arming.py ranges with arm times, no step per page
     sample ---------> sampling.py memory samples, 24 bytes a sampled page
                                                               |
     rates, take_changes, histogram <-- reading.py, estimator.py
@@ -113,6 +113,8 @@ class HeatTable:
         self._dense = DenseChunks()
         self._sparse = SparsePages()
         self._armed: dict[int, ArmedPages] = {}
+        self._scanned: dict[int, ArmedPages] = {}
+        """Ranges of which some pages or all were not armed."""
         self._sampled: dict[int, SampledPages] = {}
         self._next_row = 0
         # Pages since changes were last taken: those whose ``last`` tells it, and those that were sampled.
@@ -126,7 +128,7 @@ class HeatTable:
     @property
     def nbytes(self) -> int:
         """Bytes held between calls, directories and spare room included."""
-        apart = sum(pages.nbytes for pages in self._armed.values())
+        apart = sum(pages.nbytes for pages in chain(self._armed.values(), self._scanned.values()))
         apart += sum(pages.nbytes for pages in self._sampled.values())
         apart += self._written.nbytes + self._resampled.nbytes
         return self._dense.nbytes + self._sparse.nbytes + self._keys.nbytes + apart
@@ -212,12 +214,19 @@ class HeatTable:
         """Note that all pages of [start_vpn, end_vpn) were armed; those still armed stay so since then."""
         self._armed.setdefault(process, ArmedPages()).arm(start_vpn, end_vpn, time_s)
 
+    def scan(self, process: int, start_vpn: int, end_vpn: int, time_s: float) -> None:
+        """Note that pages of [start_vpn, end_vpn) may have been armed: a hint fault proves that one was, and
+        ``armed_at`` tells since when. Their silence tells nothing.
+        """
+        self._scanned.setdefault(process, ArmedPages()).arm(start_vpn, end_vpn, time_s)
+
     def disarm(self, process: int, start_vpn: int, end_vpn: int) -> None:
         """Note that pages of [start_vpn, end_vpn) are not armed after all: their silence tells nothing."""
-        if process in self._armed:
-            self._armed[process].forget(start_vpn, end_vpn)
-            if self._armed[process].is_empty:
-                del self._armed[process]
+        _forget(self._armed, process, start_vpn, end_vpn)
+
+    def forget_scans(self, process: int, start_vpn: int, end_vpn: int) -> None:
+        """Undo ``scan`` for pages that are armed from now on whenever a scan goes over them."""
+        _forget(self._scanned, process, start_vpn, end_vpn)
 
     def forget(self, process: int, start_vpn: int = 0, end_vpn: int = VPN_END) -> None:
         """Drop everything known of a range of a process (exec, exit, munmap); by default of all of it."""
@@ -226,11 +235,8 @@ class HeatTable:
             self._sparse.remove(start_key, end_key)
         if start_vpn == 0 and end_vpn >= VPN_END:
             self._keys.release(process)
-        self.disarm(process, start_vpn, end_vpn)
-        if process in self._sampled:
-            self._sampled[process].forget(start_vpn, end_vpn)
-            if self._sampled[process].is_empty:
-                del self._sampled[process]
+        for known in (self._armed, self._scanned, self._sampled):
+            _forget(known, process, start_vpn, end_vpn)
 
     def rates(self, process: int, now_s: float, current: bool = False) -> Rates:
         """Rates of every tracked page of a process at ``now_s``.
@@ -259,7 +265,8 @@ class HeatTable:
         return self._armed.get(process, ArmedPages()).ranges()
 
     def armed_at(self, process: int, vpn: npt.ArrayLike, time_s: npt.ArrayLike) -> Float64s:
-        """When pages now seen accessed were armed, in seconds: the first arming since the last access.
+        """When pages now seen accessed were armed, in seconds: by the first arming or scan after the last
+        access.
 
         ``vpn`` and ``time_s`` (equal lengths, in order of time) are accesses not yet observed; of several to
         one page each counts as the last access for the next. NaN where the page was not armed in between.
@@ -267,8 +274,8 @@ class HeatTable:
         pages = np.asarray(vpn, dtype=np.int64)
         times = np.asarray(time_s, dtype=np.float64)
         armed_s = np.full(pages.shape, np.nan)
-        armed = self._armed.get(process)
-        if armed is None or not pages.size:
+        armings = [known[process] for known in (self._armed, self._scanned) if process in known]
+        if not armings or not pages.size:
             return armed_s
         key, tick = self._keys_and_ticks(process, pages, times)
         order = sort_order(key)
@@ -276,7 +283,8 @@ class HeatTable:
         last = self._last(key)
         is_repeat = key[1:] == key[:-1]
         last[1:][is_repeat] = tick[:-1][is_repeat]
-        first_s = armed.first_armings(pages.take(order), last)
+        page = pages.take(order)
+        first_s = np.minimum.reduce([armed.first_armings(page, last) for armed in armings])
         armed_s[order] = np.where(first_s <= times.take(order), first_s, np.nan)
         return armed_s
 
@@ -433,6 +441,15 @@ class HeatTable:
         self._written.clear()
         self._resampled.clear()
         self._written_tick = _NEVER
+
+
+def _forget(
+    known: dict[int, ArmedPages] | dict[int, SampledPages], process: int, start_vpn: int, end_vpn: int
+) -> None:
+    if process in known:
+        known[process].forget(start_vpn, end_vpn)
+        if known[process].is_empty:
+            del known[process]
 
 
 def _is_warming(short_hz: Float32s, rate_hz: Float32s, was_warming: Bools) -> Bools:

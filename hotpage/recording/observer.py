@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hotpage.arrays import aranges
 from hotpage.capture.events import EVENT_DTYPE, EventFlag, Events, EventSource, join, select
+from hotpage.heat.keys import VPN_END
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
@@ -82,18 +83,30 @@ class Observer:
         return new
 
     def leave_out(self, process: int, ranges: list[Range]) -> None:
-        """From now on the kernel's scans leave these page ranges (ascending) out, and no others."""
+        """From now on the kernel's scans leave pages in these ranges (ascending) out, and no others.
+
+        Which of their pages, nobody knows: a hint fault on one shows that it was armed, and silence nothing.
+        """
+        if ranges == self._not_armed.get(process, []):
+            return
         for start_vpn, end_vpn in ranges:
             self.table.disarm(process, start_vpn, end_vpn)
+        for start_vpn, end_vpn in without(0, VPN_END, ranges):
+            self.table.forget_scans(process, start_vpn, end_vpn)
         self._not_armed[process] = ranges
 
     def _arm(self, armed: ArmedRange) -> None:
         if was_slow_only(armed.time_ns):  # nobody knows here which of the pages that was
             return
         time_s = (armed.time_ns - self._origin_ns) / 1e9
-        left_out = self._not_armed.get(armed.process, [])
-        for start_vpn, end_vpn in without(armed.start_vpn, armed.end_vpn, left_out):
+        at = armed.start_vpn
+        for start_vpn, end_vpn in without(at, armed.end_vpn, self._not_armed.get(armed.process, [])):
+            if at < start_vpn:
+                self.table.scan(armed.process, at, start_vpn, time_s)
             self.table.arm(armed.process, start_vpn, end_vpn, time_s)
+            at = end_vpn
+        if at < armed.end_vpn:
+            self.table.scan(armed.process, at, armed.end_vpn, time_s)
 
     def _hold_back(self, events: Events, process: NDArray[np.int32]) -> tuple[Events, NDArray[np.int32]]:
         """Keep what happened during a scan in progress for the next batch; the rest."""

@@ -69,6 +69,29 @@ def test_pages_that_scans_pass_over_stay_unknown(observer: Observer) -> None:
     assert np.isfinite(silent_rate_hz(observer.table, 0, np.arange(100, 150), 5.0)).all()
 
 
+def test_a_hint_fault_shows_that_its_page_was_armed(observer: Observer) -> None:
+    """Of a range in which some pages are not: a page that faults has a rate, which silence does not lower."""
+    observer.leave_out(0, [(100, 120)])
+    observer.take(batch(arm(90, 60, 1000), hint(110, 1010), hint(130, 1010)), {})
+    unsure, sure = rates(observer, 1.1)[110], rates(observer, 1.1)[130]
+    assert unsure == pytest.approx(sure, rel=0.01)
+    observer.take(batch(arm(90, 60, 2000), hint(111, 2900)), {})
+    found = rates(observer, 3.0)
+    assert found[110] == pytest.approx(unsure, rel=0.1) and found[130] < unsure / 5
+    assert 0 < found[111] < 2
+    silent = np.isfinite(silent_rate_hz(observer.table, 0, np.arange(90, 150), 3.0))
+    assert (np.flatnonzero(silent) + 90).tolist() == [*range(90, 100), *range(120, 150)]
+    # From then on it is armed for certain: scans of before tell nothing.
+    observer.leave_out(0, [])
+    observer.take(batch(arm(90, 60, 8000), hint(112, 8010)), {})
+    assert rates(observer, 8.1)[112] == pytest.approx(unsure, rel=0.1)
+    observer.leave_out(0, [(100, 120)])
+    observer.take(batch(arm(90, 60, 9000)), {})
+    observer.clear(0, 100, 120)
+    observer.take(batch(hint(112, 9500)), {})
+    assert np.isnan(rates(observer, 9.6)[112]), "other memory by now"
+
+
 def test_what_is_armed_while_pages_change_tiers_tells_nothing(
     observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
