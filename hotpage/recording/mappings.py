@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from hotpage.errors import PrivilegeError
-from hotpage.machine.dirty import dirty_ranges
 from hotpage.machine.processes import Process
 from hotpage.machine.sharing import Range, shared_ranges, union
 from hotpage.machine.vmas import Vma, read_residency, read_vmas
 from hotpage.profile.snapshot import ClearedRange, VmaRecord
+from hotpage.recording.dirtying import DirtyPages
 
 _FIRST_PERIOD_S = 0.5
 _COST_SHARE = 0.002
@@ -25,10 +25,10 @@ class MappingWatch:
     def __init__(self, process: Process, longest_period_s: float) -> None:
         self.process = process
         self.records: list[VmaRecord] = []
-        self.not_armed: list[Range] = []
-        """Page ranges in mappings that the kernel arms, which it leaves out: other processes map them too, or
-        they are dirty pages of files.
-        """
+        self.shared: list[Range] = []
+        """Page ranges in mappings that the kernel arms, which it leaves out: other processes map them too."""
+        self.dirty = DirtyPages(process.pid)
+        """Which it leaves out as well."""
         self._longest_period_s = longest_period_s
         self._period_s = _FIRST_PERIOD_S
         self._due_s = 0.0
@@ -52,22 +52,23 @@ class MappingWatch:
             return None
         gone = unmapped(self.process.index, [record.vma for record in self.records], vmas)
         self.records = [VmaRecord(vma, residency.get(vma.start)) for vma in vmas]
-        shared = shared_ranges(self.process.pid, self._spans(may_share_after_fork))
-        dirty = dirty_ranges(self.process.pid, self._spans(may_be_dirty))
-        self.not_armed = union(shared + dirty)
+        self.shared = shared_ranges(self.process.pid, self._spans(may_share_after_fork))
+        self.dirty.look_within(self._spans(may_be_dirty))
         cost_s = time.perf_counter() - begun
         self._period_s = min(2 * self._period_s, self._longest_period_s)
         self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
         return gone
 
     def left_out(self, armed_nodes: Collection[int] | None = None) -> list[Range]:
-        """``not_armed``; where pages of these nodes only are armed, also all mappings not wholly there:
-        nobody tells cheaply which of their pages are.
+        """Page ranges within what a scan arms, of which some pages or all are not armed.
+
+        Where pages of these nodes only are armed, also all mappings not wholly there: nobody tells cheaply
+        which of their pages are.
         """
-        if armed_nodes is None:
-            return self.not_armed
-        elsewhere = self._spans(lambda record: record.armable and not is_within(record, armed_nodes))
-        return union(self.not_armed + elsewhere)
+        elsewhere: list[Range] = []
+        if armed_nodes is not None:
+            elsewhere = self._spans(lambda record: record.armable and not is_within(record, armed_nodes))
+        return union(self.shared + self.dirty.ranges + elsewhere)
 
     def _spans(self, is_wanted: Callable[[VmaRecord], bool]) -> list[Range]:
         wanted = (record.vma for record in self.records if is_wanted(record))

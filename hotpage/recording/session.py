@@ -264,6 +264,7 @@ class Session:
 
     def _read_due_mappings(self, all_of_them: bool = False) -> None:
         watches = self._processes.watches
+        has_looked = False
         for index, watch in watches.items():
             if all_of_them or watch.is_due(self._progress.elapsed_s):
                 cleared = watch.read(self._progress.elapsed_s, len(watches))
@@ -272,8 +273,12 @@ class Session:
                 self._changed_mappings[index] = watch.records
                 for gone in cleared:
                     self._observer.clear(index, gone.start_vpn, gone.end_vpn)
-                self._observer.leave_out(index, watch.left_out(self._armed_nodes))
                 self._cleared += cleared
+            elif has_looked or not watch.dirty.read(self._progress.elapsed_s, len(watches)):
+                continue
+            else:
+                has_looked = True  # one slice a tick
+            self._observer.leave_out(index, watch.left_out(self._armed_nodes))
 
     def _steer(self) -> None:
         """Measure what the session costs, and adapt."""

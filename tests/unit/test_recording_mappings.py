@@ -13,7 +13,7 @@ from hotpage.errors import PrivilegeError
 from hotpage.machine.processes import ProcessTable
 from hotpage.machine.vmas import Residency, Vma
 from hotpage.profile.snapshot import VmaRecord
-from hotpage.recording import mappings
+from hotpage.recording import dirtying, mappings
 from hotpage.recording.mappings import MappingWatch, unmapped
 
 PAGE = 4096
@@ -97,7 +97,7 @@ def test_a_part_unmapped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_slow_memory_alone_is_armed_the_silence_of_the_rest_is_no_evidence() -> None:
     mine = watch()
-    mine.not_armed = [(3, 5), (40, 41)]
+    mine.shared = [(3, 5), (40, 41)]
     spans = [(0, 10), (10, 20), (20, 30), (30, 50)]
     by_node = [{1: PAGE}, {0: PAGE, 1: PAGE}, None, {}]
     mine.records = [
@@ -107,7 +107,7 @@ def test_where_slow_memory_alone_is_armed_the_silence_of_the_rest_is_no_evidence
         )
         for (start, end), nodes in zip(spans, by_node, strict=True)
     ]
-    assert mine.left_out() == mine.not_armed
+    assert mine.left_out() == mine.shared
     assert mine.left_out(frozenset({1})) == [(3, 5), (10, 50)]
     assert mine.left_out(frozenset()) == [(0, 50)]
 
@@ -127,6 +127,8 @@ def test_dirty_pages_of_files_are_not_armed(monkeypatch: pytest.MonkeyPatch) -> 
         "read_residency",
         lambda pid: {vma.start: Residency(PAGE, {0: PAGE}, "default", 1, dirty) for vma, dirty in found},
     )
-    monkeypatch.setattr(mappings, "dirty_ranges", lambda pid, spans: asked.append(spans) or [(12, 15)])
+    monkeypatch.setattr(dirtying, "dirty_ranges", lambda pid, spans: asked.append(spans) or [(12, 15)])
     mine.read(0.0)
+    assert not asked and mine.left_out() == [(10, 20)], "which ones has yet to be read, at another time"
+    mine.dirty.read(0.1)
     assert asked == [[(10, 20)]] and mine.left_out() == [(12, 15)]
