@@ -37,6 +37,12 @@ def enabled_folio_kb(root: Path = _SETTINGS) -> list[int]:
     return sorted(sizes)
 
 
+def fault_as_a_whole(kernel_release: str) -> bool:
+    """Whether that kernel disarms all of a large folio where one of its pages faults."""
+    version = re.match(r"(\d+)\.(\d+)", kernel_release)
+    return version is not None and (int(version[1]), int(version[2])) >= (6, 10)
+
+
 def folio_pages(count: NDArray[np.uint32], flags: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The size of each hint fault's folio in base pages, a power of two; 1 where nobody tells.
 

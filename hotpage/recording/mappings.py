@@ -59,16 +59,18 @@ class MappingWatch:
         self._due_s = now_s + max(self._period_s, cost_s * watches / _COST_SHARE)
         return gone
 
-    def left_out(self, armed_nodes: Collection[int] | None = None) -> list[Range]:
+    def left_out(self, armed_nodes: Collection[int] | None = None, all_of_files: bool = False) -> list[Range]:
         """Page ranges within what a scan arms, of which some pages or all are not armed.
 
         Where pages of these nodes only are armed, also all mappings not wholly there: nobody tells cheaply
-        which of their pages are.
+        which of their pages are. ``all_of_files``: also all mappings of files.
         """
-        elsewhere: list[Range] = []
-        if armed_nodes is not None:
-            elsewhere = self._spans(lambda record: record.armable and not is_within(record, armed_nodes))
-        return union(self.shared + self.dirty.ranges + elsewhere)
+
+        def is_in_doubt(record: VmaRecord) -> bool:
+            is_elsewhere = armed_nodes is not None and not is_within(record, armed_nodes)
+            return record.armable and (is_elsewhere or (all_of_files and record.vma.kind == "file"))
+
+        return union(self.shared + self.dirty.ranges + self._spans(is_in_doubt))
 
     def _spans(self, is_wanted: Callable[[VmaRecord], bool]) -> list[Range]:
         wanted = (record.vma for record in self.records if is_wanted(record))

@@ -199,6 +199,7 @@ class Recorder:
             )
         if "hint" in capture.rungs and not self.options.arm and arms_slow_only(mode):
             yield (
-                f"kernel.numa_balancing is {mode}, which arms slow memory only: mappings with pages in fast "
-                "memory are unknown; record with --arm, which takes mode 3 for the session"
+                f"kernel.numa_balancing is {mode}, which arms slow memory only: what does not fault is "
+                "unknown in mappings with pages in fast memory; record with --arm, which takes mode 3 for "
+                "the session"
             )

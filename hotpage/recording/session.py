@@ -36,6 +36,8 @@ from hotpage.recording.budget import ArmingAccount, SamplingControl
 from hotpage.recording.command import Command
 from hotpage.recording.cputime import TargetCpu, machine_cpu_s, process_cpu_s
 from hotpage.recording.following import FollowedProcesses
+from hotpage.recording.largefolios import fault_as_a_whole
+from hotpage.recording.mappings import MappingWatch
 from hotpage.recording.nodes import NodeWatch
 from hotpage.recording.observer import Observer
 from hotpage.recording.sampling import SampleWeights
@@ -158,6 +160,11 @@ class Session:
         self._events_cpu_s = 0.0
         self._notes_before = list(progress.notes)
         self._armed_nodes: frozenset[int] | None = None
+        hint = capture.rungs.get("hint")
+        # Page cache comes in large folios unasked. Of anonymous ones the advice tells (Recorder).
+        self._sees_parts_of_folios = (
+            hint is not None and hint.walks_page_tables and fault_as_a_whole(run.kernel_release)
+        )
         self._sampled = (0.0, 0.0)
         self._written = replace(progress, received={}, lost={}, missed_runs={}, sampled_out={})
         self._steered = replace(progress)
@@ -278,7 +285,7 @@ class Session:
                 continue
             else:
                 has_looked = True  # one slice a tick
-            self._observer.leave_out(index, watch.left_out(self._armed_nodes))
+            self._leave_out(index, watch)
 
     def _steer(self) -> None:
         """Measure what the session costs, and adapt."""
@@ -333,7 +340,10 @@ class Session:
         if nodes != self._armed_nodes:
             self._armed_nodes = nodes
             for index, watch in self._processes.watches.items():
-                self._observer.leave_out(index, watch.left_out(nodes))
+                self._leave_out(index, watch)
+
+    def _leave_out(self, index: int, watch: MappingWatch) -> None:
+        self._observer.leave_out(index, watch.left_out(self._armed_nodes, self._sees_parts_of_folios))
 
     def _sample(self) -> None:
         """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""

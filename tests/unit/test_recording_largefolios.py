@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hotpage.recording.largefolios import enabled_folio_kb
+from hotpage.recording.largefolios import enabled_folio_kb, fault_as_a_whole
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,11 @@ def test_sizes_below_a_huge_page(
 
 def test_a_kernel_without_such_folios(tmp_path: Path) -> None:
     assert enabled_folio_kb(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [("6.1.0-37-amd64", False), ("6.9.9", False), ("6.10-rc1", True), ("7.3.1+deb13", True), ("odd", False)],
+)
+def test_kernels_on_which_a_large_folio_faults_as_a_whole(release: str, expected: bool) -> None:
+    assert fault_as_a_whole(release) == expected

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session's loop, with a capture and process events of our own making and real processes."""
 
+import mmap
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,10 +24,10 @@ from hotpage.machine import cgroups
 from hotpage.machine.proc import read_stat
 from hotpage.machine.processes import Process
 from hotpage.machine.procevents import Exec, Exit, Fork, Lost, ProcessEvent
-from hotpage.machine.vmas import read_vmas
+from hotpage.machine.vmas import Vma, read_vmas
 from hotpage.profile.inmemory import InMemoryProfile
 from hotpage.profile.snapshot import IntervalData, RunEnd, SourceCounts
-from hotpage.recording import busy, following, selection
+from hotpage.recording import busy, dirtying, following, mappings, selection
 from hotpage.recording import session as recording_session
 from hotpage.recording.budget import ArmingAccount
 from hotpage.recording.command import Command
@@ -600,3 +602,42 @@ def test_silent_fast_memory_is_not_cold_where_the_kernel_arms_slow_memory_alone(
     bench.record(ticks=4)
     armed = bench.sink.snapshot().armed.get(0)
     assert bool(armed is not None and len(armed)) == is_armed
+
+
+def silent_pages(bench: Bench, vma: Vma) -> int:
+    """Armed pages of a mapping, of which a scan says that it armed all."""
+    start, pages = vma.start >> 12, vma.size_bytes >> 12
+    pid = next(iter(bench.selection.pids))
+    wait = [lambda: None] * 4
+    bench.record([*wait, lambda: bench.capture.batches.append(arm(start, pages, 1.0, pid=pid)), *wait])
+    armed = bench.sink.snapshot().armed.get(0)
+    return 0 if armed is None else int((armed.end_vpn - armed.start_vpn).sum())
+
+
+def test_dirty_pages_are_looked_for_after_mappings_were_read(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sleeper()
+    (stack,) = [vma for vma in read_vmas(first.pid) if vma.kind == "stack"]
+    start = stack.start >> 12
+    monkeypatch.setattr(mappings, "may_be_dirty", lambda record: record.vma.kind == "stack")
+    monkeypatch.setattr(dirtying, "dirty_ranges", lambda pid, spans: [(start, start + 3)])
+    bench = Bench(Selection(pids=frozenset({first.pid})))
+    assert silent_pages(bench, stack) == (stack.size_bytes >> 12) - 3
+
+
+@pytest.mark.parametrize(
+    ("release", "walks", "is_armed"),
+    [("6.18.1", True, False), ("6.18.1", False, True), ("6.1.0", True, True)],
+)
+def test_silence_of_files_is_no_evidence_where_one_page_of_a_large_folio_is_seen(
+    tmp_path: Path, release: str, walks: bool, is_armed: bool
+) -> None:
+    bench = Bench(Selection(pids=frozenset({os.getpid()})))
+    bench.run = replace(bench.run, kernel_release=release)
+    bench.capture.rungs["hint"] = SimpleNamespace(name="any", walks_page_tables=walks)
+    with (tmp_path / "mapped").open("w+b") as file:
+        file.truncate(8 << 12)
+        with mmap.mmap(file.fileno(), 8 << 12):
+            (vma,) = [vma for vma in read_vmas(os.getpid()) if vma.name == "mapped"]
+            assert silent_pages(bench, vma) == (8 if is_armed else 0)
