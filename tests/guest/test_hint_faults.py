@@ -2,7 +2,9 @@
 """Every rung of the hint-fault ladder on every kernel, held against the kernel's own counts."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ HOOKS = ["fentry", "kprobe"]
 """The rungs that hook the kernel's functions."""
 WALKS = ["tracepoint", "software event"]
 """Those that read page tables."""
+THP = Path("/sys/kernel/mm/transparent_hugepage")
 MIB = 16
 _RING_BYTES = 512 << 10
 """13,107 records: more than the tests read, fewer than a test of loss leaves unread."""
@@ -73,7 +76,7 @@ class Window:
             nonlocal seen
             mine = within(self.read(), workload.base, workload.pages)
             mine = mine[mine["source"] == HINT]
-            seen += int(np.where(mine["flags"] & EventFlag.HUGE, 512, 1).sum())
+            seen += int(np.where(mine["flags"] & EventFlag.HUGE, 512, np.maximum(mine["pages"], 1)).sum())
             return seen >= passes * workload.pages
 
         with balancing():
@@ -140,6 +143,39 @@ def test_as_many_events_as_the_kernel_counts(capture: Capture, huge: bool) -> No
     # Not all: the scans may come faster than the workload comes round to a cold page.
     assert len(np.unique(pages)) >= 0.95 * (workload.pages // (512 if huge else 1))
     assert (((mine["flags"] & EventFlag.HUGE) != 0) == huge).all()
+
+
+@contextlib.contextmanager
+def only_folios_of_64_kib() -> Iterator[None]:
+    """What asks for huge pages gets these meanwhile."""
+    settings = {THP / "hugepages-2048kB/enabled": "never", THP / "hugepages-64kB/enabled": "always"}
+    before = {file: re.findall(r"\[(\w+)\]", file.read_text())[0] for file in settings}
+    try:
+        for file, value in settings.items():
+            file.write_text(value)
+        yield
+    finally:
+        for file, value in before.items():
+            file.write_text(value)
+
+
+@pytest.mark.needs("bcc", "compiler")
+@pytest.mark.guest(topology="cxl", kernels=("6.12", "7.3"))
+@pytest.mark.parametrize("capture", HOOKS, indirect=True)
+def test_one_fault_is_for_a_large_folio_as_a_whole(capture: Capture) -> None:
+    set_scan_period(200)
+    with only_folios_of_64_kib(), Exerciser.start(mib=2 * MIB, threads=2, huge=True) as workload:
+        window = Window(capture)
+        window.run(workload, 2)
+        events = window.end(workload)
+    hints = events[events["source"] == HINT]
+    window.assert_counted(len(hints))
+    mine = within(hints, workload.base, workload.pages)
+    assert (mine["pages"] == 16).mean() > 0.9
+    folio = mine["address"] >> np.uint64(16)
+    assert len(np.unique(folio)) >= 0.9 * (workload.pages // 16)
+    # If each of its pages faulted by itself, there would be 16 faults a pass.
+    assert np.unique(folio, return_counts=True)[1].mean() < 8
 
 
 @pytest.mark.needs("bcc", "compiler")
