@@ -125,11 +125,11 @@ class Choice:
         return by_key
 
     def victims_of(self, processes: Iterable[int], most_key: int) -> Int64s:
-        """Their pages in fast memory up to a key that nothing keeps but a floor of their cgroup's, coldest
-        first.
+        """Their pages in fast memory up to a key that nothing keeps but a floor of their cgroup's or their
+        youth, coldest first.
         """
         rows = self.census.rows_of(processes, FAST)
-        is_free = np.isin(self.fate.take(rows), (_BY_CLASS, Fate.GROUP))
+        is_free = np.isin(self.fate.take(rows), (_BY_CLASS, Fate.GROUP, Fate.YOUNG))
         return coldest_first(self._free_to_move(rows[(self.key.take(rows) <= most_key) & is_free]), self.key)
 
     def old_enough(self, rows: Int64s) -> Int64s:

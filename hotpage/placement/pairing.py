@@ -51,10 +51,10 @@ def paired(
         if not accepted(fates).all():
             count = int(np.argmin(accepted(fates)))
             why_not = Fate(int(fates[count]))
-    if np.isfinite(most_lost_pages):
-        even = np.flatnonzero(made.take(partner[:count]) - need[:count] <= most_lost_pages)
-        count = int(even[-1]) + 1 if even.size else 0
     could = allotment.affordable_swaps(besides, rows[:count], victims[order], partner[:count])
     if could < count:
         count, why_not = could, Fate.RATE
+    if np.isfinite(most_lost_pages):
+        even = np.flatnonzero(made.take(partner[:count]) - need[:count] <= most_lost_pages)
+        count = int(even[-1]) + 1 if even.size else 0
     return Swaps(rows, order, count, int(partner[count - 1]) + 1 if count else 0, why_not)

@@ -99,6 +99,13 @@ def test_a_ceiling_is_held_against_what_is_there_already() -> None:
     assert plan.moves[0].vpn.tolist() == list(range(1000, 1060)), "the coldest go"
 
 
+def test_of_a_young_process_above_its_ceiling_the_coldest_goes_as_well() -> None:
+    table = candidates([*rows(0, 40, 0, 0.01), *rows(0, 40, 0, 1000.0, vpn=2000)])
+    young, ceiling = {0: facts(cgroup="/a", age_s=1.0)}, {"/a": GroupLimits(ceiling_bytes=60 * PAGE)}
+    (down,) = fit(Situation(table, young, [room(0, 0), room(1, 1000)], limits=ceiling)).moves
+    assert down.vpn.tolist() == list(range(1000, 1020))
+
+
 def test_page_cache_of_a_cgroup_is_not_held_against_its_pages() -> None:
     """What it has in fast memory besides, above its ceiling, cannot be moved."""
     there = candidates(rows(0, 200, 0, 1000.0))
@@ -140,6 +147,15 @@ def test_a_floor_is_not_worn_away_by_large_pages(hot: int, going: int) -> None:
     floor = {"/a": GroupLimits(floor_bytes=80 * PAGE)}
     table = candidates([*cold, *rows(0, hot, 1, 1000.0, vpn=2000)])
     plan = fit(Situation(table, {0: facts(cgroup="/a")}, [room(0, 0), room(1, 1000)], limits=floor))
+    assert pages(plan) == ({(0, 0, 1): going, (0, 1, 0): 8 * going} if going else {})
+
+
+@pytest.mark.parametrize(("rate_pages", "going"), [(12, 0), (20, 1)])
+def test_nor_where_the_rate_ends_a_plan(rate_pages: int, going: int) -> None:
+    cold = [(0, 1000 + 8 * page, 8, 0, 0.01) for page in range(10)]
+    limits = {"/a": GroupLimits(floor_bytes=80 * PAGE, rate_bytes=rate_pages * PAGE)}
+    table = candidates([*cold, *rows(0, 20, 1, 1000.0, vpn=2000)])
+    plan = fit(Situation(table, {0: facts(cgroup="/a")}, [room(0, 0), room(1, 1000)], limits=limits))
     assert pages(plan) == ({(0, 0, 1): going, (0, 1, 0): 8 * going} if going else {})
 
 
