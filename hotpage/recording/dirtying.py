@@ -65,9 +65,16 @@ class DirtyPages:
             self._found[piece] = dirty_ranges(self._pid, [piece])
             self._cost_s[piece] = time.perf_counter() - begun_s
             spent_s += self._cost_s[piece]
+        if spent_s * watches / _COST_SHARE > _LONGEST_ROUND_S:  # until it is their turn again that is too old
+            self._found = {}
         pause_s = 0.0 if len(self._found) < len(kept) else _SHORTEST_ROUND_S
         self._due_s = now_s + max(pause_s, spent_s * watches / _COST_SHARE)
         return True
+
+    @property
+    def found(self) -> list[Range]:
+        """Those seen to be dirty, in no order; but of a whole slice it may be that nobody tells."""
+        return [part for piece, parts in self._found.items() for part in parts if part != piece]
 
     @property
     def ranges(self) -> list[Range]:

@@ -72,6 +72,11 @@ class MappingWatch:
 
         return union(self.shared + self.dirty.ranges + self._spans(is_in_doubt))
 
+    @property
+    def unarmed(self) -> list[Range]:
+        """Page ranges of which no page is armed, whatever a scan goes over."""
+        return union(self.shared + self.dirty.found)
+
     def _spans(self, is_wanted: Callable[[VmaRecord], bool]) -> list[Range]:
         wanted = (record.vma for record in self.records if is_wanted(record))
         return [(vma.start >> 12, vma.end >> 12) for vma in wanted]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from hotpage.heat.keys import VPN_END
 from hotpage.heat.results import Changes, Folios, Latencies
 from hotpage.heat.table import HeatTable
 from hotpage.machine.processes import Process, ProcessTable
-from hotpage.machine.sharing import Range, without
+from hotpage.machine.sharing import Range, union, without
 from hotpage.machine.tiering import was_slow_only
 from hotpage.recording.largefolios import LargeFolios, folio_pages, heads_of
 from hotpage.recording.sampling import started_s
@@ -43,6 +45,7 @@ class Observer:
         self._service: dict[int, StallClock] = {}
         self._sampled_since_s: dict[int, float] = {}
         self._not_armed: dict[int, list[Range]] = {}
+        self._unarmed: dict[int, list[Range]] = {}
         self._latencies: list[Latencies] | None = [] if keep_latencies else None
         self._migrated: dict[int, int] = {}
 
@@ -82,11 +85,14 @@ class Observer:
             self._account(events, process)
         return new
 
-    def leave_out(self, process: int, ranges: list[Range]) -> None:
+    def leave_out(self, process: int, ranges: list[Range], unarmed: Sequence[Range] = ()) -> None:
         """From now on the kernel's scans leave pages in these ranges (ascending) out, and no others.
 
         Which of their pages, nobody knows: a hint fault on one shows that it was armed, and silence nothing.
+        But of ``unarmed``, a part of them, all: what is accessed there once that is over has not been armed
+        since the first scan.
         """
+        self._unarmed[process] = list(unarmed)
         if ranges == self._not_armed.get(process, []):
             return
         for start_vpn, end_vpn in ranges:
@@ -99,14 +105,12 @@ class Observer:
         if was_slow_only(armed.time_ns):  # nobody knows here which of the pages that was
             return
         time_s = (armed.time_ns - self._origin_ns) / 1e9
-        at = armed.start_vpn
-        for start_vpn, end_vpn in without(at, armed.end_vpn, self._not_armed.get(armed.process, [])):
-            if at < start_vpn:
-                self.table.scan(armed.process, at, start_vpn, time_s)
+        sure = list(without(armed.start_vpn, armed.end_vpn, self._not_armed.get(armed.process, [])))
+        for start_vpn, end_vpn in sure:
             self.table.arm(armed.process, start_vpn, end_vpn, time_s)
-            at = end_vpn
-        if at < armed.end_vpn:
-            self.table.scan(armed.process, at, armed.end_vpn, time_s)
+        unarmed = self._unarmed.get(armed.process, [])
+        for start_vpn, end_vpn in without(armed.start_vpn, armed.end_vpn, union([*sure, *unarmed])):
+            self.table.scan(armed.process, start_vpn, end_vpn, time_s)
 
     def _hold_back(self, events: Events, process: NDArray[np.int32]) -> tuple[Events, NDArray[np.int32]]:
         """Keep what happened during a scan in progress for the next batch; the rest."""
@@ -269,3 +273,4 @@ class Observer:
         self._service.pop(process, None)
         self._sampled_since_s.pop(process, None)
         self._not_armed.pop(process, None)
+        self._unarmed.pop(process, None)

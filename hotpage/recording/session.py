@@ -343,7 +343,8 @@ class Session:
                 self._leave_out(index, watch)
 
     def _leave_out(self, index: int, watch: MappingWatch) -> None:
-        self._observer.leave_out(index, watch.left_out(self._armed_nodes, self._sees_parts_of_folios))
+        in_doubt = watch.left_out(self._armed_nodes, self._sees_parts_of_folios)
+        self._observer.leave_out(index, in_doubt, watch.unarmed)
 
     def _sample(self) -> None:
         """Thin the page faults if they cost too much; nothing else becomes cheaper by that."""

@@ -76,6 +76,17 @@ def test_a_mapping_too_large_to_keep_up_with_is_taken_for_dirty(
     assert (100, 101) in mine.ranges
 
 
+@pytest.mark.parametrize(("watches", "is_known"), [(2, True), (10, False), (200, False)])
+def test_what_was_read_is_not_believed_until_it_can_be_read_again(
+    kernel_of: Callable[[float], Kernel], watches: int, is_known: bool
+) -> None:
+    kernel, mine = kernel_of(0.02 / SLICE), DirtyPages(7)
+    mine.look_within([(0, SLICE)])
+    kernel.run(mine, 5, watches)
+    assert kernel.asked == [(0, SLICE)]
+    assert mine.ranges == ([(0, 1)] if is_known else [(0, SLICE)])
+
+
 def test_all_of_a_mapping_that_can_be_kept_up_with_is_read_in_turn(
     kernel_of: Callable[[float], Kernel],
 ) -> None:

@@ -92,6 +92,19 @@ def test_a_hint_fault_shows_that_its_page_was_armed(observer: Observer) -> None:
     assert np.isnan(rates(observer, 9.6)[112]), "other memory by now"
 
 
+def test_what_was_unarmed_for_a_while_was_not_silent(observer: Observer) -> None:
+    """Such as while a child shares it: the first access afterwards tells nothing of that time."""
+    observer.take(batch(arm(100, 50, 1000), hint(110, 1001)), {})
+    before = rates(observer, 1.1)[110]
+    observer.leave_out(0, [(105, 120)], [(105, 120)])
+    for time_ms in range(2000, 60_000, 1000):
+        observer.take(batch(arm(100, 50, time_ms)), {})
+    observer.take(batch(arm(100, 50, 60_000), hint(110, 60_001)), {})
+    observer.leave_out(0, [])
+    observer.take(batch(arm(100, 50, 61_000), hint(110, 61_001)), {})
+    assert rates(observer, 61.1)[110] == pytest.approx(before, rel=0.2)
+
+
 def test_what_is_armed_while_pages_change_tiers_tells_nothing(
     observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
