@@ -43,6 +43,7 @@ from hotpage.exerciser import Exerciser, zipf_shares
 from hotpage.machine.cgroups import cgroup_mount, memory_by_node
 from hotpage.machine.knobs import NUMA_BALANCING
 from hotpage.machine.numa import MovePages, read_watermarks
+from hotpage.machine.tiering import TieringCounters
 
 FAST, SLOW = 0, 1
 PAGE, MIB = 4096, 1 << 20
@@ -78,9 +79,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 def vmstat() -> dict[str, int]:
     """Counters since boot; "demoted" is the sum of all ways to demote."""
     pairs = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    counts = {name: int(count) for name, count in pairs}
-    counts["demoted"] = sum(count for name, count in counts.items() if name.startswith("pgdemote_"))
-    return counts
+    return {name: int(count) for name, count in pairs} | {"demoted": TieringCounters.read().demoted}
 
 
 class Filler:
