@@ -159,32 +159,36 @@ def test_a_huge_page_is_one_decision() -> None:
     assert [move.vpn.tolist() for move in step.plan.moves] == [[BASE + 512]]
 
 
+SILENT = np.arange(700, 1024)
+
+
+def with_silent_pages() -> World:
+    """Which fill the fast node."""
+    one = world()
+    one.sizes[SILENT] = 0
+    one.node[SILENT] = FAST
+    one.free_pages[FAST] = HEADROOM_PAGES
+    return one
+
+
 def test_silent_pages_go_first() -> None:
     """Memory that was armed and never accessed has no row in the table; it lies on the fast node."""
-    one = world()
-    silent = np.arange(700, 1024)
-    one.sizes[silent] = 0
-    one.node[silent] = FAST
-    one.free_pages[FAST] = HEADROOM_PAGES
+    one = with_silent_pages()
     one.armed = armed(BASE + 690, BASE + 1024)
     one.step()
     assert hot_vpns() <= one.fast_vpns()
-    assert len(one.fast_vpns()) == silent.size
+    assert len(one.fast_vpns()) == SILENT.size
 
 
 def test_silent_memory_above_ever_so_much_more_of_it_goes_as_well() -> None:
     """4 GiB of addresses that were armed: no plan looks at all of them."""
-    one = world()
-    silent = np.arange(700, 1024)
-    one.sizes[silent] = 0
-    one.node[silent] = FAST
-    one.free_pages[FAST] = HEADROOM_PAGES
+    one = with_silent_pages()
     one.armed = armed(BASE + 690 - MOST_PAGES, BASE + 1024)
     one.empty_pages = MOST_PAGES
     for _ in range(3):
         assert one.step().situation.candidates.vpn.size <= 1024
     assert hot_vpns() <= one.fast_vpns()
-    assert len(one.fast_vpns()) == silent.size
+    assert len(one.fast_vpns()) == SILENT.size
 
 
 @pytest.mark.parametrize(
