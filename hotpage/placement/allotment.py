@@ -134,7 +134,7 @@ class Allotment:
         fate = np.zeros(rows.size, np.uint8)
         if not self._groups:
             return fate
-        group = self._group.take(self._candidates.process.take(rows))
+        group = self._groups_of(rows)
         pages = self.sizes(rows)
         for place, one in enumerate(self._groups):
             mine = group == place
@@ -157,9 +157,13 @@ class Allotment:
                 count = min(count, int(np.searchsorted(spent, one.rate_pages, side="right")))
         return count
 
+    def _groups_of(self, rows: Int64s) -> Int32s:
+        """The place of each row's cgroup among those with limits, -1 for others."""
+        return self._group.take(self._candidates.process.take(rows))
+
     def _running(self, rows: Int64s, group: int) -> Int64s:
         """The running sum of pages of that cgroup."""
-        is_mine = self._group.take(self._candidates.process.take(rows)) == group
+        is_mine = self._groups_of(rows) == group
         return np.cumsum(self.sizes(rows) * is_mine, dtype=np.int64)
 
     def by_node(self, rows: Int64s, target: int, room_pages: float = float("inf")) -> Uint8s:
@@ -185,7 +189,7 @@ class Allotment:
                 self.room[node] += count
         if not self._groups:
             return
-        group = self._group.take(self._candidates.process.take(rows))
+        group = self._groups_of(rows)
         for place, one in enumerate(self._groups):
             count = int(pages[group == place].sum(dtype=np.int64))
             one.rate_pages -= count

@@ -69,18 +69,18 @@ class Gate:
         situation: Situation,
         slow: Iterable[int],
         gaps_ns: Callable[[int], Float64s],
-        weight: Float32s | None = None,
+        weight: Float32s,
     ) -> None:
         """``slow``: nodes that pages may come from. ``gaps_ns(target)``: what an access gains, by node.
 
-        ``weight``, by process: what an access to its pages counts against others'; 1 by default.
+        ``weight``, by process: what an access to its pages counts against others'.
         """
         self._candidates = situation.candidates
         self._costs = situation.costs
         self._gaps_ns = gaps_ns
         self._slow = sorted(slow)
         self._processes = list(situation.processes)
-        self._weight = np.ones(situation.process_count, np.float32) if weight is None else weight
+        self._weight = weight
         self._mean_log, self._spread = self._population()
         self._will_be_surer = np.zeros(situation.process_count, np.bool_)
         for process, facts in situation.processes.items():
